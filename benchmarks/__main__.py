@@ -1,0 +1,144 @@
+"""Command line of the benchmarks: ``run``, ``report`` and ``speed``."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.extras import SubcommandApp
+
+from benchmarks import config, store
+from benchmarks import run as runner
+
+app = SubcommandApp()
+RESULTS = store.ROOT / "benchmarks" / "results"
+
+
+@app.command
+def run(
+    *,
+    suite: str,
+    datasets: str = "",
+    splits: str = "",
+    methods: str = "",
+    workers: int = 1,
+    out: Path = RESULTS,
+    dtype: Literal["float64", "float32"] = "float64",
+    seed: int = 0,
+    time_limit: float | None = None,
+    again: bool = False,
+    settings: str = "",
+) -> None:
+    """Fit and score; finished runs are kept and not repeated.
+
+    Args:
+        suite: smoke, uci-small or uci-large.
+        datasets: names separated by commas; all of the suite when empty.
+        splits: such as 0-4 or 0,2,5-7; those of the suite when empty.
+        methods: names separated by commas; those of the suite when empty.
+        workers: processes at a time, one core each.
+        out: directory of the records.
+        dtype: floating-point width.
+        seed: of the random numbers.
+        time_limit: seconds after which a run is stopped and counts as failed.
+        again: repeat finished runs.
+        settings: changes to the suite's settings, such as steps=2000,samples=1.
+    """
+    try:
+        runs = config.plan(
+            suite, datasets=datasets, splits=splits, methods=methods, dtype=dtype, seed=seed, settings=settings
+        )
+    except ValueError as error:
+        sys.exit(str(error))
+    failed = runner.run_all(runs, out, workers=workers, time_limit=time_limit, again=again)
+    if failed:
+        sys.exit(f"{failed} runs failed; their records hold the reasons, and the same command tries them again")
+
+
+@app.command(name="run-one")
+def run_one(configuration: tyro.conf.Positional[str], *, out: Path, core: int) -> None:
+    """Do one run in this process (what `run` starts in each worker).
+
+    Args:
+        configuration: the run, as JSON.
+        out: directory of the records.
+        core: the processor core to stay on.
+    """
+    runner.run_one(config.Run.from_json(configuration), out, core)
+
+
+@app.command
+def report(
+    *,
+    suites: str = "",
+    methods: str = "",
+    out: Path = RESULTS,
+    baseline: str = "gp",
+    variants: bool = False,
+    write: Path | None = None,
+) -> None:
+    """Print the tables of all finished runs, as Markdown.
+
+    Args:
+        suites: names separated by commas; all that have results when empty.
+        methods: names separated by commas; all that have results when empty.
+        out: directory of the records.
+        baseline: the method that the others are compared with, split by split.
+        variants: also show runs whose settings differ from their suite's.
+        write: a Markdown file; replace the text between its results markers.
+    """
+    from benchmarks import report as reports
+
+    text = reports.render(
+        list(store.records(out)),
+        suites=config.parse_names(suites),
+        methods=config.parse_names(methods),
+        baseline=baseline,
+        variants=variants,
+    )
+    if write is None:
+        print(text)
+    else:
+        reports.write_between_markers(write, text)
+
+
+@app.command
+def speed(*, suite: Literal["all", "vi", "scaling"] = "all", repeats: int = 20, out: Path = RESULTS) -> None:
+    """Time one optimiser step: milliseconds, compilation, memory, and the ratio to a batched matrix product.
+
+    Args:
+        suite: vi (one data set, kernels and dtypes), scaling (growing data, fixed batch), or both.
+        repeats: timed steps a row, after warm-up.
+        out: directory of the records.
+    """
+    from benchmarks import speed as speeds
+
+    for name in ("vi", "scaling") if suite == "all" else (suite,):
+        speeds.run_suite(name, out, repeats=repeats)
+
+
+@app.command(name="speed-one")
+def speed_one(case: tyro.conf.Positional[str], *, repeats: int) -> None:
+    """Time one row in this process and print it as JSON (what `speed` starts for each row).
+
+    Args:
+        case: the row, as JSON.
+        repeats: timed steps, after warm-up.
+    """
+    from benchmarks import speed as speeds
+
+    speeds.run_case(case, repeats)
+
+
+def main() -> None:
+    # A terminated runner must stop its workers, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        app.cli(prog="python -m benchmarks", description=__doc__)
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished runs are kept, and the same command continues with the others")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""What is run: suites of data sets, the settings of a suite, and the identity of one run.
+
+One model and one configuration serve all data sets of a suite. Nothing here imports JAX, so that a worker process
+can choose its core and its number of threads first.
+"""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+__all__ = ["SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a method is fitted: the same for every data set and method of a suite."""
+
+    n_inducing: int = 100
+    batch_size: int | None = None
+    steps: int = 8000
+    samples: int = 10
+    prediction_samples: int = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Data sets, with the splits, methods and settings used when the command line names none."""
+
+    datasets: tuple[str, ...]
+    splits: tuple[int, ...]
+    methods: tuple[str, ...] = ("gp", "diwp")
+    settings: Settings = Settings()
+
+
+SUITES = {
+    "smoke": Suite(datasets=("diabetes",), splits=(0,), settings=Settings(n_inducing=20, steps=300, samples=2)),
+    "uci-small": Suite(
+        datasets=("uci/yacht", "uci/boston", "uci/energy", "uci/concrete", "uci/wine"), splits=(0, 1, 2, 3, 4)
+    ),
+    # An exact Gaussian process on 40,000 points does not fit in memory, so it is not among these methods.
+    "uci-large": Suite(
+        datasets=("uci/kin8nm", "uci/power", "uci/naval", "uci/protein"),
+        splits=(0,),
+        methods=("diwp",),
+        settings=Settings(batch_size=1000, samples=1),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One fit of one method to one split of one data set."""
+
+    suite: str
+    dataset: str
+    split: int
+    method: str
+    settings: Settings
+    dtype: str = "float64"
+    seed: int = 0
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """All that decides the result, other than the data and the method."""
+        return {"dtype": self.dtype, "seed": self.seed, **dataclasses.asdict(self.settings)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that name the configuration."""
+        text = json.dumps(self.configuration, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def label(self) -> str:
+        return f"{self.suite} {self.dataset} split {self.split} {self.method} {self.dtype}"
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Run":
+        fields = json.loads(text)
+        return cls(**{**fields, "settings": Settings(**fields["settings"])})
+
+
+def plan(
+    suite: str, *, datasets: str = "", splits: str = "", methods: str = "", dtype: str = "float64", seed: int = 0,
+    settings: str = "",
+) -> list[Run]:  # fmt: skip
+    """The runs that a command line asks for, data set by data set and split by split.
+
+    Args:
+        suite: a key of ``SUITES``.
+        datasets: names separated by commas; ``energy`` may stand for ``uci/energy``. Empty: all of the suite.
+        splits: such as ``0-4`` or ``0,2,5-7``. Empty: those of the suite.
+        methods: names separated by commas. Empty: those of the suite.
+        dtype: ``float64`` or ``float32``.
+        seed: of the random numbers; each split folds in its own number.
+        settings: changes to the suite's settings, such as ``steps=2000,batch_size=none``.
+
+    Raises:
+        ValueError: when the suite, a data set, a split or a setting is not known.
+    """
+    if suite not in SUITES:
+        raise ValueError(f"Expected suite to be one of {', '.join(SUITES)}. Got {suite!r}.")
+    chosen = SUITES[suite]
+    return [
+        Run(suite=suite, dataset=name, split=split, method=method, settings=changed, dtype=dtype, seed=seed)
+        for changed in [override(chosen.settings, settings)]
+        for name in _datasets_of(chosen, datasets)
+        for split in parse_splits(splits) or chosen.splits
+        for method in parse_names(methods) or chosen.methods
+    ]
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """``"gp,diwp"`` as ``("gp", "diwp")``, without repetition."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def parse_splits(text: str) -> tuple[int, ...]:
+    """``"0-2,5"`` as ``(0, 1, 2, 5)``.
+
+    Raises:
+        ValueError: when a piece is neither a number nor an ascending range.
+    """
+    numbers: list[int] = []
+    for piece in parse_names(text):
+        first, _, last = piece.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()) or piece.endswith("-"):
+            raise ValueError(f"Expected splits such as 0-4 or 0,2,5-7. Got {text!r}.")
+        found = range(int(first), int(last or first) + 1)
+        if not found:
+            raise ValueError(f"Expected an ascending range of splits. Got {piece!r}.")
+        numbers.extend(found)
+    return tuple(dict.fromkeys(numbers))
+
+
+def override(settings: Settings, text: str) -> Settings:
+    """`settings` with changes such as ``"steps=200,batch_size=none"``.
+
+    Raises:
+        ValueError: when a name is no setting or a value is neither a positive integer nor, for the batch, ``none``.
+    """
+    changes: dict[str, int | None] = {}
+    known = [field.name for field in dataclasses.fields(Settings)]
+    for piece in parse_names(text):
+        name, _, value = piece.partition("=")
+        if name not in known:
+            raise ValueError(f"Expected settings among {', '.join(known)}. Got {piece!r}.")
+        whole_batch = name == "batch_size" and value == "none"
+        if not whole_batch and not (value.isdigit() and int(value) > 0):
+            raise ValueError(f"Expected a positive integer, as in {name}=100. Got {piece!r}.")
+        changes[name] = None if whole_batch else int(value)
+    return dataclasses.replace(settings, **changes)
+
+
+def _datasets_of(suite: Suite, text: str) -> tuple[str, ...]:
+    short = {name.rpartition("/")[2]: name for name in suite.datasets}
+    names = tuple(short.get(name, name) for name in parse_names(text)) or suite.datasets
+    for name in names:
+        if name not in suite.datasets:
+            raise ValueError(f"Expected datasets among {', '.join(short)}. Got {name!r}.")
+    return names

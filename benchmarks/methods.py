@@ -1,0 +1,122 @@
+"""The methods that are compared: a table from a name to how it fits and predicts.
+
+A new method is one function and one row of ``METHODS``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+import dkp
+from benchmarks.config import Settings
+from dkp import kernels, likelihoods
+
+__all__ = ["METHODS", "MeanPrediction", "Method", "default_model"]
+
+
+def predict(posterior: Any, x: np.ndarray, key: Any, settings: Settings) -> Any:
+    """The library's own predictive distribution, in original units."""
+    return dkp.predict(posterior, x, key=key, n_samples=settings.prediction_samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up its fit.
+
+    elbo: for variational methods, (posterior, key) -> nats per data point on standardised targets.
+    """
+
+    fit: Callable[[Any, Any, Settings], Any]
+    predict: Callable[[Any, np.ndarray, Any, Settings], Any] = predict
+    summary: Callable[[Any], dict[str, Any]] = lambda posterior: posterior.summary()
+    elbo: Callable[[Any, Any], float] | None = None
+
+
+def gp_model() -> "dkp.DeepKernelProcess":
+    """An exact Gaussian process with a squared-exponential kernel, one length-scale a feature."""
+    return dkp.DeepKernelProcess(
+        layers=[kernels.Linear(ard=True), kernels.SquaredExponential(variance=dkp.learn(1.0))],
+        likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
+    )
+
+
+def default_model() -> "dkp.DeepKernelProcess":
+    """The deep inverse Wishart process of the tables: one inverse-Wishart bottleneck."""
+    return dkp.DeepKernelProcess(
+        layers=[
+            kernels.Linear(ard=True),
+            kernels.SquaredExponential(),
+            dkp.InverseWishart(delta=dkp.learn(np.exp(4.0))),
+            kernels.SquaredExponential(variance=dkp.learn(1.0)),
+        ],
+        likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
+    )
+
+
+def fit_gp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+    return dkp.condition(gp_model(), data, key=key)
+
+
+def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+    batch = settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
+    return dkp.fit_vi(
+        default_model(),
+        data,
+        key=key,
+        n_inducing=settings.n_inducing,
+        batch_size=batch,
+        steps=settings.steps,
+        samples=settings.samples,
+        progress=False,
+    )
+
+
+def elbo_per_point(posterior: Any, key: Any) -> float:
+    return posterior.elbo(key)[0] / posterior.data.n
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanPrediction:
+    """The same normal distribution for each of `n` rows: the least that any model must beat."""
+
+    centre: float
+    scale: float
+    n: int
+    seed: int
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.full(self.n, self.centre)
+
+    @property
+    def variance(self) -> np.ndarray:
+        return np.full(self.n, self.scale**2)
+
+    @property
+    def samples(self) -> np.ndarray:
+        return np.random.default_rng(self.seed).normal(self.centre, self.scale, (100, self.n))
+
+    def quantile(self, q: float) -> np.ndarray:
+        return np.full(self.n, stats.norm.ppf(q, self.centre, self.scale))
+
+    def log_density(self, y: np.ndarray) -> np.ndarray:
+        return stats.norm.logpdf(y, self.centre, self.scale)
+
+
+def fit_mean(data: "dkp.Dataset", key: Any, settings: Settings) -> tuple[float, float]:
+    """Mean and standard deviation of the training targets."""
+    return data.y_standardization.mean.item(), data.y_standardization.scale.item()
+
+
+def predict_mean(posterior: tuple[float, float], x: np.ndarray, key: Any, settings: Settings) -> MeanPrediction:
+    return MeanPrediction(centre=posterior[0], scale=posterior[1], n=len(x), seed=0)
+
+
+METHODS = {
+    "mean": Method(fit=fit_mean, predict=predict_mean, summary=lambda posterior: {}),
+    "gp": Method(fit=fit_gp),
+    "diwp": Method(fit=fit_diwp, elbo=elbo_per_point),
+}

@@ -1,0 +1,185 @@
+"""Markdown tables from the records of runs, with published numbers beside ours.
+
+Every number is a mean over splits, with the standard error of that mean, s / sqrt(n), where s is the sample standard
+deviation over the n splits. Differences from the baseline are taken split by split before averaging.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.config import SUITES, Run
+
+__all__ = ["METRICS", "Metric", "differences", "mean_and_error", "render", "tabulate", "write_between_markers"]
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PUBLISHED = Path(__file__).with_name("published.json")
+
+Record = dict[str, Any]
+Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -> value
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A column of the records: its title, and whether the methods are also compared by differences."""
+
+    title: str
+    value: Callable[[Record], float | None]
+    paired: bool = False
+
+
+METRICS = {
+    "log_density": Metric(title="Test log density", value=lambda r: r["metrics"]["log_density"], paired=True),
+    "rmse": Metric(title="RMSE", value=lambda r: r["metrics"]["rmse"], paired=True),
+    "crps": Metric(title="CRPS", value=lambda r: r["metrics"]["crps"], paired=True),
+    "coverage_90": Metric(title="Coverage of the 90% interval", value=lambda r: r["metrics"]["coverage_90"]),
+    "elbo": Metric(title="ELBO per data point, standardised targets", value=lambda r: r["metrics"].get("elbo")),
+    "fit": Metric(title="Seconds a fit, one core", value=lambda r: r["times"]["fit"]),
+}
+
+
+def render(
+    records: Iterable[Record],
+    *,
+    suites: Sequence[str] = (),
+    methods: Sequence[str] = (),
+    baseline: str = "gp",
+    variants: bool = False,
+) -> str:
+    """All tables as one Markdown text.
+
+    Args:
+        records: of runs, as ``benchmarks.store`` reads them.
+        suites: which suites, in order; all when empty.
+        methods: which methods, by the name in the records; all when empty.
+        baseline: the method from which paired differences are taken.
+        variants: also show runs whose settings differ from their suite's.
+
+    Raises:
+        ValueError: when no finished run is left.
+    """
+    chosen = [r for r in records if not methods or r["method"] in methods]
+    chosen = [r for r in chosen if variants or not _differing_settings(r)]
+    finished = [r for r in chosen if r["status"] == "finished"]
+    order = suites or [name for name in SUITES if any(r["suite"] == name for r in finished)]
+    sections = [_suite_section(name, [r for r in finished if r["suite"] == name], baseline) for name in order]
+    shown = [r for r in finished if r["suite"] in order]
+    if not shown:
+        raise ValueError("Expected at least one finished run with these suites and methods. Got none; do `run` first.")
+    failed = sum(r["status"] != "finished" and r["suite"] in order for r in chosen)
+    return "\n\n".join([*sections, _provenance(shown, failed)])
+
+
+def tabulate(records: Iterable[Record], metric: Metric) -> Cells:
+    """Values by (data set, method label) and split; of several records for one split, the latest."""
+    cells: Cells = {}
+    for record in sorted(records, key=lambda r: r["date"]):
+        value = metric.value(record)
+        if value is not None:
+            cells.setdefault((record["dataset"], _method_label(record)), {})[record["split"]] = value
+    return cells
+
+
+def differences(cells: Cells, baseline: str) -> Cells:
+    """Each method minus the baseline on the splits that both have done."""
+    return {
+        (dataset, method): {k: values[k] - base[k] for k in sorted(values.keys() & base.keys())}
+        for (dataset, method), values in cells.items()
+        if method != baseline and (base := cells.get((dataset, baseline), {})).keys() & values.keys()
+    }
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and its standard error s / sqrt(n); one value has no standard error."""
+    if len(values) == 1:
+        return float(values[0]), None
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def write_between_markers(path: Path, text: str) -> None:
+    """Replace what stands between the results markers of a Markdown file.
+
+    Raises:
+        ValueError: when the file does not have each marker once, in order.
+    """
+    page = path.read_text(encoding="utf-8")
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise ValueError(f"Expected {path} to contain {BEGIN} and, after it, {END}, once each. Got something else.")
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    path.write_text(f"{before}{BEGIN}\n{text}\n{after}", encoding="utf-8")
+
+
+def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    pieces, cited = [f"### {suite}"], {}
+    for name, metric in METRICS.items():
+        values = _ordered(suite, tabulate(records, metric))
+        cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
+        datasets = {dataset for dataset, _ in cells}
+        for entry in published["results"]:
+            if entry["metric"] == name and entry["dataset"] in datasets:
+                cited[entry["source"]] = published["sources"][entry["source"]]
+                column = f"{entry['method']} [{entry['source']}]"
+                cells[entry["dataset"], column] = f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
+        pieces += _table(metric.title, cells)
+        if metric.paired:
+            paired = {key: _show(list(d.values())) for key, d in differences(values, baseline).items()}
+            pieces += _table(f"{metric.title}: difference from {baseline} on the same splits", paired)
+    pieces += [f"[{key}]: {s['citation']}, <{s['url']}>, {s['location']}. {s['note']}" for key, s in cited.items()]
+    return "\n\n".join(pieces)
+
+
+def _ordered(suite: str, cells: Cells) -> Cells:
+    """Rows in the order of the suite's data sets, columns in that of its methods and then by name."""
+    datasets, methods = SUITES[suite].datasets, SUITES[suite].methods
+    known = {name: i for i, name in enumerate(methods)}
+    order = sorted(cells, key=lambda c: (datasets.index(c[0]), known.get(c[1].split(" ")[0], len(known)), c[1]))
+    return {key: cells[key] for key in order}
+
+
+def _table(title: str, cells: dict[tuple[str, str], str]) -> list[str]:
+    if not cells:
+        return []
+    datasets = list(dict.fromkeys(dataset for dataset, _ in cells))
+    methods = list(dict.fromkeys(method for _, method in cells))
+    lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    lines += [f"| {d.removeprefix('uci/')} | {' | '.join(cells.get((d, m), '') for m in methods)} |" for d in datasets]
+    return [f"**{title}**, mean ± standard error (splits)", "\n".join(lines)]
+
+
+def _show(values: Sequence[float]) -> str:
+    return f"{_pair(*mean_and_error(values))} ({len(values)})"
+
+
+def _pair(mean: float, error: float | None) -> str:
+    # Two decimals at least; more for small numbers, so that three digits of the larger of the two are shown.
+    largest = max(abs(mean), error or 0.0)
+    decimals = 2 if largest >= 1 or largest == 0 else min(8, 2 - int(np.floor(np.log10(largest))))
+    return f"{mean:.{decimals}f}" if error is None else f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _method_label(record: Record) -> str:
+    different = [record["dtype"]] if record["dtype"] != "float64" else []
+    different += [f"{name}={value}" for name, value in _differing_settings(record).items()]
+    return f"{record['method']} ({', '.join(different)})" if different else record["method"]
+
+
+def _differing_settings(record: Record) -> dict[str, Any]:
+    usual = dataclasses.asdict(SUITES[record["suite"]].settings)
+    seed = {"seed": record["seed"]} if record["seed"] != Run.seed else {}
+    return seed | {k: v for k, v in record["settings"].items() if usual.get(k) != v}
+
+
+def _provenance(records: list[Record], failed: int) -> str:
+    dates = sorted(r["date"][:10] for r in records)
+    names = dict.fromkeys(name for r in records for name in r["versions"])
+    found = {name: sorted({str(r["versions"].get(name)) for r in records}) for name in names}
+    line = f"{len(records)} runs, {dates[0]} to {dates[-1]}" + (f"; {failed} failed" if failed else "")
+    mixed = [m for m in {r["method"]: 0 for r in records} if len({r["model"] for r in records if r["method"] == m}) > 1]
+    warning = f" The runs of {', '.join(mixed)} do not all have the same model." if mixed else ""
+    listed = "; ".join(f"{name} {', '.join(values)}" for name, values in found.items())
+    return f"{line}. {listed}.{warning}"

@@ -1,0 +1,159 @@
+"""Independent runs in worker processes: one process a run, one thread and one core each.
+
+A process of its own gives each run a fresh JAX, its own floating-point width, and a memory that is returned; a crash
+or a time limit ends one run and not the others.
+"""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks import store
+from benchmarks.config import Run
+
+__all__ = ["run_all", "run_one", "worker_environment"]
+
+_POLL_SECONDS = 0.05
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Worker:
+    run: Run
+    core: int
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    start: float
+
+
+def run_all(
+    runs: list[Run], out: Path, *, workers: int = 1, time_limit: float | None = None, again: bool = False
+) -> int:
+    """Do every run that has no finished record under `out`, and print one line for each.
+
+    Args:
+        runs: what to do, in order.
+        out: directory of the records.
+        workers: processes at a time; each is pinned to one of the cores that this process may use.
+        time_limit: wall-clock seconds after which a run is stopped and recorded as failed; None for no limit.
+        again: also repeat finished runs.
+
+    Returns:
+        The number of runs that failed.
+
+    Raises:
+        ValueError: when `workers` or `time_limit` is not positive.
+    """
+    if workers < 1:
+        raise ValueError(f"Expected workers to be at least 1. Got {workers}.")
+    if time_limit is not None and time_limit <= 0:
+        raise ValueError(f"Expected time_limit to be positive seconds. Got {time_limit}.")
+    store.versions()  # an installation that cannot be imported is an error here, and not once for each run
+    todo = [run for run in runs if again or not store.is_finished(store.path_of(out, run))]
+    print(f"{len(runs)} runs, of which {len(runs) - len(todo)} are finished already", flush=True)
+    return _drain(todo, out.resolve(), workers, time_limit)
+
+
+def _drain(todo: list[Run], out: Path, workers: int, time_limit: float | None) -> int:
+    waiting, running, done, failed = list(todo), [], 0, 0
+    cores = _cores()
+    free = [cores[i % len(cores)] for i in range(workers)]
+    try:
+        while waiting or running:
+            while waiting and free:
+                running.append(_start(waiting.pop(0), free.pop(0), out))
+            time.sleep(_POLL_SECONDS)
+            for worker in [w for w in running if _is_over(w, time_limit)]:
+                running.remove(worker)
+                free.append(worker.core)
+                record = _collect(worker, out, time_limit)
+                done, failed = done + 1, failed + (record["status"] != "finished")
+                print(f"[{done}/{len(todo)}] {_line(worker.run, record)}", flush=True)
+    finally:  # also on Ctrl-C: what is finished is on disk, and what is not will be started again
+        for worker in running:
+            _stop(worker)
+    return failed
+
+
+def run_one(run: Run, out: Path, core: int) -> None:
+    """Do one run in this process and write its record, whether it finishes or fails."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    start = time.perf_counter()
+    try:
+        from benchmarks.evaluate import evaluate  # brings JAX, which must find this process pinned already
+
+        record = evaluate(run)
+    except Exception:  # the traceback is the result of this run
+        record = store.failure(run, traceback.format_exc(), time.perf_counter() - start)
+    store.write(store.path_of(out, run), record)
+
+
+def worker_environment(dtype: str) -> dict[str, str]:
+    """The environment of a worker: one thread in every library, and the floating-point width of `dtype`."""
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(single, "1"),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
+        "JAX_ENABLE_X64": str(dtype == "float64"),
+    }
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _start(run: Run, core: int, out: Path) -> _Worker:
+    log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker runs
+    command = [sys.executable, "-m", "benchmarks", "run-one", run.to_json(), "--out", str(out), "--core", str(core)]
+    # A session of its own keeps Ctrl-C away from the worker, whose fit would otherwise stop early and be recorded.
+    process = subprocess.Popen(
+        command,
+        cwd=store.ROOT,
+        env=worker_environment(run.dtype),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    return _Worker(run=run, core=core, process=process, log=log, start=time.monotonic())
+
+
+def _is_over(worker: _Worker, time_limit: float | None) -> bool:
+    late = time_limit is not None and time.monotonic() - worker.start > time_limit
+    return worker.process.poll() is not None or late
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.wait()
+    worker.log.close()
+
+
+def _collect(worker: _Worker, out: Path, time_limit: float | None) -> dict[str, Any]:
+    """The record that the worker wrote or, when it could not write one, a record of how it ended."""
+    path, code = store.path_of(out, worker.run), worker.process.poll()
+    if code != 0:
+        end = f"Stopped after the time limit of {time_limit} s." if code is None else f"Exit status {code}."
+        worker.log.seek(0)
+        tail = worker.log.read()[-4000:].decode(errors="replace")
+        store.write(path, store.failure(worker.run, f"{end}\n{tail}", time.monotonic() - worker.start))
+    _stop(worker)
+    return store.read(path)
+
+
+def _line(run: Run, record: dict[str, Any]) -> str:
+    if record["status"] != "finished":
+        return f"{run.label}: failed: {record['error'].strip().splitlines()[-1]}"
+    scores = record["metrics"]
+    shown = f"log density {scores['log_density']:.3f}, RMSE {scores['rmse']:.4g}"
+    return f"{run.label}: {shown}, {record['times']['total']:.1f} s"

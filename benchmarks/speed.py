@@ -1,0 +1,224 @@
+"""Time and memory of one step of variational inference.
+
+Each row runs in a process of its own, which gives it a fresh peak memory and its own floating-point width. Steps are
+interleaved with one batched matrix product, so that the ratio of the two means the same on a busy machine.
+"""
+
+import dataclasses
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from benchmarks import store
+
+__all__ = ["SUITES", "Case", "Timing", "measure", "run_case", "run_suite", "table"]
+
+MEGABYTE = 1e6
+Dtype = Literal["float64", "float32"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row: the data, the model's kernel, and how a step is made."""
+
+    n: int = 455
+    d: int = 13
+    batch_size: int = 455
+    n_inducing: int = 100
+    samples: int = 10
+    kernel: str = "relu"
+    dtype: Dtype = "float64"
+
+
+SUITES = {
+    "vi": [
+        Case(kernel=kernel, dtype=dtype, samples=samples)
+        for kernel in ("relu", "squared-exponential")
+        for dtype in get_args(Dtype)
+        for samples in (10, 1)
+    ],
+    "scaling": [Case(n=n, dtype="float32") for n in (1_000, 10_000, 100_000, 1_000_000)],
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds: the first step with its compilation, then every later step and every matrix product."""
+
+    first: float
+    steps: list[float]
+    products: list[float]
+
+
+def measure(
+    step: Callable[[Any], Any],
+    state: Any,
+    product: Callable[[], Any],
+    repeats: int,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    warmup: int = 3,
+) -> Timing:
+    """Time `step`, with `state = step(state)`, interleaved with `product`.
+
+    Args:
+        step: one optimiser step; returns when its result is ready.
+        state: the state to start from.
+        product: the operation to compare with; returns when its result is ready.
+        repeats: how many of each are timed.
+        clock: seconds.
+        warmup: how many of each are done before, beside the first step.
+    """
+
+    def timed(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+        start = clock()
+        result = call(*args)
+        return clock() - start, result
+
+    first, state = timed(step, state)
+    steps, products = [], []
+    for i in range(-warmup, repeats):
+        step_seconds, state = timed(step, state)
+        product_seconds, _ = timed(product)
+        if i >= 0:
+            steps.append(step_seconds)
+            products.append(product_seconds)
+    return Timing(first=first, steps=steps, products=products)
+
+
+def run_case(text: str, repeats: int) -> None:
+    """Time one case, given as JSON, in this process and print the row as one line of JSON."""
+    import jax
+
+    case = Case(**json.loads(text))
+    data, data_bytes = _data(case)
+    before = _peak_bytes()
+    step, state = _vi_step(case, _model(case), data)
+    timing = measure(lambda s: jax.block_until_ready(step(s)), state, _matrix_product(case), repeats)
+    fastest, product = min(timing.steps), min(timing.products)
+    row = {
+        **dataclasses.asdict(case),
+        "step_ms_min": fastest * 1e3,
+        "step_ms_median": statistics.median(timing.steps) * 1e3,
+        "compile_s": timing.first - fastest,
+        "product_ms_min": product * 1e3,
+        "ratio": fastest / product,
+        "peak_mb": _peak_bytes() / MEGABYTE,
+        "peak_before_model_mb": before / MEGABYTE,
+        "data_mb": data_bytes / MEGABYTE,
+        "peak_beyond_data_mb": (_peak_bytes() - data_bytes) / MEGABYTE,
+        "device": jax.devices()[0].device_kind,
+    }
+    print(json.dumps(row))
+
+
+def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
+    """Time every case of a suite, print the table, and write it to ``<out>/speed/<name>.json``.
+
+    Raises:
+        RuntimeError: when a row fails, with what its process said.
+    """
+    rows = []
+    for case in SUITES[name]:
+        rows.append(_in_fresh_process(case, repeats))
+        print(f"{len(rows)}/{len(SUITES[name])}: {rows[-1]['step_ms_min']:.1f} ms a step", file=sys.stderr, flush=True)
+    record = {"suite": name, "date": store.now(), "versions": store.versions(), "cores": os.cpu_count(), "rows": rows}
+    path = out / "speed" / f"{name}.json"
+    store.write(path, record)
+    print(table(rows))
+    return path
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    titles = ["kernel", "dtype", "samples", "N", "batch", "ms_min", "ms_median", "compile_s", "ratio", "MB", "MB-data"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for r in rows:
+        sizes = [r["kernel"], r["dtype"], r["samples"], r["n"], r["batch_size"]]
+        times = [f"{r[name]:.1f}" for name in ("step_ms_min", "step_ms_median", "compile_s", "ratio")]
+        memory = [f"{r[name]:.0f}" for name in ("peak_mb", "peak_beyond_data_mb")]
+        lines.append(f"| {' | '.join(map(str, [*sizes, *times, *memory]))} |")
+    return "\n".join(lines)
+
+
+def _in_fresh_process(case: Case, repeats: int) -> dict[str, Any]:
+    text = json.dumps(dataclasses.asdict(case))
+    command = [sys.executable, "-m", "benchmarks", "speed-one", text, "--repeats", str(repeats)]
+    environment = {**os.environ, "JAX_ENABLE_X64": str(case.dtype == "float64")}
+    done = subprocess.run(command, check=False, cwd=store.ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"Expected a timing of {case}. Got exit status {done.returncode}:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _model(case: Case) -> Any:
+    """Two inverse-Wishart bottlenecks between three kernels of one sort."""
+    import dkp
+    from dkp import kernels, likelihoods
+
+    kernel = {"relu": lambda: kernels.ArcCosine(1), "squared-exponential": kernels.SquaredExponential}[case.kernel]
+    bottlenecks = [part for _ in range(2) for part in (kernel(), dkp.InverseWishart(delta=dkp.learn(10.0)))]
+    return dkp.DeepKernelProcess(
+        layers=[kernels.Linear(ard=True), *bottlenecks, kernel()],
+        likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
+    )
+
+
+def _data(case: Case) -> tuple[Any, int]:
+    """Synthetic data, and the bytes of one copy of it."""
+    import dkp
+    from benchmarks.datasets import synthetic
+
+    x, y = synthetic(case.n, case.d, dtype=case.dtype)
+    return dkp.Dataset.from_arrays(x, y), x.nbytes + y.nbytes
+
+
+def _matrix_product(case: Case) -> Callable[[], Any]:
+    """The yardstick: ten products of 100 x 100 by 100 x 455."""
+    import jax
+
+    left = jax.random.normal(jax.random.key(0), (10, 100, 100), case.dtype)
+    right = jax.random.normal(jax.random.key(1), (10, 100, 455), case.dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    return lambda: product(left, right).block_until_ready()
+
+
+def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], Any]:
+    """The step to time and its first state, with ``state = step(state)``: the only place that knows the engine.
+
+    Doubly stochastic even when the batch is all the data: rows are gathered, and the output Gaussian process is not
+    collapsed.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from dkp.inference import loop, vi
+
+    key, optimizer = jax.random.key(0), optax.adam(0.01)
+    family, parameters, _ = vi.prepare(
+        model, data, key=key, n_inducing=case.n_inducing, batch_size=case.batch_size, collapse=False
+    )
+    one_step = loop.make_step(vi.negative_elbo(family, data.n, case.samples), optimizer)
+    rows = jnp.asarray(loop.Batches(case.n, case.batch_size, 0).rows(0, 100))
+
+    @jax.jit
+    def step(state: Any, rows: Any, x: Any, y: Any) -> Any:
+        chosen = rows[state.step % len(rows)]
+        return one_step(state, jax.random.fold_in(key, state.step), (x[chosen], y[chosen]))[0]
+
+    state = loop.LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
+    return lambda s: step(s, rows, data.x, data.y), state
+
+
+def _peak_bytes() -> int:
+    """Largest resident set of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,128 @@
+"""Immutable descriptions (kernels, bottlenecks, likelihoods, models) and their hyperparameters.
+
+A description is a frozen dataclass and a pytree. Its *hyperparameter* fields are leaves: in a description that a
+user wrote they hold a number, a :func:`learn` marker or a NumPyro distribution; in a *resolved* description, the
+only kind that computes anything, they hold arrays. Its *part* fields are further descriptions, and all other
+fields are static. Unflattening does not call ``__init__``, so a class may check what its user wrote in
+``__post_init__`` and is never asked to check a tracer.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, dataclass_transform
+
+import jax
+import numpy as np
+
+__all__ = ["DOMAINS", "Learn", "Spec", "hyperparameter", "learn", "part"]
+
+DOMAINS: dict[str, Callable[[np.ndarray], Any]] = {
+    "positive": lambda v: v > 0,
+    "nonnegative": lambda v: v >= 0,
+    "real": lambda v: np.isfinite(v),
+    "unit_interval": lambda v: (v >= 0) & (v <= 1),
+}
+
+
+class Learn:
+    """A hyperparameter that an engine optimises: see :func:`learn`."""
+
+    __slots__ = ("init",)
+
+    def __init__(self, init: Any = None) -> None:
+        self.init = init
+
+    def __repr__(self) -> str:
+        return f"learn({'' if self.init is None else self.init})"
+
+
+def learn(init: Any = None) -> Any:
+    """Mark a hyperparameter as optimised, starting from `init`.
+
+    Args:
+        init: a number, or an array of the hyperparameter's shape, in the hyperparameter's own domain (a length-scale
+            is positive, and so on). Without it, the engine starts from a value computed from the data.
+
+    Raises:
+        ValueError: when `init` is not finite.
+    """
+    if init is not None and not np.all(np.isfinite(np.asarray(init, dtype=float))):
+        raise ValueError(f"Expected a finite initial value in learn(init). Got {init!r}.")
+    return Learn(init)
+
+
+def hyperparameter(default: Any = dataclasses.MISSING, *, domain: str = "positive") -> Any:
+    """A dataclass field that holds a hyperparameter with values in `domain` (a key of ``DOMAINS``)."""
+    return dataclasses.field(default=default, metadata={"role": "hyperparameter", "domain": domain})
+
+
+def part(default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that holds another description, or a tuple of them."""
+    return dataclasses.field(default=default, metadata={"role": "part"})
+
+
+def _is_dynamic(field: dataclasses.Field) -> bool:
+    return "role" in field.metadata
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(hyperparameter, part, dataclasses.field))
+class Spec:
+    """Base of all descriptions: subclasses become frozen dataclasses and pytrees."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, lambda aux, leaves: _unflatten(cls, aux, leaves))
+
+    def __repr__(self) -> str:
+        shown = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value is not field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with some fields changed; nothing is checked."""
+        new = object.__new__(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(new, field.name, changes.pop(field.name, getattr(self, field.name)))
+        if changes:
+            raise TypeError(f"Expected fields of {type(self).__name__}. Got {sorted(changes)}.")
+        return new
+
+    def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the hyperparameters that are not scalars, by field name."""
+        return {}
+
+    def initial_values(self, x: Any, y: Any) -> dict[str, Any]:
+        """Starting values computed from the standardised data, by field name; 1 where nothing is said."""
+        return {}
+
+    def check_hyperparameters(self) -> None:
+        """Raise ValueError when a number or an initial value lies outside its domain; call it in ``__post_init__``."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.metadata.get("role") != "hyperparameter":
+                continue
+            value = getattr(self, field.name)
+            value = value.init if isinstance(value, Learn) else value
+            if not isinstance(value, (bool, int, float, np.ndarray, np.generic, list, tuple)):
+                continue
+            domain = field.metadata["domain"]
+            numbers = np.asarray(value, dtype=float)
+            if not (np.all(np.isfinite(numbers)) and np.all(DOMAINS[domain](numbers))):
+                raise ValueError(f"Expected {type(self).__name__}({field.name}=…) to be finite and {domain.replace('_', ' ')}. Got {value!r}.")
+
+
+def _flatten_with_keys(spec: Spec) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+    fields = dataclasses.fields(spec)  # type: ignore[arg-type]
+    children = [(jax.tree_util.GetAttrKey(f.name), getattr(spec, f.name)) for f in fields if _is_dynamic(f)]
+    return children, tuple(getattr(spec, f.name) for f in fields if not _is_dynamic(f))
+
+
+def _unflatten(cls: type[Spec], aux: tuple[Any, ...], leaves: Any) -> Spec:
+    spec = object.__new__(cls)
+    static, dynamic = iter(aux), iter(leaves)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        object.__setattr__(spec, field.name, next(dynamic) if _is_dynamic(field) else next(static))
+    return spec

@@ -1,0 +1,208 @@
+"""A data set as models see it: checked, standardised, and able to undo the standardisation.
+
+Means and scales are computed on the host in float64 and stay there, so that targets of scale 1e6 or 1e-6 survive
+in float32: what is cast is already standardised.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp import _check
+from dkp._types import Array, Float
+
+__all__ = ["Dataset", "Standardization"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standardization:
+    """The affine map z = (x - mean) / scale, column by column, on the host in float64."""
+
+    mean: Float[np.ndarray | Array, " D"]
+    scale: Float[np.ndarray | Array, " D"]
+
+    @classmethod
+    def fit(cls, x: Float[np.ndarray, "N D"]) -> "Standardization":
+        """Mean and unbiased standard deviation of each column; a constant column has scale 1.
+
+        Args:
+            x: finite numbers, N >= 1. A column whose range is rounding error counts as constant.
+        """
+        mean = x.mean(axis=0)
+        largest = np.abs(x).max(axis=0)
+        constant = np.ptp(x, axis=0) <= 4 * np.finfo(np.float64).eps * largest
+        deviation = np.where(constant, 0.0, x - mean)
+        # The largest deviation is taken out first: squares of numbers near 1e200 or 1e-200 leave the floats.
+        peak = np.where(constant, 1.0, np.abs(deviation).max(axis=0))
+        spread = np.sqrt(np.sum((deviation / peak) ** 2, axis=0) / max(len(x) - 1, 1))
+        return cls(mean=mean, scale=np.where(constant, 1.0, peak * spread))
+
+    @classmethod
+    def identity(cls, n_columns: int) -> "Standardization":
+        """The map that changes nothing."""
+        return cls(mean=np.zeros(n_columns), scale=np.ones(n_columns))
+
+    def apply(self, x: Any) -> Float[np.ndarray, "... D"]:
+        """(x - mean) / scale, in float64; columns on the last axis."""
+        return (np.asarray(x, np.float64) - np.asarray(self.mean)) / np.asarray(self.scale)
+
+    def undo(self, z: Any) -> Float[np.ndarray, "... D"]:
+        """mean + scale z, in float64; columns on the last axis."""
+        return np.asarray(self.mean) + np.asarray(self.scale) * np.asarray(z, np.float64)
+
+
+def _static() -> Any:
+    return dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Standardised inputs and targets, and the way back to the original units; see :meth:`from_arrays`."""
+
+    x: Float[Array, "N D"]
+    y: Float[Array, "N C"]
+    x_standardization: Standardization
+    y_standardization: Standardization
+    feature_names: tuple[str, ...] = _static()
+    target_names: tuple[str, ...] = _static()
+    y_was_vector: bool = _static()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        standardize: bool = True,
+        *,
+        standardize_targets: bool | None = None,
+        feature_names: tuple[str, ...] | list[str] | None = None,
+        target_names: tuple[str, ...] | list[str] | None = None,
+        dtype: Any = None,
+    ) -> "Dataset":
+        """Check, standardise and cast a data set.
+
+        Args:
+            x: N rows of D features: array, list, data frame, series. N numbers on one axis are one feature.
+            y: N targets, or N rows of C targets.
+            standardize: give the columns of x (and of y) mean 0 and unbiased standard deviation 1.
+            standardize_targets: the same for y alone; by default what `standardize` says. False for class labels
+                and counts.
+            feature_names: D names; by default those of the frame, else "x0", "x1", ….
+            target_names: C names; by default those of the frame or series, else "y", or "y0", "y1", ….
+            dtype: float32 or float64; by default JAX's, which is float64 when ``jax_enable_x64`` is set.
+
+        Raises:
+            ValueError: when x or y is not numeric, is empty, holds NaN or infinities, has the wrong number of axes,
+                or when their rows or the names do not match.
+        """
+        x_values, y_values = _check.matrix("x", x), _check.matrix("y", y)
+        _check.same_length("x", x_values, "y", y_values)
+        dtype = _floating(dtype)
+        both = (x_values, standardize), (y_values, standardize if standardize_targets is None else standardize_targets)
+        maps = [Standardization.fit(v) if wanted else Standardization.identity(v.shape[1]) for v, wanted in both]
+        return cls(
+            x=_cast("x", maps[0].apply(x_values), dtype),
+            y=_cast("y", maps[1].apply(y_values), dtype),
+            x_standardization=maps[0],
+            y_standardization=maps[1],
+            feature_names=_names("feature_names", feature_names, x, _default_names("x", x_values.shape[1])),
+            target_names=_names("target_names", target_names, y, _default_target_names(y_values.shape[1])),
+            y_was_vector=np.ndim(y) == 1,
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of data points N."""
+        return self.x.shape[0]
+
+    @property
+    def d(self) -> int:
+        """Number of features D."""
+        return self.x.shape[1]
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of targets C."""
+        return self.y.shape[1]
+
+    def standardize_inputs(self, x: Any) -> Float[Array, "B D"]:
+        """New inputs in this data set's standardised units and dtype.
+
+        Args:
+            x: B rows of D features in original units; a data frame's columns are named as in the training data and
+                stand in the same order. With one feature, B numbers on one axis will do.
+
+        Raises:
+            ValueError: see :meth:`from_arrays`; and when the number of features or their names differ.
+        """
+        values = _check.finite_array("x", x, ndim=(1, 2) if self.d == 1 else 2)
+        values = values[:, None] if values.ndim == 1 else values
+        self._check_columns("x", values, x, self.feature_names, _default_names("x", self.d))
+        return _cast("x", self.x_standardization.apply(values), self.x.dtype)
+
+    def standardize_targets(self, y: Any) -> Float[Array, "B C"]:
+        """New targets, B numbers or B rows of C, in this data set's standardised units and dtype.
+
+        Raises:
+            ValueError: see :meth:`from_arrays`; and when the number of targets or their names differ.
+        """
+        values = _check.matrix("y", y)
+        self._check_columns("y", values, y, self.target_names, _default_target_names(self.n_outputs))
+        return _cast("y", self.y_standardization.apply(values), self.y.dtype)
+
+    def undo_targets(self, z: Any) -> Float[np.ndarray, "..."]:
+        """Standardised targets (..., C) in original units and float64; without the last axis if y came without it."""
+        y = self.y_standardization.undo(z)
+        return y[..., 0] if self.y_was_vector else y
+
+    @staticmethod
+    def _check_columns(
+        name: str, values: np.ndarray, given: Any, names: tuple[str, ...], default: tuple[str, ...]
+    ) -> None:
+        if values.shape[1] != len(names):
+            raise ValueError(f"Expected {name} to have {len(names)} columns, as in training. Got {values.shape[1]}.")
+        found = _check.column_names(given)
+        if found is not None and names not in (found, default):
+            raise ValueError(
+                f"Expected the columns of {name} to be {list(names)}, in this order. Got {list(found)}: "
+                f"select and order them by name, {name}[[…]]."
+            )
+
+
+def _default_names(prefix: str, n: int) -> tuple[str, ...]:
+    return tuple(f"{prefix}{j}" for j in range(n))
+
+
+def _default_target_names(n: int) -> tuple[str, ...]:
+    return ("y",) if n == 1 else _default_names("y", n)
+
+
+def _names(name: str, given: Any, values: Any, default: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(str(n) for n in given) if given is not None else _check.column_names(values) or default
+    if len(names) != len(default) or len(set(names)) != len(names):
+        raise ValueError(f"Expected {name} to be {len(default)} different names. Got {names}.")
+    return names
+
+
+def _floating(dtype: Any) -> np.dtype:
+    chosen = np.dtype(jnp.result_type(float) if dtype is None else dtype)
+    if chosen not in (np.float32, np.float64):
+        raise ValueError(f"Expected dtype to be float32 or float64. Got {chosen}.")
+    if chosen == np.float64 and jnp.result_type(float) != np.float64:
+        raise ValueError(
+            "Expected jax_enable_x64 to be set for dtype float64. Got it unset: jax.config.update it first."
+        )
+    return chosen
+
+
+def _cast(name: str, values: np.ndarray, dtype: Any) -> Array:
+    """To the device; what does not fit into `dtype` is an error rather than an infinity."""
+    largest = float(np.abs(values).max())
+    if largest > float(np.finfo(dtype).max):
+        raise ValueError(f"Expected {name} to fit into {np.dtype(dtype)}. Got {largest:.1e}: standardize it.")
+    return jnp.asarray(values, dtype)

@@ -1,0 +1,156 @@
+"""Scores of predictions against what was observed, in the units of the target, on the host in float64.
+
+Observations are (N,), or (N, C) for C outputs; draws and mixture components stand on a leading axis S. The
+functions with one value an output return a number for (N,) and C numbers for (N, C).
+
+References: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and estimation, JASA
+102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked probability score for circular variables,
+QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import special
+
+from dkp import _check
+from dkp._types import Float
+
+__all__ = [
+    "Estimate",
+    "crps",
+    "crps_gaussian_mixture",
+    "interval_coverage",
+    "interval_width",
+    "mae",
+    "mean_log_density",
+    "rmse",
+]
+
+PerOutput = np.float64 | Float[np.ndarray, " C"]
+
+
+class Estimate(NamedTuple):
+    """An average over data points and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+def rmse(y: Any, prediction: Any) -> PerOutput:
+    """Root mean squared error, sqrt(mean (y - prediction)²), of each output.
+
+    Raises:
+        ValueError: when an argument is not finite or the shapes differ; so do all functions of this module.
+    """
+    error = np.subtract(*_pair(y, prediction, "prediction"))
+    return np.sqrt(np.mean(error**2, axis=0))
+
+
+def mae(y: Any, prediction: Any) -> PerOutput:
+    """Mean absolute error, mean |y - prediction|, of each output."""
+    return np.mean(np.abs(np.subtract(*_pair(y, prediction, "prediction"))), axis=0)
+
+
+def mean_log_density(log_density: Any) -> Estimate:
+    """Mean of N log predictive densities, and its standard error: unbiased standard deviation / sqrt(N).
+
+    Args:
+        log_density: shape (N,), N >= 2. Minus infinity is a score like any other: the mean is then minus infinity,
+            and the standard error NaN.
+    """
+    values = _check.real_array("log_density", log_density)
+    if values.ndim != 1 or len(values) < 2 or np.isnan(values).any() or np.isposinf(values).any():
+        raise ValueError(
+            "Expected log_density to be at least two numbers on one axis, none NaN or +inf. "
+            f"Got shape {values.shape}, {int(np.isnan(values).sum())} NaN, {int(np.isposinf(values).sum())} +inf."
+        )
+    with np.errstate(invalid="ignore"):  # the deviation of minus infinity from minus infinity
+        return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+
+
+def crps(y: Any, samples: Any, *, fair: bool = True) -> Float[np.ndarray, "N *C"]:
+    """Continuous ranked probability score from draws, one value an observation; smaller is better.
+
+    CRPS = E|X - y| - E|X - X'| / 2. With draws x_1 … x_S, sorted, the second term is
+    sum_i (2i - S - 1) x_(i) / m, in O(S log S).
+
+    Args:
+        y: shape (N,) or (N, C).
+        samples: shape (S, N) or (S, N, C), S >= 2.
+        fair: m = S(S - 1), whose expectation is the score of the distribution that was drawn from. False: m = S²,
+            the score of the draws' own empirical distribution, larger by E|X - X'| / (2S) on average.
+    """
+    y, samples = _with_leading(y, "samples", samples)
+    s = len(samples)
+    if s < 2:
+        raise ValueError(f"Expected samples to have at least two draws on its first axis. Got {s}.")
+    deviation = np.sort(samples - y, axis=0)  # about y: large offsets do not cancel
+    weights = 2.0 * np.arange(1, s + 1) - s - 1
+    gini = np.tensordot(weights, deviation, axes=1) / (s * (s - 1) if fair else s * s)
+    return np.mean(np.abs(deviation), axis=0) - gini
+
+
+def crps_gaussian_mixture(y: Any, mean: Any, scale: Any) -> Float[np.ndarray, "N *C"]:
+    """CRPS of the mixture of S Gaussians with equal weights, in closed form, one value an observation.
+
+    CRPS = mean_s A(y - mean_s, scale_s²) - mean_{s,t} A(mean_s - mean_t, scale_s² + scale_t²) / 2, where
+    A(m, v) = E|N(m, v)| = 2 sqrt(v) phi(m / sqrt(v)) + m (2 Phi(m / sqrt(v)) - 1). Time O(S² N), memory O(S N).
+
+    Args:
+        y: shape (N,) or (N, C).
+        mean: shape (S, N) or (S, N, C); one component (S = 1) is a Gaussian prediction.
+        scale: standard deviations, positive, shaped as `mean`.
+    """
+    y, mean = _with_leading(y, "mean", mean)
+    scale = _check.finite_array("scale", scale, ndim=mean.ndim)
+    _check.same_shape("mean", mean, "scale", scale)
+    if not (scale > 0).all():
+        raise ValueError(f"Expected scale to be positive. Got {scale.min()}.")
+    variance = scale**2
+    pairs = sum(_mean_absolute(mean - m, variance + v).mean(axis=0) for m, v in zip(mean, variance, strict=True))
+    return _mean_absolute(y - mean, variance).mean(axis=0) - 0.5 * pairs / len(mean)
+
+
+def interval_coverage(y: Any, lower: Any, upper: Any) -> PerOutput:
+    """Fraction of the observations with lower <= y <= upper, of each output."""
+    y, lower = _pair(y, lower, "lower")
+    _, upper = _pair(y, upper, "upper")
+    _check_ordered(lower, upper)
+    return np.mean((lower <= y) & (y <= upper), axis=0)
+
+
+def interval_width(lower: Any, upper: Any) -> PerOutput:
+    """Mean of upper - lower, of each output."""
+    lower = _check.finite_array("lower", lower, ndim=(1, 2))
+    upper = _check.finite_array("upper", upper, ndim=(1, 2))
+    _check.same_shape("lower", lower, "upper", upper)
+    _check_ordered(lower, upper)
+    return np.mean(upper - lower, axis=0)
+
+
+def _mean_absolute(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """E|X| for X ~ N(mean, variance)."""
+    scale = np.sqrt(variance)
+    z = mean / scale
+    return scale * np.sqrt(2 / np.pi) * np.exp(-(z**2) / 2) + mean * special.erf(z / np.sqrt(2))
+
+
+def _pair(y: Any, other: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    y = _check.finite_array("y", y, ndim=(1, 2))
+    other = _check.finite_array(name, other, ndim=(1, 2))
+    _check.same_shape("y", y, name, other)
+    return y, other
+
+
+def _with_leading(y: Any, name: str, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    y = _check.finite_array("y", y, ndim=(1, 2))
+    values = _check.finite_array(name, values, ndim=y.ndim + 1)
+    if values.shape[1:] != y.shape:
+        raise ValueError(f"Expected {name} to have shape (S, {', '.join(map(str, y.shape))}). Got {values.shape}.")
+    return y, values
+
+
+def _check_ordered(lower: np.ndarray, upper: np.ndarray) -> None:
+    if (lower > upper).any():
+        raise ValueError(f"Expected lower <= upper. Got {int((lower > upper).sum())} intervals the other way round.")

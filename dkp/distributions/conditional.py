@@ -1,0 +1,48 @@
+"""Laws of the data blocks of a random Gram matrix, given its inducing block."""
+
+import jax
+import jax.numpy as jnp
+
+from dkp._types import Array, Float, PRNGKeyArray, Scalar
+from dkp.linalg.blocks import Gram
+from dkp.linalg.cholesky import Cholesky
+from dkp.linalg.random import gamma, normal
+
+__all__ = ["inverse_wishart_conditional"]
+
+
+def inverse_wishart_conditional(
+    key: PRNGKeyArray, kernel: Gram, scale: Cholesky, delta: Scalar, factor: Float[Array, "P P"]
+) -> Gram:
+    """Draw (G_ti, g_tt) of every data point by itself, given G_ii = S S^T, for G ~ IW(delta K, delta + P + 1).
+
+    With K_ii = L L^T, A = L^-1 K_it and k_tt.i = k_tt - ||A_t||^2, point by point:
+
+        g_tt.i ~ InverseGamma((delta + P + 2) / 2, delta k_tt.i / 2)
+        W_t    = (L^-1 S)^T (A_t + e_t sqrt(g_tt.i / delta)),   e_t ~ N(0, I_P)
+        G_it   = S W_t,   g_tt = g_tt.i + ||W_t||^2
+
+    which is the marginal of the joint law whatever the number of points (the shape of the inverse gamma must not grow
+    with the batch: a 1 x 1 block of a larger inverse Wishart loses one degree of freedom for every point left out).
+
+    Args:
+        kernel: K, with data blocks.
+        scale: Cholesky factor of K_ii.
+        delta: concentration, positive.
+        factor: S, lower-triangular.
+
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), appendix on the inverse Wishart; per-point shape derived from
+    the marginalisation property of the inverse Wishart.
+    """
+    assert kernel.ti is not None and kernel.tt is not None
+    size, n = factor.shape[0], kernel.tt.shape[0]
+    key_gamma, key_normal = jax.random.split(key)
+    shape = jnp.broadcast_to((delta + size + 2) / 2, (n,))
+    whitened = kernel.ti @ scale.inverse.T
+    # Below the jitter the residual is rounding error, and the derivative of the square root below would amplify it.
+    residual = jnp.maximum(kernel.tt - jnp.sum(whitened**2, axis=-1), scale.jitter)
+    conditional_variance = delta * residual / 2 / gamma(key_gamma, shape)
+    noise_scale = jnp.sqrt(conditional_variance / delta)
+    noisy = whitened + normal(key_normal, whitened.shape, whitened.dtype) * noise_scale[:, None]
+    w = noisy @ (scale.inverse @ factor)
+    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=conditional_variance + jnp.sum(w**2, axis=-1))

@@ -1,0 +1,33 @@
+"""Closed-form Kullback-Leibler divergences, registered with ``numpyro.distributions.kl_divergence``."""
+
+import jax.numpy as jnp
+from numpyro.distributions import kl_divergence
+
+from dkp._types import Array
+from dkp.distributions.wishart import InverseWishartFactor
+from dkp.linalg.special import multidigamma, multigammaln
+
+__all__ = ["kl_divergence"]
+
+
+@kl_divergence.register(InverseWishartFactor, InverseWishartFactor)
+def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Array:
+    """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)); the factor map is one to one, so the KL is that of the matrices.
+
+    nu_p/2 (log|Psi_q| - log|Psi_p|) + nu_q/2 (tr(Psi_q^-1 Psi_p) - P) + logGamma_P(nu_p/2) - logGamma_P(nu_q/2)
+    + (nu_q - nu_p)/2 psi_P(nu_q/2)
+    """
+    size = q.event_shape[-1]
+    log_ratio = _log_det(q.scale_tril) - _log_det(p.scale_tril)
+    trace = jnp.sum((q.scale_tril_inverse @ p.scale_tril) ** 2, axis=(-2, -1))
+    return (
+        p.df / 2 * log_ratio
+        + q.df / 2 * (trace - size)
+        + multigammaln(p.df / 2, size)
+        - multigammaln(q.df / 2, size)
+        + (q.df - p.df) / 2 * multidigamma(q.df / 2, size)
+    )
+
+
+def _log_det(tril: Array) -> Array:
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), axis=-1)

@@ -1,0 +1,104 @@
+"""The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing outputs u.
+
+Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two constructions: a guide
+with pseudo-targets, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dkp._types import Array, Float, Scalar
+from dkp.linalg.blocks import Gram
+from dkp.linalg.cholesky import Cholesky, cholesky, log_determinant
+
+__all__ = ["OutputLaw", "collapsed_bound", "exact_outputs", "pseudo_target_posterior"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputLaw:
+    """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs.
+
+    weights: a, (P, C). removed: R, (P, P). added: Q, (P, P), or None for zero.
+    """
+
+    weights: Float[Array, "P C"]
+    removed: Float[Array, "P P"]
+    added: Float[Array, "P P"] | None = None
+
+    def moments(self, gram: Gram) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
+        """Mean and variance of f at the data points of `gram`."""
+        assert gram.ti is not None and gram.tt is not None
+        mean = gram.ti @ self.weights
+        variance = gram.tt - jnp.sum((gram.ti @ self.removed.T) ** 2, axis=-1)
+        if self.added is not None:
+            variance = variance + jnp.sum((gram.ti @ self.added.T) ** 2, axis=-1)
+        floor = jnp.finfo(variance.dtype).eps * gram.tt
+        return mean, jnp.broadcast_to(jnp.maximum(variance, floor)[:, None], mean.shape)
+
+
+def pseudo_target_posterior(
+    kernel_ii: Float[Array, "P P"], target: Float[Array, "P C"], precision_tril: Float[Array, "P P"]
+) -> tuple[OutputLaw, Scalar, Scalar]:
+    """Posterior of u ~ N(0, K) after Gaussian pseudo-observations: q(u_c) = N(K Lam B^-1 w_c, (K^-1 + Lam Lam^T)^-1).
+
+    B = I + Lam^T K Lam, and w = Lam^T v for pseudo-targets v. K is never factorised: B has no eigenvalue below 1.
+
+        KL(q || N(0, K)) = sum_c [log|B| + tr B^-1 - P + a_c^T K a_c] / 2,   a = Lam B^-1 w
+
+    Args:
+        kernel_ii: K, (P, P).
+        target: w, the whitened pseudo-targets, (P, C).
+        precision_tril: Lam, lower-triangular, (P, P); shared by the outputs.
+
+    Returns:
+        the law of f, the KL divergence, and the jitter used.
+
+    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing posterior; the closed-form KL follows from Woodbury's identity.
+    """
+    size, n_outputs = target.shape
+    inner = precision_tril.T @ kernel_ii @ precision_tril
+    b = cholesky((inner + inner.T) / 2 + jnp.eye(size, dtype=inner.dtype))
+    weights = precision_tril @ (b.inverse.T @ (b.inverse @ target))
+    quadratic = jnp.sum(weights * (kernel_ii @ weights))
+    kl = (n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + quadratic) / 2
+    return OutputLaw(weights=weights, removed=b.inverse @ precision_tril.T), kl, b.jitter
+
+
+def collapsed_bound(
+    gram: Gram, scale: Cholesky, y: Float[Array, "N C"], noise_variance: Float[Array, ""]
+) -> tuple[Scalar, OutputLaw]:
+    """Bound on log p(y | K) with the optimal q(u) under Gaussian noise, and the law of f that attains it.
+
+        sum_c log N(y_c; 0, Q + s^2 I) - C tr(K_tt - Q) / (2 s^2),   Q = K_ti K_ii^-1 K_it
+
+    Args:
+        gram: K with data blocks. scale: Cholesky factor of K_ii. y: (N, C). noise_variance: s^2, one for all outputs.
+
+    Source: Titsias 2009. The quadratic form is computed as a sum of squares, which does not cancel in float32.
+    """
+    assert gram.ti is not None and gram.tt is not None
+    n, n_outputs = y.shape
+    size = scale.tril.shape[0]
+    whitened = gram.ti @ scale.inverse.T
+    b = cholesky(whitened.T @ whitened / noise_variance + jnp.eye(size, dtype=y.dtype))
+    mean = b.inverse.T @ (b.inverse @ (whitened.T @ y)) / noise_variance
+    residual = y - whitened @ mean
+    quadratic = jnp.sum(residual**2) / noise_variance + jnp.sum(mean**2)
+    log_det = log_determinant(b.tril) + n * jnp.log(2 * jnp.pi * noise_variance)
+    trace = jnp.maximum(jnp.sum(gram.tt) - jnp.sum(whitened**2), 0) / noise_variance
+    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse @ scale.inverse)
+    return -(n_outputs * (log_det + trace) + quadratic) / 2, law
+
+
+def exact_outputs(
+    kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
+) -> tuple[Scalar, OutputLaw]:
+    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation 2.30)."""
+    n, n_outputs = y.shape
+    factor = cholesky(kernel + noise_variance * jnp.eye(n, dtype=y.dtype))
+    scaled = factor.inverse @ y
+    log_density = -(n_outputs * (log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)) + jnp.sum(scaled**2)) / 2
+    return log_density, OutputLaw(weights=factor.inverse.T @ scaled, removed=factor.inverse)

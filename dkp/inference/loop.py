@@ -1,0 +1,185 @@
+"""The optimisation loop: it knows no model, only a loss, an optax optimiser and a key.
+
+Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes nothing and is counted.
+Between chunks the host looks at the trace: it reports progress, keeps the best state, stops early, and answers Ctrl-C by
+returning what there is.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dkp._types import Array, PRNGKeyArray
+from dkp.progress import Progress
+
+__all__ = ["Batches", "LoopResult", "LoopState", "minimise", "make_step"]
+
+Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopState:
+    """Parameters and optimiser state after `step` steps."""
+
+    parameters: Any
+    optimizer: Any
+    step: Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoopResult:
+    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished", "converged" or "interrupted"."""
+
+    parameters: Any
+    trace: np.ndarray
+    skipped: int
+    jitter: float
+    stopped: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s always gets the same rows."""
+
+    n: int
+    size: int
+    seed: int
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of steps start … stop - 1, (stop - start, size)."""
+        first, last = start * self.size, stop * self.size
+        epochs = range(first // self.n, (last - 1) // self.n + 1)
+        order = np.concatenate([np.random.default_rng((self.seed, e)).permutation(self.n) for e in epochs])
+        offset = first - epochs[0] * self.n
+        return order[offset : offset + last - first].reshape(-1, self.size).astype(np.int32)
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable[..., tuple[LoopState, dict[str, Array]]]:
+    """``step(state, key, batch) -> (state, info)``; a step with a loss or gradient that is not finite is skipped."""
+
+    def step(state: LoopState, key: PRNGKeyArray, batch: Any) -> tuple[LoopState, dict[str, Array]]:
+        (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, key, batch)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
+        proposed = LoopState(
+            parameters=optax.apply_updates(state.parameters, updates), optimizer=optimizer_state, step=state.step
+        )
+        good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+        kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, state)
+        info = {**info, "loss": value, "skipped": ~good}
+        return dataclasses.replace(kept, step=state.step + 1), info
+
+    return step
+
+
+def minimise(
+    loss: Loss,
+    parameters: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: PRNGKeyArray,
+    steps: int,
+    data: Any,
+    batches: Batches | None = None,
+    chunk: int = 100,
+    patience: int | None = None,
+    progress: Progress | None = None,
+) -> LoopResult:
+    """Run `steps` steps of `optimizer` on ``loss(parameters, key, batch)``.
+
+    Args:
+        loss: returns the loss and a dictionary of scalars, of which ``jitter`` is reported.
+        data: a tuple of arrays with the data points on the first axis; the batch is a tuple of their rows.
+        batches: minibatches, or None for all the data in every step.
+        chunk: steps per jitted call.
+        patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops early.
+    """
+    run_chunk = _chunk_runner(make_step(loss, optimizer), key, steps, chunk)
+    tracker = _Tracker(patience)
+    state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
+    tracker.best = state.parameters
+    started, stopped = time.perf_counter(), "finished"
+    try:
+        for start in range(0, steps, chunk):
+            stop = min(start + chunk, steps)
+            rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
+            state, info = run_chunk(state, rows, data)
+            info = jax.tree.map(lambda a: np.asarray(a)[: stop - start], info)
+            if tracker.record(state.parameters, info):
+                stopped = "converged"
+                break
+            if progress is not None:
+                progress.update(stop, elbo=-tracker.recent)
+    except KeyboardInterrupt:
+        stopped = "interrupted"
+    return LoopResult(
+        parameters=tracker.best,
+        trace=tracker.trace,
+        skipped=tracker.skipped,
+        jitter=tracker.jitter,
+        stopped=stopped,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _chunk_runner(step: Callable[..., Any], key: PRNGKeyArray, steps: int, chunk: int) -> Callable[..., Any]:
+    def body(state: LoopState, row: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
+        batch = data if row is None else jax.tree.map(lambda a: a[row], data)
+        return step(state, jax.random.fold_in(key, state.step), batch)
+
+    def run_chunk(state: LoopState, rows: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
+        unused = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(body, state, _first(rows), data)[1])
+
+        def active(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
+            # The last chunk may be longer than what is left: one compiled program serves all.
+            return jax.lax.cond(state.step < steps, lambda: body(state, row, data), lambda: (state, unused))
+
+        return jax.lax.scan(active, state, rows, length=chunk)
+
+    return jax.jit(run_chunk)
+
+
+def _first(rows: Array | None) -> Array | None:
+    return None if rows is None else rows[0]
+
+
+class _Tracker:
+    """What the host remembers between chunks."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.best: Any = None
+        self.patience = patience
+        self.skipped = 0
+        self.jitter = 0.0
+        self.recent = math.nan
+        self._best_loss = math.inf
+        self._waited = 0
+        self._losses: list[np.ndarray] = []
+
+    @property
+    def trace(self) -> np.ndarray:
+        return np.concatenate(self._losses) if self._losses else np.zeros(0)
+
+    def record(self, parameters: Any, info: dict[str, np.ndarray]) -> bool:
+        """Take in one chunk; True when there is no more to gain."""
+        losses = np.asarray(info["loss"], float)
+        finite = losses[np.isfinite(losses)]
+        self._losses.append(losses)
+        self.skipped += int(np.sum(info["skipped"]))
+        self.jitter = max(self.jitter, float(np.nanmax(info["jitter"], initial=0.0)))
+        if finite.size == 0:
+            return False
+        self.recent = float(np.mean(finite))
+        noise = float(np.std(finite)) / math.sqrt(finite.size)
+        self._waited = 0 if self.recent < self._best_loss - noise else self._waited + 1
+        if self.recent < self._best_loss:
+            self._best_loss, self.best = self.recent, parameters
+        return self.patience is not None and self._waited >= self.patience

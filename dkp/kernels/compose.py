@@ -1,0 +1,186 @@
+"""Kernels made of kernels: sums, products, multiples, compositions, repetitions.
+
+They work on whole Gram matrices and know nothing of their parts. A sum, product, multiple or composition that starts
+from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is an ``InputKernel``.
+"""
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax
+
+from dkp._check import positive_int
+from dkp._spec import hyperparameter, learn, part
+from dkp.kernels.base import InputKernel, Kernel
+from dkp.linalg.blocks import Gram, Inputs
+
+__all__ = ["Chain", "Product", "Repeat", "Scale", "Sum"]
+
+
+class _Composite(Kernel):
+    """A kernel of the sort of its parts: with input kernels among them, the constructor makes the class's twin."""
+
+    _twin: ClassVar[type[Any]]
+
+    def __new__(cls, *parts: Any, **keywords: Any) -> Any:
+        of_features = any(isinstance(value, InputKernel) for value in (*parts, *keywords.values()))
+        return object.__new__(cls._twin if of_features else cls)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if issubclass(cls, InputKernel):
+            twin_of = cls.__bases__[0]
+            twin_of._twin, cls.__name__, cls.__doc__ = cls, twin_of.__name__, twin_of.__doc__
+
+
+class _Variadic(_Composite):
+    """Takes its parts as positional arguments."""
+
+    kernels: tuple[Kernel | InputKernel, ...] = part()
+
+    def __init__(self, *kernels: Any) -> None:
+        _check_kernels(type(self).__name__, kernels)
+        object.__setattr__(self, "kernels", kernels)
+        self.__post_init__()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        cls.__init__ = _Variadic.__init__  # or else the dataclass gets one that takes a tuple
+        super().__init_subclass__(**kwargs)
+
+    def __post_init__(self) -> None:
+        _check_same_sort(type(self).__name__, self.kernels)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.kernels))})"
+
+
+class Sum(_Variadic):
+    """K'(G) = K_1(G) + … + K_n(G): the kernel of independent features added up.
+
+    Args:
+        *kernels: one or more kernels, all of Gram matrices or all of features.
+
+    Raises:
+        ValueError: without kernels, or with both sorts.
+    """
+
+    def __call__(self, gram: Gram | Inputs) -> Gram:
+        grams = [kernel(gram) for kernel in self.kernels]
+        return jax.tree.map(lambda *blocks: functools.reduce(operator.add, blocks), *grams)
+
+
+class Product(_Variadic):
+    """K'(G) = K_1(G) * … * K_n(G), elementwise: the kernel of products of independent features.
+
+    Args:
+        *kernels: one or more kernels, all of Gram matrices or all of features.
+
+    Raises:
+        ValueError: without kernels, or with both sorts.
+
+    Source: positive semi-definite by Schur's product theorem (Horn & Johnson 2013, theorem 7.5.3).
+    """
+
+    def __call__(self, gram: Gram | Inputs) -> Gram:
+        grams = [kernel(gram) for kernel in self.kernels]
+        return jax.tree.map(lambda *blocks: functools.reduce(operator.mul, blocks), *grams)
+
+
+class Chain(_Variadic):
+    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order in which they are given.
+
+    Args:
+        *kernels: one or more kernels; the first may be a kernel of features.
+
+    Raises:
+        ValueError: without kernels, or with a kernel of features that is not the first.
+    """
+
+    def __post_init__(self) -> None:
+        for kernel in self.kernels[1:]:
+            if isinstance(kernel, InputKernel):
+                raise ValueError(f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} later.")
+
+    def __call__(self, gram: Gram | Inputs) -> Gram:
+        return functools.reduce(lambda value, kernel: kernel(value), self.kernels, gram)
+
+
+class Scale(_Composite):
+    """K'(G) = scale * K(G).
+
+    Args:
+        kernel: a kernel, of Gram matrices or of features.
+        scale: positive.
+
+    Raises:
+        ValueError: when `kernel` is no kernel, or a number or an initial value for `scale` is not positive and finite.
+    """
+
+    kernel: Any = part()
+    scale: Any = hyperparameter(default=learn(1.0))
+
+    def __post_init__(self) -> None:
+        _check_kernels("Scale", (self.kernel,))
+        self.check_hyperparameters()
+
+    def __call__(self, gram: Gram | Inputs) -> Gram:
+        return jax.tree.map(lambda block: self.scale * block, self.kernel(gram))
+
+
+class Repeat(Kernel):
+    """The block applied `depth` times, with the same hyperparameters each time.
+
+    The repetition is a loop in the compiled program, which is therefore no larger for 100 layers than for two.
+
+    Args:
+        block: a kernel of Gram matrices, or a list of them that is applied in order.
+        depth: number of repetitions, at least 1; fixed.
+
+    Raises:
+        ValueError: when `block` has anything else in it, or `depth` is not a positive integer.
+    """
+
+    block: Kernel = part()
+    depth: int
+
+    def __init__(self, block: Any, depth: Any) -> None:
+        kernel = Chain(*block) if isinstance(block, Sequence) else block
+        if not isinstance(kernel, Kernel) or isinstance(kernel, InputKernel):
+            raise ValueError(f"Expected Repeat(block, …) to be kernels of Gram matrices. Got {block!r}.")
+        object.__setattr__(self, "block", kernel)
+        object.__setattr__(self, "depth", positive_int("Repeat(depth=…)", depth))
+
+    def __call__(self, gram: Gram) -> Gram:
+        return jax.lax.scan(lambda carry, _: (self.block(carry), None), gram, length=self.depth)[0]
+
+
+class _InputSum(Sum, InputKernel):
+    pass
+
+
+class _InputProduct(Product, InputKernel):
+    pass
+
+
+class _InputChain(Chain, InputKernel):
+    pass
+
+
+class _InputScale(Scale, InputKernel):
+    pass
+
+
+def _check_kernels(name: str, kernels: Sequence[Any]) -> None:
+    wrong = [kernel for kernel in kernels if not isinstance(kernel, (Kernel, InputKernel))]
+    if wrong or not kernels:
+        raise ValueError(f"Expected {name}(…) to be made of kernels. Got {repr(wrong[0]) if wrong else 'none'}.")
+
+
+def _check_same_sort(name: str, kernels: Sequence[Any]) -> None:
+    if len({isinstance(kernel, InputKernel) for kernel in kernels}) > 1:
+        raise ValueError(
+            f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got {kernels!r}. "
+            "Put Linear() and the like in front of the layers, or use Chain(Linear(), …)."
+        )

@@ -1,0 +1,108 @@
+"""Triangular factorisations: one Cholesky, one jitter policy, derivatives by matrix products.
+
+The jitter policy of the whole package is :func:`factorise`: a multiple of the mean diagonal that depends on the dtype
+alone, and one escalation for the matrices that need it. The amount added is returned, so that every engine can
+report it. A matrix that is still not positive definite gives NaN, which the engines count as trouble.
+
+Derivatives are written with the triangular inverse, because on CPUs products are several times faster than
+triangular solves of the same size, and because the inverse is wanted by the layers anyway.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from dkp._types import Array, Float, Scalar
+
+__all__ = ["Cholesky", "base_jitter", "cholesky", "log_determinant", "triangular_inverse"]
+
+# eps ** 0.7 is 1.4e-5 in float32 and 1.1e-11 in float64. Squared-exponential matrices of 512 points were measured to
+# fail at 1e-6 and to work at 1e-5 in float32.
+_JITTER_POWER = 0.7
+_ESCALATION = 100.0
+
+
+class Cholesky(NamedTuple):
+    """Lower factor `tril` of ``matrix + jitter * I``, its inverse, and the jitter that was added."""
+
+    tril: Float[Array, "P P"]
+    inverse: Float[Array, "P P"]
+    jitter: Scalar
+
+
+def base_jitter(dtype: jnp.dtype) -> float:
+    """Relative jitter of the first attempt: eps ** 0.7, in units of the mean diagonal."""
+    return float(jnp.finfo(dtype).eps) ** _JITTER_POWER
+
+
+@jax.custom_jvp
+def triangular_inverse(tril: Float[Array, "*batch P P"]) -> Float[Array, "*batch P P"]:
+    """Inverse X of a lower-triangular matrix; dX = -X dL X."""
+    eye = jnp.broadcast_to(jnp.eye(tril.shape[-1], dtype=tril.dtype), tril.shape)
+    return lax.linalg.triangular_solve(tril, eye, left_side=True, lower=True)
+
+
+@triangular_inverse.defjvp
+def _triangular_inverse_jvp(primals, tangents):
+    inverse = triangular_inverse(primals[0])
+    return inverse, -inverse @ jnp.tril(tangents[0]) @ inverse
+
+
+@jax.custom_jvp
+def cholesky(matrix: Float[Array, "P P"]) -> Cholesky:
+    """Factorise a symmetric positive semi-definite matrix: ``tril @ tril.T = matrix + jitter * I``.
+
+    The jitter is eps ** 0.7 times the mean diagonal, 100 times that where the first attempt fails, and NaN fills the
+    factor where the second fails too. Jitter is a constant for differentiation.
+
+    The derivative is dL = L Phi(L^-1 dK L^-T), d(L^-1) = -Phi(L^-1 dK L^-T) L^-1, where Phi keeps the lower triangle
+    and halves the diagonal (Murray 2016, arXiv 1602.07527, equations 8 and 9).
+    """
+    tril, jitter = _factorise(matrix)
+    return Cholesky(tril, triangular_inverse(tril), jitter)
+
+
+@cholesky.defjvp
+def _cholesky_jvp(primals, tangents):
+    factor = cholesky(primals[0])
+    inner = factor.inverse @ tangents[0] @ factor.inverse.T
+    inner = (inner + inner.T) / 2
+    phi = jnp.tril(inner) - jnp.diag(jnp.diagonal(inner)) / 2
+    return factor, Cholesky(factor.tril @ phi, -phi @ factor.inverse, jnp.zeros_like(factor.jitter))
+
+
+def log_determinant(tril: Float[Array, "P P"]) -> Scalar:
+    """log|L L^T| of a triangular factor."""
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(tril)))
+
+
+@custom_vmap
+def _factorise(matrix: Array) -> tuple[Array, Array]:
+    """Factor and jitter of a stack of matrices (any leading axes). The second attempt runs only if one matrix needs it."""
+    size = matrix.shape[-1]
+    eye = jnp.eye(size, dtype=matrix.dtype)
+    mean_diagonal = jnp.mean(jnp.diagonal(matrix, axis1=-2, axis2=-1), axis=-1)
+    jitter = base_jitter(matrix.dtype) * mean_diagonal
+    first = _attempt(matrix, jitter, eye)
+    good = jnp.all(jnp.isfinite(first), axis=(-2, -1))
+
+    def escalate() -> tuple[Array, Array]:
+        chosen = jnp.where(good, jitter, _ESCALATION * jitter)
+        return _attempt(matrix, chosen, eye), chosen
+
+    return lax.cond(jnp.all(good), lambda: (first, jitter), escalate)
+
+
+def _attempt(matrix: Array, jitter: Array, eye: Array) -> Array:
+    eye = eye.reshape((1,) * (matrix.ndim - 2) + eye.shape)
+    return lax.linalg.cholesky(matrix + jitter[..., None, None] * eye, symmetrize_input=False)
+
+
+@_factorise.def_vmap
+def _factorise_vmap(axis_size, in_batched, matrix):
+    # Calling the wrapped function again, with the axis in front, keeps the branch a branch under vmap: a `cond` that
+    # is batched itself would run both attempts every time.
+    return _factorise(matrix), (True, True)

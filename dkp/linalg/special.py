@@ -1,0 +1,98 @@
+"""Special functions: multivariate gamma and digamma, and a square root and an arc-cosine with finite derivatives.
+
+Kernels evaluate sqrt and arccos at the ends of their domains, on the diagonal of every Gram matrix, where the true
+derivatives are infinite; rounding even steps outside. The safe versions below have derivative zero there. A kernel
+whose own derivative has a finite limit at such a point takes care of it itself.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import digamma, gammaln
+
+from dkp._check import positive_int
+from dkp._types import Array, Float
+
+__all__ = ["multidigamma", "multigammaln", "safe_arccos", "safe_sqrt"]
+
+
+def multigammaln(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape"]:
+    r"""Logarithm of the multivariate gamma function.
+
+    log Γ_p(a) = p (p - 1)/4 log π + Σ_{j=0}^{p-1} log Γ(a - j/2)
+
+    (Muirhead, *Aspects of Multivariate Statistical Theory*, 1982, Theorem 2.1.12.) Its derivative in `a` is
+    :func:`multidigamma`.
+
+    Args:
+        a: real, larger than (p - 1)/2; elsewhere the result is NaN.
+        p: size of the matrices, a positive integer known when tracing.
+
+    Raises:
+        ValueError: when `p` is not a positive integer.
+    """
+    arguments = _arguments(a, p)
+    return p * (p - 1) / 4 * math.log(math.pi) + jnp.sum(gammaln(arguments), axis=-1)
+
+
+def multidigamma(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape"]:
+    r"""Derivative of the logarithm of the multivariate gamma function.
+
+    ψ_p(a) = d log Γ_p(a) / da = Σ_{j=0}^{p-1} ψ(a - j/2)
+
+    Args:
+        a: real, larger than (p - 1)/2; elsewhere the result is NaN.
+        p: size of the matrices, a positive integer known when tracing.
+
+    Raises:
+        ValueError: when `p` is not a positive integer.
+    """
+    return jnp.sum(digamma(_arguments(a, p)), axis=-1)
+
+
+def _arguments(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape p"]:
+    """a - j/2 for j < p on a new last axis, NaN where one of them is not positive."""
+    p = positive_int("p", p)
+    inside = jnp.where(a > (p - 1) / 2, a, jnp.nan)
+    halves = jnp.arange(p, dtype=a.dtype) / 2
+    return inside[..., None] - jnp.reshape(halves, (1,) * a.ndim + (p,))
+
+
+@jax.custom_jvp
+def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Square root of max(x, 0), with derivative 1/(2 sqrt(x)) for x > 0 and 0 for x <= 0.
+
+    Derivatives of every order are finite wherever they can be represented.
+    """
+    return jnp.sqrt(jnp.maximum(x, 0))
+
+
+@safe_sqrt.defjvp
+def _safe_sqrt_jvp(primals, tangents):
+    (x,), (x_dot,) = primals, tangents
+    root = safe_sqrt(x)
+    return root, _reciprocal_where(x > 0, 2 * root) * x_dot
+
+
+@jax.custom_jvp
+def safe_arccos(c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Arc-cosine of `c` clipped to [-1, 1], with derivative -1/sqrt(1 - c²) for |c| < 1 and 0 for |c| >= 1.
+
+    The derivative of the arc-cosine is infinite at |c| = 1: the zero is a choice, which is right for the clipped
+    function outside [-1, 1] and removes the term from a chain rule at the ends. Derivatives of every order are
+    finite wherever they can be represented.
+    """
+    return jnp.arccos(jnp.clip(c, -1, 1))
+
+
+@safe_arccos.defjvp
+def _safe_arccos_jvp(primals, tangents):
+    (c,), (c_dot,) = primals, tangents
+    sine = safe_sqrt((1 - c) * (1 + c))  # the product keeps the digits that 1 - c² loses near |c| = 1
+    return safe_arccos(c), -_reciprocal_where(jnp.abs(c) < 1, sine) * c_dot
+
+
+def _reciprocal_where(mask: Array, x: Array) -> Array:
+    """1/x where `mask` holds and 0 elsewhere; the inner `where` keeps the division out of the derivatives as well."""
+    return jnp.where(mask, 1 / jnp.where(mask, x, jnp.ones_like(x)), jnp.zeros_like(x))

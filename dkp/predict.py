@@ -1,0 +1,243 @@
+"""Predictions of any posterior, in the original units.
+
+The predictive law of a point is a mixture with one component per posterior draw. The random numbers behind a row of x depend on the
+contents of the row alone, so a prediction does not change with the other rows or with the chunks in which they are computed.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+from jax.scipy.special import logsumexp
+
+from dkp import _check
+from dkp._types import Array, Float, PRNGKeyArray
+from dkp.data import Dataset
+from dkp.likelihoods.base import Likelihood
+from dkp.model import DeepKernelProcess
+from dkp.posterior import Draw, Posterior, latent_moments, resolve_draw
+
+__all__ = ["Prediction", "predict", "prior_predictive"]
+
+_BISECTIONS = 60
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as a vector, else (N, C).
+
+    latent_mean, latent_variance: of the latent functions, standardised units, one row a posterior draw, (S, N, Q).
+    """
+
+    posterior: Posterior
+    draws: Draw
+    latent_mean: Float[Array, "S N Q"]
+    latent_variance: Float[Array, "S N Q"]
+    key: PRNGKeyArray
+    n_samples: int
+
+    @functools.cached_property
+    def _moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, variance = map(np.asarray, self._per_draw(lambda law: (law.mean, law.variance)))
+        return mean.mean(0), variance.mean(0) + mean.var(0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Predictive mean."""
+        return self._squeeze(self._scaling.undo(self._moments[0]))
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Predictive variance of y (noise included)."""
+        return self._squeeze(self._moments[1] * np.asarray(self._scaling.scale) ** 2)
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent given it."""
+        n_draws = self.latent_mean.shape[0]
+        which = jnp.arange(self.n_samples) % n_draws
+        keys = jax.random.split(self.key, self.n_samples)
+        draws, mean, variance = jax.tree.map(lambda a: a[which], (self.draws, self.latent_mean, self.latent_variance))
+        y = jax.vmap(lambda k, *args: self._law(k, *args).sample(k))(keys, draws, mean, variance)
+        return self._squeeze(self._scaling.undo(y))
+
+    def quantile(self, q: Any) -> np.ndarray:
+        """Quantiles of the predictive mixture, found by bisection of its distribution function.
+
+        Args:
+            q: a probability or a sequence of them, each strictly between 0 and 1.
+
+        Returns:
+            the shape of `mean`, with an axis for q in front where q is a sequence.
+
+        Raises:
+            ValueError: when a probability is not strictly between 0 and 1.
+        """
+        q = np.asarray(q, float)
+        if q.ndim > 1 or q.size == 0 or not np.all((q > 0) & (q < 1)):
+            raise ValueError(f"Expected q to be a probability, or a list of them, strictly between 0 and 1. Got {q}.")
+        values = np.stack([self._squeeze(self._scaling.undo(self._standardised_quantile(float(p)))) for p in np.atleast_1d(q)])
+        return values if q.ndim else values[0]
+
+    def log_density(self, y: Any) -> np.ndarray:
+        """log p(y_n | data) in the original units, one value a row: log mean over draws, by log-sum-exp.
+
+        Raises:
+            ValueError: when the shape of y does not fit.
+        """
+        values = _check.matrix("y", y)
+        if values.shape != self.latent_mean.shape[1:2] + (self.posterior.data.n_outputs,):
+            raise ValueError(f"Expected y of shape {self.mean.shape}, one row per row of x. Got shape {np.shape(y)}.")
+        y_standard = jnp.asarray(self._scaling.apply(values), self.latent_mean.dtype)
+        per_draw = self._per_draw(lambda law: _row_log_prob(law, y_standard))
+        mixture = np.asarray(logsumexp(per_draw, axis=0), float) - np.log(self.latent_mean.shape[0])
+        return mixture - np.sum(np.log(np.asarray(self._scaling.scale)))
+
+    def _standardised_quantile(self, q: float) -> np.ndarray:
+        mean, variance = self._moments
+        if self._law(self.key, *self._first_draw()).__class__.__name__ != "Normal":
+            return np.quantile(np.asarray(self._scaling.apply(self.samples)), q, axis=0)
+        return np.asarray(_bisect(lambda v: jnp.mean(self._per_draw(lambda law: law.cdf(v)), axis=0), q, mean, variance))
+
+    def _first_draw(self) -> Any:
+        return jax.tree.map(lambda a: a[0], (self.draws, self.latent_mean, self.latent_variance))
+
+    def _law(self, key: PRNGKeyArray, draw: Draw, mean: Array, variance: Array) -> Any:
+        """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot."""
+        model = resolve_draw(self.posterior.model, draw, self.posterior.data.n_outputs)
+        law = model.likelihood.predictive(mean, variance)
+        if law is not None:
+            return law
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return model.likelihood.conditional(mean + jnp.sqrt(variance) * noise)
+
+    def _per_draw(self, of: Callable[[Any], Any]) -> Any:
+        keys = jax.random.split(jax.random.fold_in(self.key, 1), self.latent_mean.shape[0])
+        return jax.vmap(lambda *args: of(self._law(*args)))(keys, self.draws, self.latent_mean, self.latent_variance)
+
+    @property
+    def _scaling(self) -> Any:
+        return self.posterior.data.y_standardization
+
+    def _squeeze(self, values: np.ndarray) -> np.ndarray:
+        return values[..., 0] if self.posterior.data.y_was_vector else values
+
+
+def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, chunk: int = 1000) -> Prediction:
+    """Predict y at new points.
+
+    Args:
+        posterior: of any engine.
+        x: (B, D) in the original units: array, list or data frame.
+        key: for the posterior draws and the data blocks of the Gram matrices.
+        n_samples: posterior draws, the components of the predictive mixture (an exact posterior has one).
+        chunk: rows computed at a time; the result does not depend on it.
+
+    Raises:
+        ValueError: when x does not have the features of the training data, or holds anything but finite numbers.
+    """
+    n_samples, chunk = _check.positive_int("n_samples", n_samples), _check.positive_int("chunk", chunk)
+    data = posterior.data
+    rows = data.standardize_inputs(x)
+    key_draws, key_rows, key_y = jax.random.split(key, 3)
+    draws = posterior.sample(key_draws, n_samples)
+    parts = [
+        _latent(posterior.model, data.n_outputs, draws, key_rows, padded)
+        for padded in _padded_chunks(rows, min(chunk, len(rows)))
+    ]
+    mean, variance = (jnp.concatenate(blocks, axis=1)[:, : len(rows)] for blocks in zip(*parts, strict=True))
+    return Prediction(
+        posterior=posterior, draws=draws, latent_mean=mean, latent_variance=variance, key=key_y, n_samples=n_samples
+    )
+
+
+def prior_predictive(
+    model: DeepKernelProcess, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, n_outputs: int = 1
+) -> Float[np.ndarray, "S N C"]:
+    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned hyperparameters stand at their start.
+
+    Args:
+        x: (N, D), taken as they are, or a ``Dataset``, whose standardised inputs are used and whose units are returned.
+        n_outputs: C.
+
+    Returns:
+        (n_samples, N, C).
+
+    Raises:
+        ValueError: when x is not a matrix of finite numbers.
+    """
+    n_samples = _check.positive_int("n_samples", n_samples)
+    data = x if isinstance(x, Dataset) else None
+    features = data.x if data is not None else jnp.asarray(_check.matrix("x", x), jnp.result_type(float))
+    columns = data.n_outputs if data is not None else n_outputs
+    shape_only = jnp.zeros((features.shape[0], columns), features.dtype)
+
+    def one(key: PRNGKeyArray) -> Array:
+        with numpyro.handlers.seed(rng_seed=key), numpyro.handlers.block():
+            return model.numpyro(features, None if columns == 1 else shape_only * jnp.nan)
+
+    y = np.asarray(jax.lax.map(one, jax.random.split(key, n_samples)), float)
+    return data.y_standardization.undo(y) if data is not None else y
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _latent(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
+    row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
+
+    def one_draw(index_and_draw: tuple[Array, Draw]) -> tuple[Array, Array]:
+        index, draw = index_and_draw
+
+        def one_row(row_key: PRNGKeyArray, row: Array) -> tuple[Array, Array]:
+            mean, variance = latent_moments(model, draw, jax.random.fold_in(row_key, index), row[None], n_outputs)
+            return mean[0], variance[0]
+
+        return jax.vmap(one_row)(row_keys, x)
+
+    return jax.lax.map(one_draw, (jnp.arange(draws.inducing.shape[0]), draws))
+
+
+def _row_key(key: PRNGKeyArray, row: Float[Array, " D"]) -> PRNGKeyArray:
+    """A key that depends on the contents of a row: two 32-bit hashes of its bits are folded into `key`."""
+    bits = jax.lax.bitcast_convert_type(row + jnp.zeros_like(row), jnp.uint32).reshape(-1)  # -0.0 + 0.0 is 0.0
+    position = jax.random.bits(key, (2, bits.size), jnp.uint32)
+    for_each = _mix(bits[None, :] ^ position)
+    first, second = jnp.sum(for_each, axis=1, dtype=jnp.uint32)
+    return jax.random.fold_in(jax.random.fold_in(key, first), second)
+
+
+def _mix(word: Array) -> Array:
+    """The finaliser of MurmurHash3: every bit of the result depends on every bit of the word."""
+    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
+
+
+def _padded_chunks(rows: Array, size: int) -> list[Array]:
+    missing = -len(rows) % size
+    padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing, rows.shape[1]))])
+    return [padded[start : start + size] for start in range(0, len(padded), size)]
+
+
+def _row_log_prob(law: Any, y: Array) -> Array:
+    log_prob = law.log_prob(y)
+    return jnp.sum(log_prob, axis=-1) if log_prob.ndim == 2 else log_prob
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _bisect(cdf: Callable[[Array], Array], q: float, mean: Array, variance: Array) -> Array:
+    # Cantelli: a quantile lies within sqrt((1 - q) / q) and sqrt(q / (1 - q)) standard deviations of the mean.
+    spread = jnp.sqrt(variance)
+    low, high = mean - spread * jnp.sqrt((1 - q) / q), mean + spread * jnp.sqrt(q / (1 - q))
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (bounds[0] + bounds[1]) / 2
+        below = cdf(middle) < q
+        return jnp.where(below, middle, bounds[0]), jnp.where(below, bounds[1], middle)
+
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
+    return (low + high) / 2

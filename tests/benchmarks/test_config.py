@@ -1,0 +1,71 @@
+"""Command-line text to runs, and the identity of a run."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.config import SUITES, Run, Settings, override, parse_names, parse_splits, plan
+
+RUN = Run(suite="smoke", dataset="diabetes", split=0, method="mean", settings=Settings())
+
+
+@pytest.mark.parametrize(
+    ("text", "splits"),
+    [("", ()), ("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("0,2, 5-7", (0, 2, 5, 6, 7)), ("1-2,2-3", (1, 2, 3))],
+)
+def test_splits_are_numbers_and_ranges(text, splits):
+    assert parse_splits(text) == splits
+
+
+@pytest.mark.parametrize("text", ["a", "1-", "-1", "4-2", "1-b", "1.5", "0-1-2"])
+def test_wrong_splits_are_errors(text):
+    with pytest.raises(ValueError, match="Expected .* Got"):
+        parse_splits(text)
+
+
+def test_names_lose_blanks_and_repetitions_and_keep_their_order():
+    assert parse_names(" gp, diwp,,gp ") == ("gp", "diwp")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_plan_defaults_to_all_of_its_suite(suite):
+    chosen, runs = SUITES[suite], plan(suite)
+    assert len(runs) == len(chosen.datasets) * len(chosen.splits) * len(chosen.methods)
+    assert len({(r.dataset, r.split, r.method) for r in runs}) == len(runs)
+    assert {r.settings for r in runs} == {chosen.settings}
+
+
+def test_a_plan_narrows_to_what_it_is_told():
+    runs = plan("uci-small", datasets="energy,yacht", splits="7", methods="mean", dtype="float32", settings="steps=5")
+    assert [(r.dataset, r.split, r.method) for r in runs] == [("uci/energy", 7, "mean"), ("uci/yacht", 7, "mean")]
+    assert {(r.dtype, r.settings.steps, r.settings.samples) for r in runs} == {("float32", 5, 10)}
+
+
+@pytest.mark.parametrize("wrong", [{"suite": "none"}, {"suite": "smoke", "datasets": "energy"}])
+def test_a_plan_of_unknown_data_is_an_error(wrong):
+    with pytest.raises(ValueError, match="Expected (suite|datasets) .* Got"):
+        plan(**wrong)
+
+
+def test_settings_change_one_by_one():
+    changed = override(Settings(batch_size=10), "steps=20, batch_size=none")
+    assert changed == Settings(steps=20, batch_size=None)
+
+
+@pytest.mark.parametrize("text", ["speed=1", "steps", "steps=", "steps=-1", "steps=0", "steps=none", "samples=1.5"])
+def test_wrong_settings_are_errors(text):
+    with pytest.raises(ValueError, match="Expected .* Got"):
+        override(Settings(), text)
+
+
+def test_a_run_survives_json():
+    assert Run.from_json(RUN.to_json()) == RUN
+
+
+def test_the_fingerprint_sees_the_configuration_and_only_that():
+    elsewhere = dataclasses.replace(RUN, dataset="uci/energy", split=3, method="gp", suite="uci-small")
+    assert elsewhere.fingerprint == RUN.fingerprint
+    numbers = {f.name: dataclasses.replace(RUN.settings, **{f.name: 7}) for f in dataclasses.fields(Settings)}
+    changed = [dataclasses.replace(RUN, settings=s) for s in numbers.values()]
+    changed += [dataclasses.replace(RUN, seed=1), dataclasses.replace(RUN, dtype="float32")]
+    assert len({RUN.fingerprint, *(r.fingerprint for r in changed)}) == len(changed) + 1

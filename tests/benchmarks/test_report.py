@@ -1,0 +1,145 @@
+"""Tables against numbers computed by hand."""
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks import report
+from benchmarks.config import SUITES, Settings
+
+VERSIONS = {"python": "3.11", "jax": "0.9.2", "dkp": "0.1.0"}
+
+
+def record(method, split, log_density, *, dataset="uci/yacht", date="2025-01-02", elbo=None, **changes):
+    metrics = {"log_density": log_density, "rmse": 0.5, "crps": 0.25, "coverage_90": 0.9}
+    return {
+        "suite": "uci-small",
+        "dataset": dataset,
+        "split": split,
+        "method": method,
+        "dtype": "float64",
+        "seed": 0,
+        "settings": dataclasses.asdict(SUITES["uci-small"].settings),
+        "status": "finished",
+        "metrics": metrics if elbo is None else metrics | {"elbo": elbo},
+        "model": f"{method} model",
+        "times": {"fit": 10.0},
+        "date": f"{date}T00:00:00+00:00",
+        "versions": VERSIONS,
+        **changes,
+    }
+
+
+# gp: mean -2, s = 1, s.e. 1/sqrt(3) = 0.577. diwp: mean -4/3, deviations 5/6, 1/3, -7/6, s = 1.0408, s.e. 0.601.
+# Differences 1/2, 1, 1/2: mean 2/3, s = sqrt(1/12), s.e. 1/6.
+RECORDS = [record("gp", k, v) for k, v in enumerate([-1.0, -2.0, -3.0])]
+RECORDS += [record("diwp", k, v, elbo=k + 1.0) for k, v in enumerate([-0.5, -1.0, -2.5])]
+
+
+def table_after(text, title):
+    """Rows of the table below a title, as lists of cells."""
+    lines = text[text.index(f"**{title}**") :].split("\n\n")[1].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_mean_and_standard_error():
+    assert report.mean_and_error([-1.0, -2.0, -3.0]) == pytest.approx((-2.0, 3**-0.5))
+    assert report.mean_and_error([4.0]) == (4.0, None)
+
+
+def test_differences_are_paired_by_split():
+    cells = {("a", "gp"): {0: 1.0, 1: 2.0, 5: 9.0}, ("a", "m"): {1: 5.0, 0: 2.0, 7: 3.0}, ("b", "m"): {0: 1.0}}
+    assert report.differences(cells, "gp") == {("a", "m"): {0: 1.0, 1: 3.0}}
+
+
+def test_tables_hold_the_numbers():
+    text = report.render(RECORDS)
+    header, _, yacht = table_after(text, "Test log density")
+    assert header[:3] == ["", "gp", "diwp"]
+    assert yacht[:3] == ["yacht", "-2.00 ± 0.58 (3)", "-1.33 ± 0.60 (3)"]
+    difference = table_after(text, "Test log density: difference from gp on the same splits")
+    assert difference == [["", "diwp"], ["---", "---"], ["yacht", "0.667 ± 0.167 (3)"]]
+    assert table_after(text, "RMSE")[2] == ["yacht", "0.500 ± 0.000 (3)", "0.500 ± 0.000 (3)"]
+    elbo = table_after(text, "ELBO per data point, standardised targets")
+    assert (elbo[0][1], elbo[2][1]) == ("diwp", "2.00 ± 0.58 (3)")
+    assert "6 runs, 2025-01-02 to 2025-01-02. python 3.11; jax 0.9.2; dkp 0.1.0." in text
+
+
+def test_published_numbers_stand_beside_with_their_source():
+    text = report.render(RECORDS)
+    header, _, yacht = table_after(text, "Test log density")
+    assert yacht[header.index("DWP, 5 layers [ober2021]")] == "-0.46 ± 0.12 (20)"
+    assert yacht[header.index("DGP, 5 layers [ober2021]")] == "-0.77 ± 0.03 (20)"
+    assert "[ober2021]: " in text
+    assert "Table 1 (submission version)" in text
+    assert "boston" not in text
+
+
+def test_data_sets_and_methods_come_in_the_order_of_the_suite():
+    text = report.render([record("mean", 0, -4.0, dataset="uci/wine"), *reversed(RECORDS)])
+    header, _, *rows = table_after(text, "RMSE")
+    assert header == ["", "gp", "diwp", "mean"]
+    assert [row[0] for row in rows] == ["yacht", "wine"]
+    assert rows[1] == ["wine", "", "", "0.500 (1)"]
+
+
+def test_the_latest_of_two_records_for_a_split_counts():
+    text = report.render([record("gp", 0, -7.0, date="2025-02-01"), record("gp", 0, -8.0, date="2025-01-01")])
+    assert table_after(text, "Test log density")[2][1] == "-7.00 (1)"
+
+
+def test_runs_with_other_settings_are_variants():
+    other = record("gp", 0, -9.0, settings=dataclasses.asdict(Settings(steps=5)))
+    narrow = record("gp", 0, -8.0, dtype="float32")
+    header = table_after(report.render([*RECORDS, other, narrow]), "RMSE")[0]
+    assert header == ["", "gp", "gp (float32)", "diwp"]
+    header = table_after(report.render([*RECORDS, other], variants=True), "RMSE")[0]
+    assert header == ["", "gp", "gp (steps=5)", "diwp"]
+
+
+def test_failures_and_mixed_models_are_said():
+    failed = {**record("gp", 4, 0.0), "status": "failed"}
+    text = report.render([*RECORDS, failed, record("diwp", 3, -1.0, model="another")])
+    assert "7 runs, 2025-01-02 to 2025-01-02; 1 failed." in text
+    assert "The runs of diwp do not all have the same model." in text
+
+
+@pytest.mark.parametrize("choice", [{"methods": ("none",)}, {"suites": ("smoke",)}])
+def test_no_runs_to_show_is_an_error(choice):
+    with pytest.raises(ValueError, match="Expected at least one finished run"):
+        report.render(RECORDS, **choice)
+
+
+def test_text_between_markers_is_replaced_again_and_again(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest ± \n", encoding="utf-8")
+    for text in ("first", "second ±"):
+        report.write_between_markers(page, text)
+    expected = "# Title\n<!-- results:begin -->\nsecond ±\n<!-- results:end -->\nrest ± \n"
+    assert page.read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("page", ["", "<!-- results:end --><!-- results:begin -->", "<!-- results:begin -->"])
+def test_a_page_without_markers_is_an_error_and_stays(tmp_path, page):
+    path = tmp_path / "page.md"
+    path.write_text(page)
+    with pytest.raises(ValueError, match="results:begin"):
+        report.write_between_markers(path, "text")
+    assert path.read_text() == page
+
+
+def test_published_numbers_have_a_source_and_known_names():
+    published = json.loads(report.PUBLISHED.read_text(encoding="utf-8"))
+    datasets = {name for suite in SUITES.values() for name in suite.datasets}
+    for entry in published["results"]:
+        assert entry.keys() == {"source", "dataset", "method", "metric", "mean", "se", "splits"}
+        assert entry["source"] in published["sources"]
+        assert entry["dataset"] in datasets
+        assert entry["metric"] in report.METRICS
+        assert entry["se"] >= 0
+        assert entry["splits"] == (5 if entry["dataset"] == "uci/protein" else 20)
+    for source in published["sources"].values():
+        assert source.keys() == {"citation", "url", "location", "note"}
+    identities = {(e["source"], e["dataset"], e["method"], e["metric"]) for e in published["results"]}
+    assert len(identities) == len(published["results"]) == 9 * 2 * 2

@@ -1,0 +1,21 @@
+"""Strict numerics for every test: float64, no silent promotion of dtypes or ranks.
+
+Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures is installed after this file is read.
+"""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    """A fixed PRNG key: a failure repeats."""
+    return jax.random.key(20)
