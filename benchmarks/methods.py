@@ -12,7 +12,7 @@ from scipy import stats
 
 import dkp
 from benchmarks.config import Settings
-from dkp import kernels, likelihoods
+from dkp.defaults import ard_gaussian_process, default_model
 
 __all__ = ["METHODS", "MeanPrediction", "Method", "default_model"]
 
@@ -35,29 +35,8 @@ class Method:
     elbo: Callable[[Any, Any], float] | None = None
 
 
-def gp_model() -> "dkp.DeepKernelProcess":
-    """An exact Gaussian process with a squared-exponential kernel, one length-scale a feature."""
-    return dkp.DeepKernelProcess(
-        layers=[kernels.Linear(ard=True), kernels.SquaredExponential(variance=dkp.learn(1.0))],
-        likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
-    )
-
-
-def default_model() -> "dkp.DeepKernelProcess":
-    """The deep inverse Wishart process of the tables: one inverse-Wishart bottleneck."""
-    return dkp.DeepKernelProcess(
-        layers=[
-            kernels.Linear(ard=True),
-            kernels.SquaredExponential(),
-            dkp.InverseWishart(delta=dkp.learn(np.exp(4.0))),
-            kernels.SquaredExponential(variance=dkp.learn(1.0)),
-        ],
-        likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
-    )
-
-
 def fit_gp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    return dkp.condition(gp_model(), data, key=key)
+    return dkp.condition(ard_gaussian_process(), data, key=key)
 
 
 def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:

@@ -5,6 +5,7 @@ from dkp._spec import learn
 from dkp._version import __version__
 from dkp.bottlenecks import InverseWishart
 from dkp.data import Dataset
+from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.exact import ExactPosterior, condition
 from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
@@ -27,4 +28,5 @@ __all__ = [
     "likelihoods",
     "predict",
     "prior_predictive",
+    "to_arviz",
 ]

@@ -4,6 +4,8 @@ A bottleneck gives the prior of the factor of the inducing block, and draws the 
 given that factor. Nothing else in the package knows what kind of bottleneck a layer is.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from numpyro.distributions import Distribution
 
@@ -42,13 +44,13 @@ class InverseWishart(Bottleneck):
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), deep inverse Wishart process.
     """
 
-    delta: Array | float = hyperparameter(default=learn())
+    delta: Any = hyperparameter(default=learn())
 
     def __post_init__(self) -> None:
         self.check_hyperparameters()
 
     def initial_values(self, x: Array, y: Array) -> dict[str, float]:
-        return {"delta": 55.0}  # e^4: with a small concentration the first epochs see only noise
+        return {"delta": 1000.0}  # narrower than most posteriors: where noise hides the data, nothing can be learned
 
     def prior(self, scale: Cholesky) -> InverseWishartFactor:
         root = jnp.sqrt(jnp.asarray(self.delta, scale.tril.dtype))

@@ -4,7 +4,6 @@ Means and scales are computed on the host in float64 and stay there, so that tar
 in float32: what is cast is already standardised.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -13,12 +12,12 @@ import numpy as np
 
 from dkp import _check
 from dkp._types import Array, Float
+from dkp._value import static, value
 
 __all__ = ["Dataset", "Standardization"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class Standardization:
     """The affine map z = (x - mean) / scale, column by column, on the host in float64."""
 
@@ -55,12 +54,7 @@ class Standardization:
         return np.asarray(self.mean) + np.asarray(self.scale) * np.asarray(z, np.float64)
 
 
-def _static() -> Any:
-    return dataclasses.field(metadata={"static": True})
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class Dataset:
     """Standardised inputs and targets, and the way back to the original units; see :meth:`from_arrays`."""
 
@@ -68,9 +62,9 @@ class Dataset:
     y: Float[Array, "N C"]
     x_standardization: Standardization
     y_standardization: Standardization
-    feature_names: tuple[str, ...] = _static()
-    target_names: tuple[str, ...] = _static()
-    y_was_vector: bool = _static()
+    feature_names: tuple[str, ...] = static()
+    target_names: tuple[str, ...] = static()
+    y_was_vector: bool = static()
 
     @classmethod
     def from_arrays(

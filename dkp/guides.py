@@ -64,10 +64,12 @@ class OutputGuide:
     """Pseudo-targets w (P, C) and their precision factor Lam (P, P, lower-triangular with positive diagonal) for the outputs."""
 
     def init(self, size: int, n_latent: int, dtype: jnp.dtype) -> Parameters:
-        return {
-            "target": jnp.zeros((size, n_latent), dtype),
-            "precision": jnp.zeros((size, size), dtype),
-        }
+        return self.parameters(jnp.zeros((size, n_latent), dtype), jnp.eye(size, dtype=dtype))
+
+    def parameters(self, target: Float[Array, "P Q"], precision_tril: Float[Array, "P P"]) -> Parameters:
+        """The parameters of given pseudo-targets and precision factor."""
+        log_diagonal = jnp.log(jnp.diagonal(precision_tril))
+        return {"target": target, "precision": jnp.tril(precision_tril, -1) + jnp.diag(log_diagonal)}
 
     def arrays(self, parameters: Parameters) -> tuple[Float[Array, "P Q"], Float[Array, "P P"]]:
         """(w, Lam)."""
@@ -84,6 +86,10 @@ class HyperparameterGuide:
         start = jnp.broadcast_to(jnp.asarray(h.prior.mean, dtype), h.shape)
         start = jnp.where(jnp.isfinite(start), start, jnp.ones_like(start))
         return {"loc": transform.inv(start), "log_scale": jnp.full(h.shape, -3.0, dtype)}
+
+    def centre(self, h: Hyperparameter, parameters: Parameters) -> Array:
+        """The median, in the hyperparameter's own domain."""
+        return transform_of(h.constraint)(parameters["loc"])
 
     def law(self, h: Hyperparameter, parameters: Parameters) -> Distribution:
         normal = dist.Normal(parameters["loc"], jnp.exp(parameters["log_scale"])).to_event(len(h.shape))

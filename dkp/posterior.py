@@ -4,12 +4,12 @@ A draw fixes the hyperparameters, the Gram factors at the inducing points and th
 follow from it by :func:`latent_moments`, in the same way for every engine.
 """
 
-import dataclasses
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 
 from dkp._types import Array, Float, PRNGKeyArray
+from dkp._value import value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
 from dkp.distributions.outputs import OutputLaw
@@ -21,8 +21,7 @@ from dkp.priors import resolve
 __all__ = ["Draw", "Posterior", "latent_moments", "resolve_draw"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class Draw:
     """One posterior draw of a network (or a stack of draws, along a leading axis of every array).
 

@@ -6,7 +6,7 @@ off unless asked for, and then prints at most ten lines.
 
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from tqdm.std import tqdm
 
@@ -38,6 +38,7 @@ class Progress:
         self._bar: tqdm | None = None
         self._logged = 0
         self._start = time.monotonic()
+        self._offset = 0
 
     def __enter__(self) -> "Progress":
         self._start = time.monotonic()
@@ -49,8 +50,14 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
+    def offset(self, steps: int) -> Self:
+        """The same bar for a later stage: what it counts from now on comes after the first `steps`."""
+        self._offset = steps
+        return self
+
     def update(self, done: int, **values: Any) -> None:
-        """Say that `done` of the steps are behind us, counted from the start, and show `values` to 4 digits."""
+        """Say that `done` of the steps of this stage are behind us, counted from its start, and show `values` to 4 digits."""
+        done += self._offset
         shown = ", ".join(f"{name}={float(value):.4g}" for name, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown, refresh=False)

@@ -43,7 +43,6 @@ print(json.dumps({{name: max(float(f[name].max()) for f in found) for name in fo
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("x64", "tolerance"), [(True, 1e-12), (False, 1e-4)])
 def test_batched_factorisations_end_and_are_right(x64, tolerance):
     errors = json.loads(run_python(PROGRAM.format(x64=x64), timeout=120))

@@ -4,20 +4,19 @@ Every posterior over u leads to Gaussian marginals at a point t of one form, :cl
 with pseudo-targets, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from dkp._types import Array, Float, Scalar
+from dkp._value import value
 from dkp.linalg.blocks import Gram
 from dkp.linalg.cholesky import Cholesky, cholesky, log_determinant
 
-__all__ = ["OutputLaw", "collapsed_bound", "exact_outputs", "pseudo_target_posterior"]
+__all__ = ["OutputLaw", "collapsed_bound", "exact_outputs", "gaussian_log_density", "pseudo_target_posterior"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class OutputLaw:
     """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs.
 
@@ -97,8 +96,32 @@ def exact_outputs(
     kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
     """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation 2.30)."""
+    covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+    factor = cholesky(covariance)
+    law = OutputLaw(weights=factor.inverse.T @ (factor.inverse @ y), removed=factor.inverse)
+    return gaussian_log_density(covariance, y), law
+
+
+@jax.custom_jvp
+def gaussian_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]) -> Scalar:
+    """sum_c log N(y_c; 0, covariance).
+
+    The derivative tr((a a^T - C covariance^-1) d covariance) / 2 - a^T dy, a = covariance^-1 y, needs one product of N x N matrices
+    where differentiating through the factorisation needs four.
+    """
+    return _log_density_and_solution(covariance, y)[0]
+
+
+@gaussian_log_density.defjvp
+def _gaussian_log_density_jvp(primals, tangents):
+    log_density, solution, inverse_factor = _log_density_and_solution(*primals)
+    outer = solution @ solution.T - primals[1].shape[1] * (inverse_factor.T @ inverse_factor)
+    return log_density, jnp.sum(outer * tangents[0]) / 2 - jnp.sum(solution * tangents[1])
+
+
+def _log_density_and_solution(covariance: Array, y: Array) -> tuple[Array, Array, Array]:
     n, n_outputs = y.shape
-    factor = cholesky(kernel + noise_variance * jnp.eye(n, dtype=y.dtype))
+    factor = cholesky(covariance)
     scaled = factor.inverse @ y
-    log_density = -(n_outputs * (log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)) + jnp.sum(scaled**2)) / 2
-    return log_density, OutputLaw(weights=factor.inverse.T @ scaled, removed=factor.inverse)
+    log_det = log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)
+    return -(n_outputs * log_det + jnp.sum(scaled**2)) / 2, factor.inverse.T @ scaled, factor.inverse

@@ -123,7 +123,7 @@ def _maximise(
     """L-BFGS with a zoom line search, until the gradient is small against the number of points."""
     transforms = {n: transform_of(h.constraint) for n, h in hyperparameters(model, data.d, data.n_outputs).items()}
     optimizer = optax.lbfgs()
-    tolerance = jnp.asarray(1e-5 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
+    tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
 
     def loss(free: dict[str, Array]) -> Scalar:
         values = {n: transforms[n](v) for n, v in free.items()}

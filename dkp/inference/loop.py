@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from dkp._types import Array, PRNGKeyArray
+from dkp._value import value
 from dkp.progress import Progress
 
 __all__ = ["Batches", "LoopResult", "LoopState", "minimise", "make_step"]
@@ -24,8 +25,7 @@ __all__ = ["Batches", "LoopResult", "LoopState", "minimise", "make_step"]
 Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class LoopState:
     """Parameters and optimiser state after `step` steps."""
 

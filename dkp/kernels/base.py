@@ -33,7 +33,7 @@ class PointwiseKernel(Kernel):
     """A kernel that is an elementwise function of (k_xy, k_xx, k_yy)."""
 
     def evaluate(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
-        """k'(x, y) from k(x, y), k(x, x), k(y, y), elementwise; the three have one shape after broadcasting of axes of length 1."""
+        """k'(x, y) from k(x, y), k(x, x), k(y, y), elementwise; axes of length 1 are broadcast."""
         raise NotImplementedError
 
     def evaluate_diagonal(self, kxx: Array) -> Array:

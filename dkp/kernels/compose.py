@@ -38,7 +38,7 @@ class _Composite(Kernel):
 class _Variadic(_Composite):
     """Takes its parts as positional arguments."""
 
-    kernels: tuple[Kernel | InputKernel, ...] = part()
+    kernels: tuple[Any, ...] = part()
 
     def __init__(self, *kernels: Any) -> None:
         _check_kernels(type(self).__name__, kernels)

@@ -1,5 +1,7 @@
 """Gaussian noise."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -24,7 +26,7 @@ class Gaussian(Likelihood):
 
     is_gaussian = True
 
-    noise: Array | float = hyperparameter(default=learn())
+    noise: Any = hyperparameter(default=learn())
 
     def __post_init__(self) -> None:
         self.check_hyperparameters()

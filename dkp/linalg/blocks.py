@@ -5,18 +5,17 @@ points, and only the diagonal ``tt`` among the data, so that time and memory are
 points. With all the data as its own inducing set it is ``ii`` alone.
 """
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from dkp._types import Array, Float
+from dkp._value import value
 
 __all__ = ["Gram", "Inputs"]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class Inputs:
     """Features of the inducing points `i` and, when there are other points, of the data `t`."""
 
@@ -24,8 +23,7 @@ class Inputs:
     t: Float[Array, "B D"] | None = None
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class Gram:
     """Blocks of a symmetric positive semi-definite matrix over inducing points (i) and data points (t).
 

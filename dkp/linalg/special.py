@@ -65,7 +65,9 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
     Derivatives of every order are finite wherever they can be represented.
     """
-    return jnp.sqrt(jnp.maximum(x, 0))
+    # Written so that plain differentiation is finite too: a second derivative through `lax.scan` drops the rule below.
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
 
 
 @safe_sqrt.defjvp

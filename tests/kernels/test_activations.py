@@ -10,7 +10,14 @@ from dkp.kernels import ArcCosine, Repeat
 from dkp.kernels.activations import _angle
 from dkp.linalg.blocks import Gram
 
-COVARIANCES = [(0.3, 1.0, 2.0), (-0.9, 0.5, 1.8), (0.0, 1.0, 1.0), (1.1, 1.3, 0.95), (-0.999, 1.0, 1.0), (2e-3, 1e-6, 9.0)]
+COVARIANCES = [
+    (0.3, 1.0, 2.0),
+    (-0.9, 0.5, 1.8),
+    (0.0, 1.0, 1.0),
+    (1.1, 1.3, 0.95),
+    (-0.999, 1.0, 1.0),
+    (2e-3, 1e-6, 9.0),
+]
 DTYPES = [jnp.float32, jnp.float64]
 
 

@@ -60,8 +60,12 @@ def test_composites_of_input_kernels_are_input_kernels(make):
     assert isinstance(make(Linear()), InputKernel)
     assert not isinstance(make(A), InputKernel)
     assert repr(make(Linear())).startswith(f"{make.__name__}(")
-    assert_same(Sum(make(Linear()), make(Linear()))(INPUTS) if make is not Scale else Scale(Linear(), 2.0)(INPUTS),
-                jax.tree.map(lambda block: 2 * block, GRAM))
+
+
+def test_input_kernels_are_added_multiplied_and_scaled():
+    assert_same(Sum(Linear(), Linear())(INPUTS), jax.tree.map(lambda block: 2 * block, GRAM))
+    assert_same(Product(Linear(), Linear())(INPUTS), jax.tree.map(lambda block: block**2, GRAM))
+    assert_same(Scale(Linear(), 3.0)(INPUTS), jax.tree.map(lambda block: 3 * block, GRAM))
 
 
 def test_keywords_choose_the_sort_too():
@@ -74,7 +78,7 @@ def test_keywords_choose_the_sort_too():
         (lambda: Sum(Linear(), A), "not of both"),
         (lambda: Product(A, Linear()), "not of both"),
         (lambda: Chain(A, Linear()), "only at the start"),
-        (lambda: Sum(), "made of kernels. Got none"),
+        (Sum, "made of kernels. Got none"),
         (lambda: Chain(A, 3), "made of kernels. Got 3"),
         (lambda: Sum([A, B]), r"Expected Sum\(…\) to be made of kernels"),
         (lambda: Scale(ArcCosine, 2.0), "made of kernels"),

@@ -1,0 +1,151 @@
+"""Posteriors as ArviZ data: InferenceData with ArviZ 0.x, an xarray DataTree with 1.x.
+
+Every draw is one network, and one value of f at every training point drawn from its marginal given that network. The pointwise
+log-likelihood is log p(y_n | f_n) at that value: what PSIS-LOO and WAIC need, since leaving y_n out reweights f_n by
+1 / p(y_n | f_n).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp._types import Array, PRNGKeyArray
+from dkp._version import __version__
+from dkp.diagnostics.grams import gram_summaries
+from dkp.posterior import Draw, Posterior
+from dkp.predict import Prediction, predict
+from dkp.priors import Hyperparameter, hyperparameters, resolve
+
+__all__ = ["to_arviz"]
+
+_LARGEST_LATENT = 1_000_000  # numbers; above that, f would make up most of the file
+
+
+def to_arviz(posterior: Posterior, *, key: PRNGKeyArray, n_samples: int = 100, x: Any = None, chunk: int = 1000) -> Any:
+    """The posterior as ArviZ data, for its summaries, plots and comparisons (``az.loo``, ``az.compare``).
+
+    Groups: ``posterior`` (hyperparameters under their names; ``gram_1_log_det``, ``gram_1_trace`` and
+    ``gram_1_effective_rank`` of the first bottleneck's Gram matrix at the inducing points, and so on; ``f`` at the training points,
+    in standardised units, unless that is more than a million numbers), ``posterior_predictive`` (y at the training
+    points), ``log_likelihood`` (one value a data row, original units), ``observed_data``, ``constant_data`` (features) and, with `x`,
+    ``predictions`` and ``predictions_constant_data``. All but f are in the original units. Given a draw, the values of f and y at different points are
+    drawn from their marginals, independently.
+
+    Args:
+        posterior: of any engine.
+        key: for the draws.
+        n_samples: number of draws; one chain. PSIS-LOO wants hundreds.
+        x: new points (B, D), in the original units, for the group ``predictions``.
+        chunk: rows computed at a time; the result does not depend on it.
+
+    Returns:
+        ``arviz.InferenceData``, or an ``xarray.DataTree`` with ArviZ 1.x.
+
+    Raises:
+        ValueError: when `x` does not have the features of the training data.
+    """
+    key_train, key_new, key_f = jax.random.split(key, 3)
+    data = posterior.data
+    features = data.x_standardization.undo(data.x)
+    prediction = predict(posterior, features, key=key_train, n_samples=n_samples, chunk=chunk)
+    # A posterior that is known exactly gives one draw of the network: it stands for all.
+    which = jnp.arange(n_samples) % prediction.latent_mean.shape[0]
+    values = {name: value[which] for name, value in prediction.draws.values.items()}
+    f = _latent(prediction, which, key_f)
+    y, log_likelihood = _outcomes(posterior, values, f, jax.random.fold_in(key_f, 1))
+    kept = {"f": f} if f.size <= _LARGEST_LATENT else {}
+    groups = {
+        "posterior": {**values, **_grams(prediction.draws, np.asarray(which)), **kept},
+        "posterior_predictive": {"y": data.undo_targets(y)},
+        "log_likelihood": {"y": log_likelihood},
+        "observed_data": {"y": data.undo_targets(data.y)},
+        "constant_data": {"x": features},
+    }
+    if x is not None:
+        new = predict(posterior, x, key=key_new, n_samples=n_samples, chunk=chunk)
+        groups["predictions"] = {"y": new.samples}
+        groups["predictions_constant_data"] = {"x": data.x_standardization.undo(data.standardize_inputs(x))}
+    return _convert(groups, posterior)
+
+
+def _latent(prediction: Prediction, which: Array, key: PRNGKeyArray) -> Array:
+    """f_n from its marginal given each draw, (S, N, Q)."""
+    mean, variance = prediction.latent_mean[which], prediction.latent_variance[which]
+    return mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def _outcomes(posterior: Posterior, values: dict[str, Array], f: Array, key: PRNGKeyArray) -> tuple[Array, np.ndarray]:
+    """y drawn from p(y | f), standardised, (S, N, C); and log p(y_n | f_n) of the observed y, original units, (S, N)."""
+    data, scale = posterior.data, np.asarray(posterior.data.y_standardization.scale)
+
+    def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Array, Array]:
+        key, values, f = draw
+        law = resolve(posterior.model, values, f.dtype, data.d, data.n_outputs).likelihood.conditional(f)
+        return law.sample(key), law.log_prob(data.y)
+
+    keys = jax.random.split(key, f.shape[0])
+    y, log_prob = jax.jit(lambda *draws: jax.lax.map(one, draws))(keys, values, f)
+    return y, np.asarray(log_prob, float) - np.sum(np.log(scale))
+
+
+def _grams(draws: Draw, which: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        f"gram_{layer}_{name}": values[which]
+        for layer, factor in enumerate(draws.factors, start=1)
+        for name, values in gram_summaries(factor).items()
+    }
+
+
+def _convert(groups: dict[str, dict[str, Any]], posterior: Posterior) -> Any:
+    import arviz as az
+    import xarray as xr
+
+    attributes = _attributes(posterior)
+    datasets = {name: _dataset(name, variables, posterior, attributes) for name, variables in groups.items()}
+    if getattr(az, "InferenceData", xr.DataTree) is xr.DataTree:  # ArviZ 1.x keeps the name for the tree
+        return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **datasets})
+    return az.InferenceData(**datasets, attrs=attributes)
+
+
+def _dataset(group: str, variables: dict[str, Any], posterior: Posterior, attributes: dict[str, Any]) -> Any:
+    """One group: draws stand on the axes (chain, draw), with one chain."""
+    import xarray as xr
+
+    data, dims = posterior.data, _dims(posterior)
+    sampled = not group.endswith("data")
+    leading = ["chain", "draw"] if sampled else []
+    if group == "log_likelihood":
+        dims["y"] = ["row"]  # one value a row, all outputs together
+    arrays = {name: np.asarray(v)[None] if sampled else np.asarray(v) for name, v in variables.items()}
+    found = {name: ([*leading, *dims.get(name, [])], array) for name, array in arrays.items()}
+    names = {"feature": list(data.feature_names), "output": list(data.target_names)}
+    counted = {axis: np.arange(size) for axis, size in xr.Dataset(found).sizes.items() if axis not in names}
+    used = {axis: names[axis] for axis in xr.Dataset(found).sizes if axis in names}
+    return xr.Dataset(found, coords={**counted, **used}, attrs=attributes)
+
+
+def _dims(posterior: Posterior) -> dict[str, list[str]]:
+    data, targets = posterior.data, [] if posterior.data.y_was_vector else ["output"]
+    named = {name: _axes(h) for name, h in hyperparameters(posterior.model, data.d, data.n_outputs).items()}
+    return {**named, "x": ["row", "feature"], "y": ["row", *targets], "f": ["row", "latent"]}
+
+
+def _axes(h: Hyperparameter) -> list[str]:
+    """Names of a hyperparameter's axes, told apart by asking for its shape with sizes that no data set has."""
+    sizes = {-1: "feature", -2: "output"}
+    shape = h.owner.hyperparameter_shapes(-1, -2).get(h.name.rsplit(".", 1)[-1], ())
+    return [sizes.get(size, f"{h.name}_axis_{axis}") for axis, size in enumerate(shape)]
+
+
+def _attributes(posterior: Posterior) -> dict[str, Any]:
+    """Library, version and the engine's summary, as values that netCDF can hold."""
+    summary = {name: _plain(value) for name, value in posterior.summary().items()}
+    return {"inference_library": "dkp", "inference_library_version": __version__, "model": repr(posterior.model), **summary}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        return int(value)
+    return list(map(float, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,129 @@
+"""Gram matrices of posterior draws, and what they say about the representation that was learned.
+
+A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the same network would do without
+randomness (the limit of an infinitely wide network, in which nothing is learned) is computed beside them for comparison.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp import _check
+from dkp._types import Array, Float, PRNGKeyArray
+from dkp.bottlenecks import Bottleneck
+from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.cholesky import cholesky
+from dkp.model import propagate
+from dkp.posterior import Draw, Posterior, resolve_draw
+
+__all__ = ["GramDraws", "centred_alignment", "gram_draws", "gram_summaries", "label_alignment"]
+
+
+class GramDraws(NamedTuple):
+    """Gram matrices at the inducing points, one a draw.
+
+    learned: G_1, G_2, … after each bottleneck, and last the kernel matrix K of the outputs. fixed: the same matrices of
+    the deterministic network with the same hyperparameters, in which every bottleneck returns what enters it.
+    """
+
+    learned: tuple[Float[Array, "S P P"], ...]
+    fixed: tuple[Float[Array, "S P P"], ...]
+
+
+def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
+    """Gram matrices of `draws` at their inducing points, beside those of the deterministic network.
+
+    Args:
+        draws: a stack, ``posterior.sample(key, n)``.
+    """
+
+    def one(draw: Draw) -> GramDraws:
+        layers = resolve_draw(posterior.model, draw, posterior.data.n_outputs).layers
+        points = Inputs(i=draw.inducing)
+        learned = _walk(layers, points, lambda index, layer, kernel: Gram(ii=_product(draw.factors[index - 1])))
+        fixed = _walk(layers, points, lambda index, layer, kernel: kernel)
+        return GramDraws(*(tuple(gram.ii for gram in grams) for grams in (learned, fixed)))
+
+    return jax.jit(lambda stack: jax.lax.map(one, stack))(draws)
+
+
+def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
+    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular values s of their factors.
+
+    log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues. effective_rank is exp(H(p)) with the
+    entropy H of p = s^2 / sum s^2, between 1 and P: Roy & Vetterli 2007, The effective rank, definition 1.
+
+    Args:
+        factor: S, (S, P, M), full rank.
+
+    Raises:
+        ValueError: when it does not have three axes or is not finite.
+    """
+    values = _check.finite_array("factor", factor, ndim=3)
+    eigenvalues = np.linalg.svd(values, compute_uv=False) ** 2
+    trace = eigenvalues.sum(axis=-1)
+    share = eigenvalues / trace[:, None]
+    entropy = -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=-1)
+    return {"log_det": np.log(eigenvalues).sum(axis=-1), "trace": trace, "effective_rank": np.exp(entropy)}
+
+
+def centred_alignment(features: Float[Array, "N M"], labels: Float[Array, "N C"]) -> Float[Array, ""]:
+    """Centred alignment of the Gram matrices K = F F^T and Y Y^T, in [0, 1], without forming them.
+
+        <HKH, HYY^TH> / (||HKH|| ||HYY^TH||) = ||F_c^T Y_c||^2 / (||F_c^T F_c|| ||Y_c^T Y_c||),   H = I - 11^T / N
+
+    Args:
+        features: F, (N, M), not constant over rows.
+        labels: Y, (N, C), not constant over rows.
+
+    Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), definition 4.
+    """
+    f, y = (a - jnp.mean(a, axis=0, keepdims=True) for a in (features, labels))
+    return jnp.sum((f.T @ y) ** 2) / (jnp.linalg.norm(f.T @ f) * jnp.linalg.norm(y.T @ y))
+
+
+def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> Float[np.ndarray, "S L"]:
+    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training points, one row a draw.
+
+    The columns are the matrices of :func:`gram_draws`. A Gram matrix at the data is projected on the inducing points,
+    G_ti G_ii^-1 G_it: exact where the inducing points are the data.
+
+    Args:
+        key: for the data blocks of the Gram matrices.
+    """
+    data = posterior.data
+
+    def one(key: PRNGKeyArray, draw: Draw) -> Array:
+        def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+            return layer.condition(jax.random.fold_in(key, index), kernel, cholesky(kernel.ii), draw.factors[index - 1])
+
+        layers = resolve_draw(posterior.model, draw, data.n_outputs).layers
+        grams = _walk(layers, Inputs(i=draw.inducing, t=data.x), bottleneck)
+        return jnp.stack([centred_alignment(_projected(gram), data.y) for gram in grams])
+
+    keys = jax.random.split(key, draws.inducing.shape[0])
+    return np.asarray(jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))(keys, draws))
+
+
+def _walk(layers: Any, points: Inputs, bottleneck: Any) -> list[Gram]:
+    """What leaves every bottleneck, and the last Gram matrix."""
+    grams: list[Gram] = []
+
+    def remember(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+        grams.append(bottleneck(index, layer, kernel))
+        return grams[-1]
+
+    last = propagate(layers, points, remember)
+    return [*grams, last]
+
+
+def _product(factor: Float[Array, "P M"]) -> Float[Array, "P P"]:
+    return factor @ factor.T
+
+
+def _projected(gram: Gram) -> Float[Array, "N P"]:
+    """F with F F^T = G_ti G_ii^-1 G_it."""
+    assert gram.ti is not None
+    return gram.ti @ cholesky(gram.ii).inverse.T

@@ -1,0 +1,184 @@
+"""ArviZ data of a posterior, against the closed form of a Gaussian process, on ArviZ 0.x and 1.x."""
+
+import dataclasses
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from scipy import stats
+
+import dkp
+from dkp import kernels, likelihoods
+from dkp.diagnostics import arviz
+from dkp.distributions.outputs import OutputLaw
+from dkp.posterior import Draw
+
+N, S, NOISE = 25, 4000, 0.8
+RNG = np.random.default_rng(5)
+X = RNG.uniform(-2, 2, (N, 2))
+Y = 1000 + 50 * (np.sin(X[:, 0]) + 0.5 * RNG.normal(size=N))
+
+
+def gaussian_process(y=Y, dtype=None):
+    """Numbers for all hyperparameters: nothing is fitted, and everything is known."""
+    model = dkp.DeepKernelProcess(
+        layers=[kernels.Linear(), kernels.SquaredExponential(lengthscale=1.5)],
+        likelihood=likelihoods.Gaussian(noise=NOISE),
+    )
+    data = dkp.Dataset.from_arrays(
+        X, y, feature_names=("height", "depth"), target_names=["t", "s"][: np.ndim(y)], dtype=dtype
+    )
+    return dkp.condition(model, data)
+
+
+@pytest.fixture(scope="module")
+def posterior():
+    return gaussian_process()
+
+
+@pytest.fixture(scope="module")
+def idata(posterior):
+    return dkp.to_arviz(posterior, key=jax.random.key(1), n_samples=S)
+
+
+def covariance():
+    """Of the standardised targets, by hand."""
+    z = (X - X.mean(0)) / X.std(0, ddof=1)
+    squares = np.sum((z[:, None] - z[None, :]) ** 2, axis=-1) / 2
+    return np.exp(-squares / (2 * 1.5**2)) + NOISE**2 * np.eye(N)
+
+
+def leave_one_out():
+    """log p(y_n | the others), original units: Rasmussen & Williams 2006, equations 5.10 to 5.12."""
+    y, inverse = (Y - Y.mean()) / Y.std(ddof=1), np.linalg.inv(covariance())
+    variance = 1 / np.diag(inverse)
+    return stats.norm.logpdf(y, y - variance * (inverse @ y), np.sqrt(variance)) - np.log(Y.std(ddof=1))
+
+
+def test_pointwise_log_likelihood_gives_leave_one_out(idata):
+    """E[1 / p(y_n | f_n)] over the posterior is 1 / p(y_n | the others); 25 z-scores beyond 4.5: odds 2e-4 by chance."""
+    ratios = np.exp(-np.asarray(idata["log_likelihood"]["y"])[0] + leave_one_out()[None])
+    z = (ratios.mean(0) - 1) / (ratios.std(0, ddof=1) / np.sqrt(S))
+    assert np.abs(z).max() < 4.5
+    assert np.sum(z**2) < stats.chi2.ppf(1 - 1e-4, N)
+
+
+def test_psis_loo_agrees_with_the_closed_form(idata):
+    result = az.loo(idata, pointwise=True)
+    elpd = getattr(result, "elpd_loo", None)
+    elpd = result.elpd if elpd is None else elpd
+    assert np.all(np.asarray(result.pareto_k) < 0.7)
+    # The Monte Carlo error of a sum of 25 log ratios with S = 4000 is about 0.02.
+    assert abs(float(elpd) - leave_one_out().sum()) < 0.1
+
+
+def test_predictive_draws_have_the_predictive_law(idata, posterior):
+    """25 z-scores of means and 25 of variances, each beyond 4.5: odds 4e-4 by chance."""
+    y = np.asarray(idata["posterior_predictive"]["y"])[0]
+    prediction = dkp.predict(posterior, X, key=jax.random.key(0))
+    assert np.abs((y.mean(0) - prediction.mean) / np.sqrt(prediction.variance / S)).max() < 4.5
+    assert np.abs((y.var(0, ddof=1) / prediction.variance - 1) / np.sqrt(2 / (S - 1))).max() < 4.5
+
+
+def test_data_come_back_in_the_original_units(idata):
+    np.testing.assert_allclose(idata["observed_data"]["y"], Y, rtol=1e-12)
+    np.testing.assert_allclose(idata["constant_data"]["x"], X, rtol=1e-12)
+    assert list(idata["constant_data"]["x"].coords["feature"].values) == ["height", "depth"]
+
+
+def test_attributes_say_where_it_came_from(idata):
+    attributes = idata["posterior"].attrs
+    assert (attributes["inference_library"], attributes["inference_library_version"]) == ("dkp", dkp.__version__)
+    assert attributes["engine"] == "exact"
+
+
+def test_it_survives_a_file(posterior, tmp_path):
+    before = dkp.to_arviz(posterior, key=jax.random.key(2), n_samples=3, x=X[:4])
+    before.to_netcdf(str(tmp_path / "posterior.nc"), engine="h5netcdf")
+    after = az.from_netcdf(str(tmp_path / "posterior.nc"))
+    for group in ("posterior", "posterior_predictive", "log_likelihood", "observed_data", "predictions"):
+        for name, values in before[group].data_vars.items():
+            np.testing.assert_array_equal(after[group][name], values)
+    assert after["predictions"]["y"].shape == (1, 3, 4)
+    np.testing.assert_allclose(after["predictions_constant_data"]["x"], X[:4], rtol=1e-12)
+
+
+def test_two_outputs_in_float32():
+    posterior = gaussian_process(np.stack([Y, 1e-6 * Y], axis=1), np.float32)
+    idata = dkp.to_arviz(posterior, key=jax.random.key(3), n_samples=2)
+    assert idata["posterior_predictive"]["y"].dims == ("chain", "draw", "row", "output")
+    assert list(idata["observed_data"]["y"].coords["output"].values) == ["t", "s"]
+    assert idata["log_likelihood"]["y"].shape == (1, 2, N)
+    assert np.isfinite(idata["log_likelihood"]["y"]).all()
+
+
+def test_a_large_latent_function_is_left_out(posterior, monkeypatch):
+    arguments = {"key": jax.random.key(4), "n_samples": 2}
+    assert dkp.to_arviz(posterior, **arguments)["posterior"]["f"].dims == ("chain", "draw", "row", "latent")
+    monkeypatch.setattr(arviz, "_LARGEST_LATENT", 2 * N - 1)
+    assert "f" not in dkp.to_arviz(posterior, **arguments)["posterior"]
+
+
+# Deep models --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenPosterior:
+    """A posterior whose draws are given."""
+
+    model: dkp.DeepKernelProcess
+    data: dkp.Dataset
+    draws: Draw
+
+    def sample(self, key, n):
+        return self.draws
+
+    def summary(self):
+        return {"engine": "given", "converged": True, "starts": (1.0, 2.0)}
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Two draws of a model with inferred and learned hyperparameters and one bottleneck, at five inducing points."""
+    model = dkp.DeepKernelProcess(
+        layers=[
+            kernels.Linear(ard=True, weights=dist.LogNormal(0.0, 1.0)),
+            kernels.SquaredExponential(),
+            dkp.InverseWishart(delta=dist.Gamma(5.0, 1.0)),
+            kernels.SquaredExponential(),
+        ],
+        likelihood=likelihoods.Gaussian(noise=0.3),
+    )
+    draws = Draw(
+        values={
+            "layers.0.weights": jnp.asarray([[1.0, 2.0], [3.0, 4.0]]),
+            "layers.1.lengthscale": jnp.asarray([1.0, 1.0]),
+            "layers.2.delta": jnp.asarray([5.0, 6.0]),
+            "layers.3.lengthscale": jnp.asarray([1.0, 1.0]),
+        },
+        inducing=jnp.asarray(RNG.normal(size=(2, 5, 2))),
+        factors=(jnp.stack([jnp.eye(5), 2 * jnp.eye(5)]),),
+        outputs=OutputLaw(weights=jnp.ones((2, 5, 1)), removed=jnp.zeros((2, 5, 5))),
+    )
+    posterior = GivenPosterior(model, dkp.Dataset.from_arrays(X, Y), draws)
+    return dkp.to_arviz(posterior, key=jax.random.key(0), n_samples=4)["posterior"]
+
+
+def test_hyperparameters_stand_under_their_names(deep):
+    assert deep["layers.0.weights"].dims == ("chain", "draw", "feature")
+    np.testing.assert_array_equal(deep["layers.0.weights"][0, :, 0], [1, 3, 1, 3])
+    np.testing.assert_array_equal(deep["layers.2.delta"], [[5, 6, 5, 6]])
+
+
+def test_gram_matrices_are_summarised(deep):
+    np.testing.assert_allclose(deep["gram_1_log_det"], [[0, 10 * np.log(2)] * 2], atol=1e-12)
+    np.testing.assert_allclose(deep["gram_1_trace"], [[5, 20, 5, 20]])
+    np.testing.assert_allclose(deep["gram_1_effective_rank"], [[5, 5, 5, 5]])
+
+
+def test_attributes_are_such_as_files_can_hold(deep):
+    assert deep.attrs["converged"] == 1
+    assert list(deep.attrs["starts"]) == [1.0, 2.0]

@@ -1,0 +1,165 @@
+"""The Cholesky factorisation against jnp.linalg, to second order, and its jitter policy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dkp.linalg.cholesky import base_jitter, cholesky, log_determinant, triangular_inverse
+
+SIZE = 4
+F32, F64 = np.dtype("float32"), np.dtype("float64")
+dtypes = pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+factorise = jax.jit(cholesky)
+
+
+def spd(seed=0, size=SIZE, dtype=F64):
+    a = np.random.default_rng(seed).normal(size=(size, 2 * size))
+    return jnp.asarray(a @ a.T / size, dtype)
+
+
+def symmetric(seed=1, size=SIZE):
+    a = np.random.default_rng(seed).normal(size=(size, size))
+    return jnp.asarray(a + a.T)
+
+
+def with_smallest_eigenvalue(value, dtype=F64):
+    """A matrix of mean diagonal near 1 whose smallest eigenvalue is `value`."""
+    q, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(SIZE, SIZE)))
+    return jnp.asarray((q * np.array([value, 0.8, 1.2, 2.0])) @ q.T, dtype)
+
+
+def reference(matrix):
+    """Both outputs by jnp.linalg, with the same jitter as a constant."""
+    tril = jnp.linalg.cholesky(matrix + jax.lax.stop_gradient(cholesky(matrix).jitter) * jnp.eye(SIZE))
+    return tril, jnp.linalg.inv(tril)
+
+
+def ours(matrix):
+    factor = factorise(matrix)
+    return factor.tril, factor.inverse
+
+
+def scalar(function, matrix):
+    """A function of both outputs that no symmetry simplifies."""
+    tril, inverse = function(matrix)
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=(2, SIZE, SIZE)))
+    return jnp.sum(weights[0] * jnp.sin(tril)) + jnp.sum(weights[1] * inverse**3)
+
+
+@dtypes
+def test_factor_inverse_and_jitter(dtype):
+    matrix = spd(dtype=dtype)
+    factor = factorise(matrix)
+    assert factor.tril.dtype == factor.inverse.dtype == factor.jitter.dtype == dtype
+    tolerance = 100 * float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(factor.jitter, base_jitter(dtype) * np.mean(np.diag(matrix)), rtol=1e-5)
+    jittered = matrix + factor.jitter * jnp.eye(SIZE, dtype=dtype)
+    np.testing.assert_allclose(factor.tril @ factor.tril.T, jittered, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(factor.inverse @ factor.tril, np.eye(SIZE), atol=tolerance)
+    np.testing.assert_array_equal(np.triu(factor.tril, 1), 0)
+    np.testing.assert_array_equal(np.triu(factor.inverse, 1), 0)
+
+
+def test_forward_derivative():
+    matrix, direction = spd(), symmetric()
+    mine, theirs = (jax.jit(lambda m, d, f=f: jax.jvp(f, (m,), (d,))[1])(matrix, direction) for f in (ours, reference))
+    for a, b in zip(mine, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-9)
+
+
+def test_reverse_derivative():
+    mine, theirs = (jax.jit(jax.grad(lambda m, f=f: scalar(f, m)))(spd()) for f in (ours, reference))
+    np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(mine, mine.T, atol=1e-12)
+
+
+def test_second_derivative_forward_over_reverse_and_reverse_over_reverse():
+    matrix, direction = spd(), symmetric()
+
+    def along(function):
+        return lambda t: scalar(function, matrix + t * direction)
+
+    truth = jax.jit(jax.grad(jax.grad(along(reference))))(0.0)
+    np.testing.assert_allclose(jax.jit(jax.grad(jax.grad(along(ours))))(0.0), truth, rtol=1e-7)
+    np.testing.assert_allclose(jax.jit(jax.jacfwd(jax.grad(along(ours))))(0.0), truth, rtol=1e-7)
+
+
+def test_derivative_of_the_log_determinant_holds_the_jitter_constant():
+    matrix = with_smallest_eigenvalue(0.0)  # here the jitter dominates: its own derivative would show
+    factor = factorise(matrix)
+    gradient = jax.jit(jax.grad(lambda m: log_determinant(cholesky(m).tril)))(matrix)
+    np.testing.assert_allclose(gradient, factor.inverse.T @ factor.inverse, rtol=1e-3)
+
+
+@dtypes
+def test_jitter_escalates_once(dtype):
+    jitter = base_jitter(dtype)
+    factor = factorise(with_smallest_eigenvalue(-20 * jitter, dtype))
+    assert jnp.all(jnp.isfinite(factor.tril)) and jnp.all(jnp.isfinite(factor.inverse))
+    np.testing.assert_allclose(factor.jitter, 100 * jitter, rtol=1e-2)
+
+
+@dtypes
+def test_a_hopeless_matrix_gives_nan(dtype):
+    factor = factorise(with_smallest_eigenvalue(-0.1, dtype))
+    assert jnp.all(jnp.isnan(jnp.diagonal(factor.tril)[-1:]))
+    assert not jnp.all(jnp.isfinite(factor.inverse))
+
+
+def test_vmap_gives_each_matrix_its_own_jitter():
+    stack = jnp.stack([spd(), with_smallest_eigenvalue(-20 * base_jitter(F64)), with_smallest_eigenvalue(-0.1)])
+    batched = jax.jit(jax.vmap(cholesky))(stack)
+    alone = [factorise(matrix) for matrix in stack]
+    np.testing.assert_allclose(batched.jitter, [a.jitter for a in alone], rtol=1e-12)
+    assert batched.jitter[1] > 10 * batched.jitter[0] / jnp.mean(jnp.diagonal(stack[0]))
+    for i in (0, 1):
+        np.testing.assert_allclose(batched.tril[i], alone[i].tril, rtol=1e-6, atol=1e-9)
+    assert not jnp.all(jnp.isfinite(batched.tril[2]))
+
+
+def test_nested_vmap_and_its_gradient():
+    stack = jnp.stack([jnp.stack([spd(3 * i + j) for j in range(3)]) for i in range(2)])
+    gradient = jax.grad(lambda m: scalar(ours, m))
+    batched, alone = jax.jit(jax.vmap(jax.vmap(gradient)))(stack), jax.jit(gradient)
+    for i in range(2):
+        for j in range(3):
+            np.testing.assert_allclose(batched[i, j], alone(stack[i, j]), rtol=1e-9, atol=1e-12)
+
+
+def test_the_second_attempt_stays_a_branch_under_vmap():
+    jaxpr = str(jax.make_jaxpr(jax.vmap(cholesky))(jnp.stack([spd(), spd(1)])))
+    assert "cond[" in jaxpr
+
+
+def test_log_determinant():
+    matrix = spd()
+    np.testing.assert_allclose(log_determinant(jnp.linalg.cholesky(matrix)), np.linalg.slogdet(matrix)[1], rtol=1e-12)
+
+
+@dtypes
+def test_triangular_inverse_of_a_stack(dtype):
+    tril = jnp.stack([jnp.linalg.cholesky(spd(i, dtype=dtype)) for i in range(3)])
+    inverse = triangular_inverse(tril)
+    assert inverse.dtype == dtype
+    np.testing.assert_allclose(inverse, np.linalg.inv(tril), rtol=1e-4, atol=100 * float(jnp.finfo(dtype).eps))
+
+
+def test_triangular_inverse_derivatives():
+    tril = jnp.linalg.cholesky(spd())
+    direction = symmetric()  # what stands above the diagonal is no part of the argument
+
+    def along(inverse):
+        return lambda t: jnp.sum(inverse(tril + t * jnp.tril(direction)) ** 3)
+
+    np.testing.assert_allclose(
+        jax.jvp(triangular_inverse, (tril,), (direction,))[1],
+        jax.jvp(jnp.linalg.inv, (tril,), (jnp.tril(direction),))[1],
+        atol=1e-10,
+    )
+    for derivative in (jax.grad, lambda f: jax.grad(jax.grad(f))):
+        np.testing.assert_allclose(
+            jax.jit(derivative(along(triangular_inverse)))(0.0),
+            jax.jit(derivative(along(jnp.linalg.inv)))(0.0),
+            rtol=1e-9,
+        )
