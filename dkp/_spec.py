@@ -8,6 +8,7 @@ fields are static. Unflattening does not call ``__init__``, so a class may check
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, dataclass_transform
 
@@ -19,7 +20,7 @@ __all__ = ["DOMAINS", "Learn", "Spec", "hyperparameter", "learn", "part"]
 DOMAINS: dict[str, Callable[[np.ndarray], Any]] = {
     "positive": lambda v: v > 0,
     "nonnegative": lambda v: v >= 0,
-    "real": lambda v: np.isfinite(v),
+    "real": np.isfinite,
     "unit_interval": lambda v: (v >= 0) & (v <= 1),
 }
 
@@ -72,7 +73,7 @@ class Spec:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-        jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, lambda aux, leaves: _unflatten(cls, aux, leaves))
+        jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls))
 
     def __repr__(self) -> str:
         shown = []
@@ -111,7 +112,8 @@ class Spec:
             domain = field.metadata["domain"]
             numbers = np.asarray(value, dtype=float)
             if not (np.all(np.isfinite(numbers)) and np.all(DOMAINS[domain](numbers))):
-                raise ValueError(f"Expected {type(self).__name__}({field.name}=…) to be finite and {domain.replace('_', ' ')}. Got {value!r}.")
+                name = f"{type(self).__name__}({field.name}=…)"
+                raise ValueError(f"Expected {name} to be finite and {domain.replace('_', ' ')}. Got {value!r}.")
 
 
 def _flatten_with_keys(spec: Spec) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """Immutable records of arrays that pass through ``jit``, ``vmap`` and ``scan``.
 
-Like ``jax.tree_util.register_dataclass``, but unflattening does not call ``__init__``: a record that leaves ``vmap`` has
-batch axes that its annotations do not mention, and a record that JAX rebuilds may hold tracers or placeholders.
+Like ``jax.tree_util.register_dataclass``, but unflattening does not call ``__init__``: a record that leaves ``vmap``
+has batch axes that its annotations do not mention, and a record that JAX rebuilds may hold tracers or placeholders.
 """
 
 import dataclasses

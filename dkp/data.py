@@ -6,7 +6,6 @@ in float32: what is cast is already standardised.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

@@ -25,7 +25,8 @@ def default_model() -> DeepKernelProcess:
 
 
 def ard_gaussian_process() -> DeepKernelProcess:
-    """The baseline: a Gaussian process with a squared-exponential kernel, one length-scale a feature, Gaussian noise."""
+    """The baseline: a Gaussian process with a squared-exponential kernel, one length-scale a feature, Gaussian
+    noise."""
     return DeepKernelProcess(
         layers=[kernels.Linear(ard=True), kernels.SquaredExponential(variance=learn(1.0))],
         likelihood=likelihoods.Gaussian(),

@@ -14,7 +14,7 @@ from dkp._types import Array, Float, Scalar
 from dkp.bottlenecks import Bottleneck, InverseWishart
 from dkp.distributions.wishart import InverseWishartFactor
 from dkp.linalg.cholesky import Cholesky, cholesky
-from dkp.priors import Hyperparameter, transform_of
+from dkp.priors import Hyperparameter
 
 __all__ = ["BottleneckGuide", "HyperparameterGuide", "InverseWishartGuide", "OutputGuide", "guide_of"]
 
@@ -27,7 +27,9 @@ class BottleneckGuide(Protocol):
 
     def init(self, layer: Any, scale: Cholesky) -> Parameters: ...
 
-    def posterior(self, layer: Any, parameters: Parameters, kernel_ii: Array, scale: Cholesky) -> tuple[Distribution, Scalar]:
+    def posterior(
+        self, layer: Any, parameters: Parameters, kernel_ii: Array, scale: Cholesky
+    ) -> tuple[Distribution, Scalar]:
         """The law, and the jitter that it needed."""
         ...
 
@@ -36,7 +38,8 @@ class InverseWishartGuide:
     """q(G_ii | K_ii) = IW(delta K_ii + gamma V V^T, delta + P + 1 + gamma).
 
     The posterior mean is (delta K + gamma V V^T) / (delta + gamma): gamma pseudo-observations with Gram matrix V V^T
-    join the prior's delta. This is the family of Aitchison, Yang & Ober 2021 (arXiv 2010.01590), with the scale of V V^T tied
+    join the prior's delta. This is the family of Aitchison, Yang & Ober 2021 (arXiv 2010.01590), with the scale of V
+    V^T tied
     to gamma, so that the guide starts centred on the deterministic network: V = chol(K) there, never 0, where the
     gradient in V vanishes.
     """
@@ -61,7 +64,8 @@ class InverseWishartGuide:
 
 
 class OutputGuide:
-    """Pseudo-targets w (P, C) and their precision factor Lam (P, P, lower-triangular with positive diagonal) for the outputs."""
+    """Pseudo-targets w (P, C) and their precision factor Lam (P, P, lower-triangular with positive diagonal) for the
+    outputs."""
 
     def init(self, size: int, n_latent: int, dtype: jnp.dtype) -> Parameters:
         return self.parameters(jnp.zeros((size, n_latent), dtype), jnp.eye(size, dtype=dtype))
@@ -82,18 +86,17 @@ class HyperparameterGuide:
     """Mean-field normal on the unconstrained scale of one inferred hyperparameter."""
 
     def init(self, h: Hyperparameter, dtype: jnp.dtype) -> Parameters:
-        transform = transform_of(h.constraint)
         start = jnp.broadcast_to(jnp.asarray(h.prior.mean, dtype), h.shape)
         start = jnp.where(jnp.isfinite(start), start, jnp.ones_like(start))
-        return {"loc": transform.inv(start), "log_scale": jnp.full(h.shape, -3.0, dtype)}
+        return {"loc": h.unconstrain(start), "log_scale": jnp.full(h.shape, -3.0, dtype)}
 
     def centre(self, h: Hyperparameter, parameters: Parameters) -> Array:
         """The median, in the hyperparameter's own domain."""
-        return transform_of(h.constraint)(parameters["loc"])
+        return h.constrain(parameters["loc"])
 
     def law(self, h: Hyperparameter, parameters: Parameters) -> Distribution:
         normal = dist.Normal(parameters["loc"], jnp.exp(parameters["log_scale"])).to_event(len(h.shape))
-        return dist.TransformedDistribution(normal, transform_of(h.constraint))
+        return dist.TransformedDistribution(normal, dist.biject_to(h.constraint))
 
 
 _GUIDES: dict[type[Bottleneck], BottleneckGuide] = {InverseWishart: InverseWishartGuide()}
@@ -108,4 +111,6 @@ def guide_of(layer: Bottleneck) -> BottleneckGuide:
     for kind in type(layer).__mro__:
         if kind in _GUIDES:
             return _GUIDES[kind]
-    raise ValueError(f"Expected a bottleneck with a variational guide ({', '.join(k.__name__ for k in _GUIDES)}). Got {layer!r}.")
+    raise ValueError(
+        f"Expected a bottleneck with a variational guide ({', '.join(k.__name__ for k in _GUIDES)}). Got {layer!r}."
+    )

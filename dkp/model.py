@@ -1,20 +1,19 @@
 """The deep kernel process: a list of layers and a likelihood, as a description and as a NumPyro model.
 
-:func:`propagate` is the only place that walks through the layers. What a bottleneck means (a NumPyro sample site, a draw from
-a guide, a given posterior draw) is the caller's: it passes a function.
+:func:`propagate` is the only place that walks through the layers. What a bottleneck means (a NumPyro sample site, a
+draw from a guide, a given posterior draw) is the caller's: it passes a function.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 
-from dkp._check import matrix
 from dkp._spec import Spec, part
-from dkp._types import Array, Float
+from dkp._types import Array
 from dkp.bottlenecks import Bottleneck
 from dkp.kernels.base import InputKernel, Kernel
 from dkp.kernels.inputs import Linear
@@ -29,11 +28,12 @@ BottleneckFunction = Callable[[int, Bottleneck, Gram], Gram]
 
 
 class DeepKernelProcess(Spec):
-    """A deep kernel process with Gaussian process outputs: f ~ N(0, K) given the last kernel K, y | f by the likelihood.
+    """A deep kernel process with Gaussian process outputs: f ~ N(0, K) given the last kernel K, y | f by the
+    likelihood.
 
     Args:
-        layers: kernels and bottlenecks, in the order of computation. The first may be an input kernel (``kernels.Linear``);
-            where it is not, the Gram matrix x x^T / D of the features comes first.
+        layers: kernels and bottlenecks, in the order of computation. The first may be an input kernel
+            (``kernels.Linear``); where it is not, the Gram matrix x x^T / D of the features comes first.
         likelihood: the law of y given f. All outputs (columns of y) share the kernel.
 
     Raises:
@@ -47,7 +47,9 @@ class DeepKernelProcess(Spec):
     def __init__(self, *, layers: Sequence[Any], likelihood: Likelihood) -> None:
         checked = _check_layers(layers)
         if not isinstance(likelihood, Likelihood):
-            raise ValueError(f"Expected likelihood to be one of dkp.likelihoods, such as Gaussian(). Got {likelihood!r}.")
+            raise ValueError(
+                f"Expected likelihood to be one of dkp.likelihoods, such as Gaussian(). Got {likelihood!r}."
+            )
         object.__setattr__(self, "layers", checked)
         object.__setattr__(self, "likelihood", likelihood)
 
@@ -58,11 +60,12 @@ class DeepKernelProcess(Spec):
     def numpyro(self, x: Array, y: Array | None = None, *, inducing: Array | None = None) -> Array:
         """The NumPyro model, on all data or with inducing points.
 
-        Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T); inferred
+        Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T);
+            inferred
         hyperparameters stand under their names (``layers.0.weights``) and learned ones are parameters of those names.
         A Gaussian likelihood is collapsed (y ~ N(0, K + s^2 I)); otherwise the site ``f`` holds the latent functions,
-        as L_K times a standard normal ``f_whitened``. With `inducing`, the data blocks are drawn from the conditional prior
-        (no sites; a random key is needed), ``u`` holds the outputs at the inducing points, and ``f`` is their
+        as L_K times a standard normal ``f_whitened``. With `inducing`, the data blocks are drawn from the conditional
+        prior (no sites; a random key is needed), ``u`` holds the outputs at the inducing points, and ``f`` is their
         conditional draw at the data.
 
         Args:
@@ -92,14 +95,15 @@ class DeepKernelProcess(Spec):
         targets = jnp.zeros((x.shape[0], n_outputs), x.dtype) if y is None else y
         for name, h in hyperparameters(self, x.shape[1], n_outputs).items():
             if h.is_inferred:
-                values[name] = numpyro.sample(name, h.prior)
+                values[name] = _sample(name, h.prior)
             elif h.is_learned:
                 values[name] = numpyro.param(name, h.initial(x, targets), constraint=h.constraint)
         return resolve(self, values, x.dtype, x.shape[1], n_outputs)
 
 
 def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunction) -> Gram:
-    """Push features through resolved layers; ``bottleneck(l, layer, kernel)`` gives the Gram matrix of the l-th bottleneck (from 1)."""
+    """Push features through resolved layers; ``bottleneck(l, layer, kernel)`` gives the Gram matrix of the l-th
+    bottleneck (from 1)."""
     count = 0
     first, rest = (layers[0], layers[1:]) if isinstance(layers[0], InputKernel) else (Linear(), layers)
     gram = first(inputs)
@@ -114,7 +118,7 @@ def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunct
 
 def _sample_bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
     scale = cholesky(kernel.ii)
-    factor = numpyro.sample(f"gram_{index}", layer.prior(scale))
+    factor = _sample(f"gram_{index}", layer.prior(scale))
     if kernel.ti is None:
         return Gram(ii=factor @ factor.T)
     return layer.condition(_key(f"gram_{index}"), kernel, scale, factor)
@@ -127,23 +131,27 @@ def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs:
         covariance = gram.ii[None] + noise[:, None, None] * jnp.eye(size, dtype=dtype)[None]
         tril = jax.vmap(lambda c: cholesky(c).tril)(covariance)
         law = dist.MultivariateNormal(jnp.zeros((n_outputs, size), dtype), scale_tril=tril).to_event(1)
-        return numpyro.sample("y", law, obs=None if y is None else y.T).T
-    whitened = numpyro.sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
-    f = numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened)
-    return numpyro.sample("y", likelihood.conditional(f).to_event(1), obs=y)
+        return _sample("y", law, None if y is None else y.T).T
+    whitened = _sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
+    f = cast(Array, numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened))
+    return _sample("y", likelihood.conditional(f).to_event(1), y)
 
 
 def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int) -> Array:
     assert gram.ti is not None and gram.tt is not None
     scale, dtype = cholesky(gram.ii), gram.ii.dtype
     shape = (scale.tril.shape[0], likelihood.n_latent(n_outputs))
-    whitened = numpyro.sample("u_whitened", _standard_normal(*shape, dtype))
+    whitened = _sample("u_whitened", _standard_normal(*shape, dtype))
     numpyro.deterministic("u", scale.tril @ whitened)
     projected = gram.ti @ scale.inverse.T
     variance = jnp.maximum(gram.tt - jnp.sum(projected**2, axis=-1), 0)
     noise = jax.random.normal(_key("f"), (gram.tt.shape[0], shape[1]), dtype)
-    f = numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise)
-    return numpyro.sample("y", likelihood.conditional(f).to_event(1), obs=y)
+    f = cast(Array, numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise))
+    return _sample("y", likelihood.conditional(f).to_event(1), y)
+
+
+def _sample(site: str, law: dist.Distribution, observed: Array | None = None) -> Array:
+    return cast(Array, numpyro.sample(site, law, obs=observed))
 
 
 def _standard_normal(rows: int, columns: int, dtype: jnp.dtype) -> dist.Distribution:
@@ -153,7 +161,9 @@ def _standard_normal(rows: int, columns: int, dtype: jnp.dtype) -> dist.Distribu
 def _key(site: str) -> Array:
     key = numpyro.prng_key()
     if key is None:
-        raise ValueError(f"Expected a random key for the draws behind {site}. Got none: wrap the model in numpyro.handlers.seed.")
+        raise ValueError(
+            f"Expected a random key for the draws behind {site}. Got none: wrap the model in numpyro.handlers.seed."
+        )
     return key
 
 
@@ -163,7 +173,9 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
         raise ValueError("Expected at least one layer, such as kernels.SquaredExponential(). Got an empty list.")
     for position, layer in enumerate(layers):
         if not isinstance(layer, (Kernel, InputKernel, Bottleneck)):
-            raise ValueError(f"Expected layers[{position}] to be a kernel or a bottleneck, already called: Linear(), not Linear. Got {layer!r}.")
+            raise ValueError(
+                f"Expected layers[{position}] to be a kernel or a bottleneck, such as Linear() (not Linear). Got {layer!r}."
+            )
         if isinstance(layer, InputKernel) and position > 0:
             raise ValueError(f"Expected an input kernel only as the first layer. Got {layer!r} at layers[{position}].")
     return layers

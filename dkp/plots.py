@@ -1,4 +1,5 @@
-"""Figures of a posterior and its predictions. Every function draws into the Matplotlib axes that it is given and returns them."""
+"""Figures of a posterior and its predictions. Every function draws into the Matplotlib axes that it is given and
+returns them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,6 @@ import numpy as np
 from dkp import _check
 from dkp._types import Float
 from dkp.diagnostics.grams import GramDraws
-from dkp.inference.vi import VariationalPosterior
 from dkp.predict import Prediction
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ __all__ = [
 
 
 def band(
-    ax: "matplotlib.axes.Axes", x: Any, prediction: Prediction, *, level: float = 0.9, label: str | None = None, color: str = "C0"
+    ax: "matplotlib.axes.Axes",
+    x: Any,
+    prediction: Prediction,
+    *,
+    level: float = 0.9,
+    label: str | None = None,
+    color: str = "C0",
 ) -> "matplotlib.axes.Axes":
     """Predictive mean and the central interval of probability `level`, over one feature.
 
@@ -75,7 +81,9 @@ def gram_matrices(axes: Any, draws: GramDraws, *, order: Any = None) -> Any:
     """
     n = len(draws.learned)
     if np.shape(axes) != (2, n):
-        raise ValueError(f"Expected axes of shape (2, {n}), as of plt.subplots(2, {n}, squeeze=False). Got {np.shape(axes)}.")
+        raise ValueError(
+            f"Expected axes of shape (2, {n}), as of plt.subplots(2, {n}, squeeze=False). Got {np.shape(axes)}."
+        )
     order = np.arange(draws.learned[0].shape[-1]) if order is None else np.asarray(order)
     for layer in range(n):
         pair = [np.asarray(grams[layer]).mean(axis=0)[np.ix_(order, order)] for grams in draws]
@@ -86,13 +94,16 @@ def gram_matrices(axes: Any, draws: GramDraws, *, order: Any = None) -> Any:
     return axes
 
 
-def elbo_trace(ax: "matplotlib.axes.Axes", posterior: VariationalPosterior, *, skip: float = 0.0) -> "matplotlib.axes.Axes":
+def elbo_trace(
+    ax: "matplotlib.axes.Axes", trace: Float[np.ndarray, " T"], *, skip: float = 0.0
+) -> "matplotlib.axes.Axes":
     """Evidence lower bound in nats per data point, step by step.
 
     Args:
-        skip: share of the steps to leave out at the start, in [0, 1), so that the rise of the first steps does not hide the rest.
+        trace: ``posterior.elbo_trace``.
+        skip: share of the steps to leave out at the start, in [0, 1), so that the rise of the first steps does not
+            hide the rest.
     """
-    trace = np.asarray(posterior.elbo_trace)
     first = int(skip * len(trace))
     ax.plot(np.arange(first, len(trace)) + 1, trace[first:], linewidth=0.7)
     ax.set(xlabel="step", ylabel="ELBO / N")
@@ -102,7 +113,8 @@ def elbo_trace(ax: "matplotlib.axes.Axes", posterior: VariationalPosterior, *, s
 def observed_against_predicted(
     ax: "matplotlib.axes.Axes", prediction: Prediction, y: Any, *, level: float = 0.9
 ) -> "matplotlib.axes.Axes":
-    """Observations (N,) against predictive means, with central intervals of probability `level` as bars, and the diagonal."""
+    """Observations (N,) against predictive means, with central intervals of probability `level` as bars, and the
+    diagonal."""
     mean, y = _vector("prediction.mean", prediction.mean), _vector("y", y)
     _check.same_length("y", y, "prediction.mean", mean)
     lower, upper = prediction.quantile([(1 - level) / 2, (1 + level) / 2]).reshape(2, -1)
@@ -114,18 +126,21 @@ def observed_against_predicted(
     return ax
 
 
-def coverage_curve(prediction: Prediction, y: Any, levels: Any) -> Float[np.ndarray, " L"]:
-    """Share of the observations inside the central predictive interval of each level.
+def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]:
+    """Share of the observations inside the central interval of each level of their predictive draws.
 
-    The place of an observation among the S predictive draws decides: (rank + 1/2) / (S + 1) lies in the central interval of a level
+    The place of an observation among the S predictive draws decides: (rank + 1/2) / (S + 1) lies in the central
+        interval of a level
     with that probability, up to 1 / (S + 1), when the predictions are right.
 
     Args:
-        y: (N,). levels: probabilities.
+        samples: (S, N), ``prediction.samples``. y: (N,). levels: (L,) probabilities.
+
+    Raises:
+        ValueError: when the shapes do not fit.
     """
-    y, draws = _vector("y", y), np.asarray(prediction.samples)
-    draws = draws.reshape(len(draws), -1)
-    _check.same_length("y", y, "prediction", draws.T)
+    y, draws = _vector("y", y), _check.finite_array("samples", samples, ndim=2)
+    _check.same_length("y", y, "the columns of samples", draws.T)
     place = (np.sum(draws < y, axis=0) + 0.5) / (len(draws) + 1)
     return np.mean(2 * np.abs(place - 0.5)[None, :] <= np.asarray(levels, float)[:, None], axis=1)
 
@@ -136,20 +151,20 @@ def calibration(
     """Observed against nominal coverage of central predictive intervals; calibrated predictions follow the diagonal."""
     levels = np.linspace(0.05, 0.95, 19)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    ax.plot(levels, coverage_curve(prediction, y, levels), marker="o", markersize=3, label=label)
+    ax.plot(levels, coverage_curve(prediction.samples, y, levels), marker="o", markersize=3, label=label)
     ax.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return ax
 
 
-def overview(posterior: VariationalPosterior, prediction: Prediction, y: Any) -> "matplotlib.figure.Figure":
-    """One figure of a fit: observed against predicted, calibration, ELBO."""
+def overview(prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]) -> "matplotlib.figure.Figure":
+    """One figure of a fit: observed `y` against predicted, calibration, and the `trace` of the ELBO."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
     axes = figure.subplots(1, 3)
     observed_against_predicted(axes[0], prediction, y)
     calibration(axes[1], prediction, y)
-    elbo_trace(axes[2], posterior, skip=0.1)
+    elbo_trace(axes[2], trace, skip=0.1)
     return figure
 
 

@@ -1,7 +1,7 @@
 """What every engine returns: something that draws networks, conditioned on the data.
 
-A draw fixes the hyperparameters, the Gram factors at the inducing points and the law of the outputs; the function values at any point
-follow from it by :func:`latent_moments`, in the same way for every engine.
+A draw fixes the hyperparameters, the Gram factors at the inducing points and the law of the outputs; the function
+values at any point follow from it by :func:`latent_moments`, in the same way for every engine.
 """
 
 from typing import Any, Protocol, runtime_checkable

@@ -1,7 +1,8 @@
 """Predictions of any posterior, in the original units.
 
-The predictive law of a point is a mixture with one component per posterior draw. The random numbers behind a row of x depend on the
-contents of the row alone, so a prediction does not change with the other rows or with the chunks in which they are computed.
+The predictive law of a point is a mixture with one component per posterior draw. The random numbers behind a row of x
+depend on the contents of the row alone, so a prediction does not change with the other rows or with the chunks in
+which they are computed.
 """
 
 import dataclasses
@@ -18,7 +19,6 @@ from jax.scipy.special import logsumexp
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.likelihoods.base import Likelihood
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, Posterior, latent_moments, resolve_draw
 
@@ -29,7 +29,8 @@ _BISECTIONS = 60
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as a vector, else (N, C).
+    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as a vector, else (N,
+    C).
 
     latent_mean, latent_variance: of the latent functions, standardised units, one row a posterior draw, (S, N, Q).
     """
@@ -58,7 +59,8 @@ class Prediction:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent given it."""
+        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent
+        given it."""
         n_draws = self.latent_mean.shape[0]
         which = jnp.arange(self.n_samples) % n_draws
         keys = jax.random.split(self.key, self.n_samples)
@@ -81,7 +83,9 @@ class Prediction:
         q = np.asarray(q, float)
         if q.ndim > 1 or q.size == 0 or not np.all((q > 0) & (q < 1)):
             raise ValueError(f"Expected q to be a probability, or a list of them, strictly between 0 and 1. Got {q}.")
-        values = np.stack([self._squeeze(self._scaling.undo(self._standardised_quantile(float(p)))) for p in np.atleast_1d(q)])
+        values = np.stack(
+            [self._squeeze(self._scaling.undo(self._standardised_quantile(float(p)))) for p in np.atleast_1d(q)]
+        )
         return values if q.ndim else values[0]
 
     def log_density(self, y: Any) -> np.ndarray:
@@ -102,7 +106,9 @@ class Prediction:
         mean, variance = self._moments
         if self._law(self.key, *self._first_draw()).__class__.__name__ != "Normal":
             return np.quantile(np.asarray(self._scaling.apply(self.samples)), q, axis=0)
-        return np.asarray(_bisect(lambda v: jnp.mean(self._per_draw(lambda law: law.cdf(v)), axis=0), q, mean, variance))
+        return np.asarray(
+            _bisect(lambda v: jnp.mean(self._per_draw(lambda law: law.cdf(v)), axis=0), q, mean, variance)
+        )
 
     def _first_draw(self) -> Any:
         return jax.tree.map(lambda a: a[0], (self.draws, self.latent_mean, self.latent_variance))
@@ -159,7 +165,8 @@ def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int =
 def prior_predictive(
     model: DeepKernelProcess, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, n_outputs: int = 1
 ) -> Float[np.ndarray, "S N C"]:
-    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned hyperparameters stand at their start.
+    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned hyperparameters stand at their
+    start.
 
     Args:
         x: (N, D), taken as they are, or a ``Dataset``, whose standardised inputs are used and whose units are returned.

@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
-from numpyro.distributions.transforms import Transform
 
 from dkp._spec import Learn, Spec
 from dkp._types import Array
 
-__all__ = ["Hyperparameter", "hyperparameters", "resolve", "transform_of"]
+__all__ = ["Hyperparameter", "hyperparameters", "resolve"]
 
 _CONSTRAINTS = {
     "positive": constraints.positive,
@@ -58,6 +57,14 @@ class Hyperparameter:
         prior = self.value.expand(missing + self.value.batch_shape) if missing else self.value
         return prior.to_event(len(prior.batch_shape))
 
+    def constrain(self, unconstrained: Array) -> Array:
+        """From the reals to the hyperparameter's domain: the exponential, for positive numbers."""
+        return jnp.asarray(dist.biject_to(self.constraint)(unconstrained))
+
+    def unconstrain(self, value: Array) -> Array:
+        """From the hyperparameter's domain to the reals: the logarithm, for positive numbers."""
+        return jnp.asarray(dist.biject_to(self.constraint).inv(value))
+
     def initial(self, x: Array, y: Array) -> Array:
         """Starting value of a learned hyperparameter: the user's, else one computed from the data, else 1."""
         start = self.value.init
@@ -96,11 +103,6 @@ def resolve(model: SpecT, values: Mapping[str, Array], dtype: jnp.dtype, n_featu
     return _map(model, "", visit)
 
 
-def transform_of(constraint: constraints.Constraint) -> Transform:
-    """The bijection from the reals to a constrained space; the logarithmic scale for positive numbers."""
-    return dist.biject_to(constraint)
-
-
 def _map(spec: Any, path: str, visit: Callable[[Spec, dataclasses.Field, str, Any], Any]) -> Any:
     changes = {}
     for field in dataclasses.fields(spec):
@@ -135,7 +137,12 @@ def _check_support(h: Hyperparameter) -> None:
 
 
 def _is_nonnegative(support: constraints.Constraint) -> bool:
-    if support in (constraints.positive, constraints.softplus_positive, constraints.nonnegative, constraints.unit_interval):
+    if support in (
+        constraints.positive,
+        constraints.softplus_positive,
+        constraints.nonnegative,
+        constraints.unit_interval,
+    ):
         return True
     lower = getattr(support, "lower_bound", None)
     return lower is not None and bool(jnp.all(jnp.asarray(lower) >= 0))

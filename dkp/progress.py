@@ -56,7 +56,8 @@ class Progress:
         return self
 
     def update(self, done: int, **values: Any) -> None:
-        """Say that `done` of the steps of this stage are behind us, counted from its start, and show `values` to 4 digits."""
+        """Say that `done` of the steps of this stage are behind us, counted from its start, and show `values` to 4
+        digits."""
         done += self._offset
         shown = ", ".join(f"{name}={float(value):.4g}" for name, value in values.items())
         if self._bar is not None:

@@ -85,7 +85,12 @@ def test_an_unwritable_directory_is_found_before_the_fit(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "text",
-    ["a,y,b\n1,2,3\n4,5,6\n", "a;y;b\r\n1;2;3\r\n\r\n4;5;6\r\n", "\ufeffa\ty\tb\n1\t2\t3\n4\t5\t6\n", '"a", "y", b\n1, 2,3.0\n4,5e0, 6'],
+    [
+        "a,y,b\n1,2,3\n4,5,6\n",
+        "a;y;b\r\n1;2;3\r\n\r\n4;5;6\r\n",
+        "\ufeffa\ty\tb\n1\t2\t3\n4\t5\t6\n",
+        '"a", "y", b\n1, 2,3.0\n4,5e0, 6',
+    ],
 )
 def test_numbers_are_read_whatever_separates_them(text, tmp_path):
     (tmp_path / "table.csv").write_text(text, encoding="utf-8", newline="")
@@ -137,15 +142,17 @@ def test_fit_prints_scores_and_saves_predictions_figure_and_posterior(table, tmp
 
 @pytest.mark.slow
 def test_an_interrupted_fit_is_used_and_saved(table, tmp_path, capsys, monkeypatch):
-    """Ctrl-C after the first chunk of steps, in single precision."""
+    """Ctrl-C after the first chunk of steps, in single precision, and too many rows for the exact Gaussian process."""
 
     def interrupt(*arguments, **values):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Progress, "update", interrupt)
-    assert fit(table[0], tmp_path, "--steps", 100_000, "--float32") == 0
+    monkeypatch.setattr("dkp.cli.experiment._LARGEST_EXACT", 29)
+    assert fit(table[0], tmp_path, "--steps", 100_000, "--test-fraction", 0.25, "--float32") == 0
     said = capsys.readouterr()
     assert "float32" in said.out and "interrupted after" in said.err
+    assert "no exact Gaussian process: it is for at most 29" in said.err and "exact" not in said.out
     assert az.from_netcdf(tmp_path / "posterior.nc")["posterior"].attrs["stopped"] == "interrupted"
     assert (tmp_path / "predictions.csv").exists()
     assert jax.config.jax_enable_x64

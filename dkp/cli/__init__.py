@@ -71,5 +71,7 @@ def _run(table: Table, settings: Settings, out: Path) -> None:
 def _regression_set(name: str) -> Table:
     table = datasets.load(name)
     if table.y.dtype.kind != "f":
-        raise ValueError(f"Expected data to name a regression data set, such as diabetes. Got {name!r}, whose targets are classes.")
+        raise ValueError(
+            f"Expected data to name a regression data set, such as diabetes. Got {name!r}, whose targets are classes."
+        )
     return dataclasses.replace(table, source=f"{name}, {table.source}")

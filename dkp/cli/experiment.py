@@ -91,7 +91,9 @@ def run(table: Table, settings: Settings, out: Path) -> None:
     data = Dataset.from_arrays(
         table.x[train], table.y[train], feature_names=table.feature_names, target_names=(table.target_name,)
     )
-    print(f"{table.source}: {data.d} features, {data.n} training and {len(test)} test rows; {data.x.dtype} on {jax.default_backend()}")
+    print(
+        f"{table.source}: {data.d} features, {data.n} training and {len(test)} test rows; {data.x.dtype} on {jax.default_backend()}"
+    )
     keys = jax.random.split(jax.random.key(settings.seed), 5)
     posteriors = _fit(data, settings, keys[:2])
     predictions: dict[str, Any] = {
@@ -106,7 +108,9 @@ def _split(n: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """Rows to test on and to train on."""
     n_test = max(2, round(n * settings.test_fraction))
     if n - n_test < 2:
-        raise ValueError(f"Expected at least 2 rows to train and 2 to test on. Got {n} rows, of which {n_test} are held out.")
+        raise ValueError(
+            f"Expected at least 2 rows to train and 2 to test on. Got {n} rows, of which {n_test} are held out."
+        )
     rows = np.random.default_rng(settings.seed).permutation(n)
     return np.sort(rows[:n_test]), np.sort(rows[n_test:])
 
@@ -115,7 +119,13 @@ def _fit(data: Dataset, settings: Settings, keys: jax.Array) -> dict[str, Any]:
     fitted: dict[str, Any] = {}
     batch = None if data.n <= _LARGEST_BATCH else _BATCH
     deep = fit_vi(
-        default_model(), data, key=keys[0], n_inducing=settings.n_inducing, batch_size=batch, steps=settings.steps, progress=True
+        default_model(),
+        data,
+        key=keys[0],
+        n_inducing=settings.n_inducing,
+        batch_size=batch,
+        steps=settings.steps,
+        progress=True,
     )
     if deep.stopped == "interrupted":
         print(f"interrupted after {len(deep.elbo_trace)} steps: going on with the best state so far", file=sys.stderr)
@@ -141,7 +151,7 @@ def _scores(predictions: dict[str, Any], y: np.ndarray) -> str:
 
 def _save(out: Path, deep: Any, predictions: dict[str, Any], rows: np.ndarray, y: np.ndarray, key: jax.Array) -> None:
     _write_predictions(out / "predictions.csv", predictions, rows, y)
-    overview(deep, predictions[_DEEP], y).savefig(out / "figure.png", dpi=120)
+    overview(predictions[_DEEP], y, deep.elbo_trace).savefig(out / "figure.png", dpi=120)
     to_arviz(deep, key=key, n_samples=200).to_netcdf(str(out / "posterior.nc"), engine="h5netcdf")
     print(f"saved predictions.csv, figure.png and posterior.nc in {out}")
 

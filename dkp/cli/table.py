@@ -1,4 +1,5 @@
-"""A user's CSV file as a table of numbers; what cannot be read is an error that names the file, the line and the column."""
+"""A user's CSV file as a table of numbers; what cannot be read is an error that names the file, the line and the
+column."""
 
 import csv
 import difflib
@@ -23,13 +24,14 @@ def read_csv(path: Path, target: str) -> Table:
     """Read a CSV file with a header: the column `target` and, as features, all the others.
 
     Args:
-        path: text in UTF-8; cells are separated by commas, semicolons or tabs, whichever the header has most of. Blank lines are
-            skipped.
+        path: text in UTF-8; cells are separated by commas, semicolons or tabs, whichever the header has most of.
+            Blank lines are skipped.
         target: name of a column.
 
     Raises:
-        ValueError: for an empty file, a header that is missing or has a name twice or an empty one, an unknown target, no other
-            columns, rows of another length, and cells that are missing, text, or infinite; and when the file cannot be read.
+        ValueError: for an empty file, a header that is missing or has a name twice or an empty one, an unknown
+            target, no other columns, rows of another length, and cells that are missing, text, or infinite; and when
+            the file cannot be read.
     """
     (_, header), rows = _rows(path)
     _check_header(path, header, target)
@@ -69,9 +71,13 @@ def _check_header(path: Path, header: list[str], target: str) -> None:
         raise ValueError(f"Expected the first line of {path} to name the columns. Got numbers: add a header line.")
     for position, name in enumerate(header, start=1):
         if not name:
-            raise ValueError(f"Expected every column of {path} to have a name. Got none for column {position}: name it.")
+            raise ValueError(
+                f"Expected every column of {path} to have a name. Got none for column {position}: name it."
+            )
         if header.count(name) > 1:
-            raise ValueError(f"Expected different column names in {path}. Got {name!r} {header.count(name)} times: rename one.")
+            raise ValueError(
+                f"Expected different column names in {path}. Got {name!r} {header.count(name)} times: rename one."
+            )
     if target not in header:
         close = difflib.get_close_matches(target, header, n=1)
         hint = f": did you mean {close[0]!r}?" if close else ""
@@ -84,7 +90,9 @@ def _check_header(path: Path, header: list[str], target: str) -> None:
 def _numbers(path: Path, header: list[str], row: Row) -> list[float]:
     line, cells = row
     if len(cells) != len(header):
-        raise ValueError(f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got {len(cells)}: correct the line.")
+        raise ValueError(
+            f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got {len(cells)}: correct the line."
+        )
     values = [_parsed(cell) for cell in cells]
     for name, cell, value in zip(header, cells, values, strict=True):
         if value is None or not math.isfinite(value):
@@ -94,7 +102,9 @@ def _numbers(path: Path, header: list[str], row: Row) -> list[float]:
 
 def _refuse(place: str, cell: str) -> NoReturn:
     if cell.lower() in _MISSING:
-        raise ValueError(f"Expected a number in {place}. Got a missing cell ({cell!r}): fill it in, or leave out the row.")
+        raise ValueError(
+            f"Expected a number in {place}. Got a missing cell ({cell!r}): fill it in, or leave out the row."
+        )
     if _parsed(cell) is not None:
         raise ValueError(f"Expected a finite number in {place}. Got {cell}: leave out the row.")
     raise ValueError(

@@ -1,8 +1,8 @@
 """Posteriors as ArviZ data: InferenceData with ArviZ 0.x, an xarray DataTree with 1.x.
 
-Every draw is one network, and one value of f at every training point drawn from its marginal given that network. The pointwise
-log-likelihood is log p(y_n | f_n) at that value: what PSIS-LOO and WAIC need, since leaving y_n out reweights f_n by
-1 / p(y_n | f_n).
+Every draw is one network, and one value of f at every training point drawn from its marginal given that network. The
+pointwise log-likelihood is log p(y_n | f_n) at that value: what PSIS-LOO and WAIC need, since leaving y_n out
+reweights f_n by 1 / p(y_n | f_n).
 """
 
 from typing import Any
@@ -27,11 +27,12 @@ def to_arviz(posterior: Posterior, *, key: PRNGKeyArray, n_samples: int = 100, x
     """The posterior as ArviZ data, for its summaries, plots and comparisons (``az.loo``, ``az.compare``).
 
     Groups: ``posterior`` (hyperparameters under their names; ``gram_1_log_det``, ``gram_1_trace`` and
-    ``gram_1_effective_rank`` of the first bottleneck's Gram matrix at the inducing points, and so on; ``f`` at the training points,
-    in standardised units, unless that is more than a million numbers), ``posterior_predictive`` (y at the training
-    points), ``log_likelihood`` (one value a data row, original units), ``observed_data``, ``constant_data`` (features) and, with `x`,
-    ``predictions`` and ``predictions_constant_data``. All but f are in the original units. Given a draw, the values of f and y at different points are
-    drawn from their marginals, independently.
+    ``gram_1_effective_rank`` of the first bottleneck's Gram matrix at the inducing points, and so on; ``f`` at the
+    training points, in standardised units, unless that is more than a million numbers), ``posterior_predictive`` (y
+    at the training points), ``log_likelihood`` (one value a data row, original units), ``observed_data``,
+    ``constant_data`` (features) and, with `x`, ``predictions`` and ``predictions_constant_data``. All but f are in
+    the original units. Given a draw, the values of f and y at different points are drawn from their marginals,
+    independently.
 
     Args:
         posterior: of any engine.
@@ -77,7 +78,8 @@ def _latent(prediction: Prediction, which: Array, key: PRNGKeyArray) -> Array:
 
 
 def _outcomes(posterior: Posterior, values: dict[str, Array], f: Array, key: PRNGKeyArray) -> tuple[Array, np.ndarray]:
-    """y drawn from p(y | f), standardised, (S, N, C); and log p(y_n | f_n) of the observed y, original units, (S, N)."""
+    """y drawn from p(y | f), standardised, (S, N, C); and log p(y_n | f_n) of the observed y, original units, (S,
+    N)."""
     data, scale = posterior.data, np.asarray(posterior.data.y_standardization.scale)
 
     def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Array, Array]:
@@ -104,7 +106,7 @@ def _convert(groups: dict[str, dict[str, Any]], posterior: Posterior) -> Any:
 
     attributes = _attributes(posterior)
     datasets = {name: _dataset(name, variables, posterior, attributes) for name, variables in groups.items()}
-    if getattr(az, "InferenceData", xr.DataTree) is xr.DataTree:  # ArviZ 1.x keeps the name for the tree
+    if int(az.__version__.partition(".")[0]) >= 1:
         return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **datasets})
     return az.InferenceData(**datasets, attrs=attributes)
 
@@ -142,7 +144,12 @@ def _axes(h: Hyperparameter) -> list[str]:
 def _attributes(posterior: Posterior) -> dict[str, Any]:
     """Library, version and the engine's summary, as values that netCDF can hold."""
     summary = {name: _plain(value) for name, value in posterior.summary().items()}
-    return {"inference_library": "dkp", "inference_library_version": __version__, "model": repr(posterior.model), **summary}
+    return {
+        "inference_library": "dkp",
+        "inference_library_version": __version__,
+        "model": repr(posterior.model),
+        **summary,
+    }
 
 
 def _plain(value: Any) -> Any:

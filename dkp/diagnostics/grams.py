@@ -1,7 +1,8 @@
 """Gram matrices of posterior draws, and what they say about the representation that was learned.
 
-A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the same network would do without
-randomness (the limit of an infinitely wide network, in which nothing is learned) is computed beside them for comparison.
+A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the same network
+would do without randomness (the limit of an infinitely wide network, in which nothing is learned) is computed beside
+them for comparison.
 """
 
 from typing import Any, NamedTuple
@@ -50,10 +51,11 @@ def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
 
 
 def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
-    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular values s of their factors.
+    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular values s of their
+    factors.
 
-    log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues. effective_rank is exp(H(p)) with the
-    entropy H of p = s^2 / sum s^2, between 1 and P: Roy & Vetterli 2007, The effective rank, definition 1.
+    log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues. effective_rank is exp(H(p))
+    with the entropy H of p = s^2 / sum s^2, between 1 and P: Roy & Vetterli 2007, The effective rank, definition 1.
 
     Args:
         factor: S, (S, P, M), full rank.
@@ -85,7 +87,8 @@ def centred_alignment(features: Float[Array, "N M"], labels: Float[Array, "N C"]
 
 
 def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> Float[np.ndarray, "S L"]:
-    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training points, one row a draw.
+    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training points, one row a
+    draw.
 
     The columns are the matrices of :func:`gram_draws`. A Gram matrix at the data is projected on the inducing points,
     G_ti G_ii^-1 G_it: exact where the inducing points are the data.

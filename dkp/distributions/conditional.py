@@ -31,7 +31,8 @@ def inverse_wishart_conditional(
         delta: concentration, positive.
         factor: S, lower-triangular.
 
-    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), appendix on the inverse Wishart; per-point shape derived from
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), appendix on the inverse Wishart; per-point shape derived
+        from
     the marginalisation property of the inverse Wishart.
     """
     assert kernel.ti is not None and kernel.tt is not None

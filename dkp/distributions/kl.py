@@ -10,7 +10,7 @@ from dkp.linalg.special import multidigamma, multigammaln
 __all__ = ["kl_divergence"]
 
 
-@kl_divergence.register(InverseWishartFactor, InverseWishartFactor)
+@kl_divergence.register(InverseWishartFactor, InverseWishartFactor)  # type: ignore[attr-defined]
 def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Array:
     """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)); the factor map is one to one, so the KL is that of the matrices.
 

@@ -1,9 +1,8 @@
 """The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing outputs u.
 
-Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two constructions: a guide
-with pseudo-targets, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
+Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two constructions: a
+guide with pseudo-targets, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
 """
-
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +54,8 @@ def pseudo_target_posterior(
     Returns:
         the law of f, the KL divergence, and the jitter used.
 
-    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing posterior; the closed-form KL follows from Woodbury's identity.
+    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing posterior; the closed-form KL follows from
+        Woodbury's identity.
     """
     size, n_outputs = target.shape
     inner = precision_tril.T @ kernel_ii @ precision_tril
@@ -95,7 +95,8 @@ def collapsed_bound(
 def exact_outputs(
     kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation 2.30)."""
+    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation
+    2.30)."""
     covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
     factor = cholesky(covariance)
     law = OutputLaw(weights=factor.inverse.T @ (factor.inverse @ y), removed=factor.inverse)
@@ -106,8 +107,8 @@ def exact_outputs(
 def gaussian_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]) -> Scalar:
     """sum_c log N(y_c; 0, covariance).
 
-    The derivative tr((a a^T - C covariance^-1) d covariance) / 2 - a^T dy, a = covariance^-1 y, needs one product of N x N matrices
-    where differentiating through the factorisation needs four.
+    The derivative tr((a a^T - C covariance^-1) d covariance) / 2 - a^T dy, a = covariance^-1 y, needs one product of
+    N x N matrices where differentiating through the factorisation needs four.
     """
     return _log_density_and_solution(covariance, y)[0]
 

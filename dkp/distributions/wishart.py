@@ -5,8 +5,12 @@ the *whitened* factor, has a law that does not depend on L. Written as a transfo
 sampled centred (S) or non-centred (T, by ``numpyro.infer.reparam.TransformReparam``).
 """
 
+# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
+
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from numpyro.distributions import Distribution, TransformedDistribution, constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import validate_sample
@@ -91,6 +95,8 @@ class LowerProduct(Transform):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LowerProduct) and other.tril is self.tril
 
+    __hash__ = None  # type: ignore[assignment]
+
 
 class InverseWishartFactor(TransformedDistribution):
     """Law of the Cholesky factor S of G = S S^T ~ IW(L L^T, df): S = L T with T from :class:`InverseBartlett`.
@@ -118,13 +124,15 @@ class InverseWishartFactor(TransformedDistribution):
     ) -> None:
         self.scale_tril = scale_tril
         self._scale_tril_inverse = scale_tril_inverse
-        df = jnp.broadcast_to(jnp.asarray(df, scale_tril.dtype), jnp.broadcast_shapes(jnp.shape(df), scale_tril.shape[:-2]))
+        df = jnp.broadcast_to(
+            jnp.asarray(df, scale_tril.dtype), jnp.broadcast_shapes(jnp.shape(df), scale_tril.shape[:-2])
+        )
         base = InverseBartlett(df, scale_tril.shape[-1], validate_args=validate_args)
         super().__init__(base, LowerProduct(scale_tril), validate_args=validate_args)
 
     @property
     def df(self) -> Array:
-        return self.base_dist.df
+        return self.base_dist.df  # type: ignore[attr-defined]
 
     @property
     def scale_tril_inverse(self) -> Float[Array, "*batch P P"]:
@@ -134,7 +142,7 @@ class InverseWishartFactor(TransformedDistribution):
 
 def check_degrees_of_freedom(df: Array | float, size: int) -> None:
     """Raise ValueError unless df > size - 1; traced values cannot be looked at and pass."""
-    if isinstance(df, jax.core.Tracer):
+    if isinstance(df, Tracer):
         return
     if not bool(jnp.all(jnp.asarray(df) > size - 1)):
         raise ValueError(f"Expected degrees of freedom larger than size - 1 = {size - 1}. Got df={df}.")

@@ -1,0 +1,1 @@
+"""Engines: each takes a model and data and returns a posterior."""

@@ -12,5 +12,7 @@ def check_model_and_data(model: DeepKernelProcess, data: Dataset) -> None:
     if not isinstance(model, DeepKernelProcess):
         raise ValueError(f"Expected model to be a dkp.DeepKernelProcess. Got {type(model).__name__}.")
     if not isinstance(data, Dataset):
-        raise ValueError(f"Expected data to be a dkp.Dataset; make one with Dataset.from_arrays(x, y). Got {type(data).__name__}.")
+        raise ValueError(
+            f"Expected data to be a dkp.Dataset; make one with Dataset.from_arrays(x, y). Got {type(data).__name__}."
+        )
     hyperparameters(model, data.d, data.n_outputs)

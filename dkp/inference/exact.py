@@ -1,7 +1,7 @@
 """Exact inference where there is no bottleneck: a Gaussian process with Gaussian noise.
 
-Learned hyperparameters maximise the log marginal likelihood, by L-BFGS from several starts; inferred ones are not integrated
-out here, so they are refused.
+Learned hyperparameters maximise the log marginal likelihood, by L-BFGS from several starts; inferred ones are not
+integrated out here, so they are refused.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from dkp.inference.checks import check_model_and_data
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw
-from dkp.priors import hyperparameters, resolve, transform_of
+from dkp.priors import hyperparameters, resolve
 
 __all__ = ["ExactPosterior", "condition"]
 
@@ -31,7 +31,8 @@ __all__ = ["ExactPosterior", "condition"]
 class ExactPosterior:
     """A Gaussian process conditioned on data.
 
-    values: hyperparameters by name. log_marginal_likelihood: nats, all data, standardised targets; one value a start in `starts`.
+    values: hyperparameters by name. log_marginal_likelihood: nats, all data, standardised targets; one value a start
+        in `starts`.
     """
 
     model: DeepKernelProcess
@@ -78,21 +79,22 @@ def condition(
     """Condition a model without bottlenecks on data, exactly.
 
     Args:
-        key: for the starts after the first, which are perturbed on the unconstrained scale; without a key there is one start.
+        key: for the starts after the first, which are perturbed on the unconstrained scale; without a key there is
+            one start.
         restarts: number of starts.
         max_iterations: of L-BFGS, for each start.
         max_points: refuse larger data sets: memory is several matrices of N x N.
 
     Raises:
-        ValueError: for a model with bottlenecks, a likelihood other than Gaussian noise, hyperparameters with a distribution, or too
-            many data points.
+        ValueError: for a model with bottlenecks, a likelihood other than Gaussian noise, hyperparameters with a
+            distribution, or too many data points.
     """
     check_model_and_data(model, data)
     _check_exact(model, data, max_points)
     restarts = _check.positive_int("restarts", restarts) if key is not None else 1
     names = hyperparameters(model, data.d, data.n_outputs)
     learned = {name: h for name, h in names.items() if h.is_learned}
-    start = {name: transform_of(h.constraint).inv(h.initial(data.x, data.y)) for name, h in learned.items()}
+    start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
     began = time.perf_counter()
     fits = [_maximise(model, data, _perturbed(start, key, i), max_iterations) for i in range(restarts)]
     heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
@@ -100,7 +102,7 @@ def condition(
     return ExactPosterior(
         model=model,
         data=data,
-        values={name: transform_of(h.constraint)(best[name]) for name, h in learned.items()},
+        values={name: h.constrain(best[name]) for name, h in learned.items()},
         log_marginal_likelihood=float(height),
         starts=tuple(heights),
         iterations=int(iterations),
@@ -121,12 +123,12 @@ def _maximise(
     model: DeepKernelProcess, data: Dataset, start: dict[str, Array], max_iterations: int
 ) -> tuple[dict[str, Array], Array, Array]:
     """L-BFGS with a zoom line search, until the gradient is small against the number of points."""
-    transforms = {n: transform_of(h.constraint) for n, h in hyperparameters(model, data.d, data.n_outputs).items()}
+    names = hyperparameters(model, data.d, data.n_outputs)
     optimizer = optax.lbfgs()
     tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
 
     def loss(free: dict[str, Array]) -> Scalar:
-        values = {n: transforms[n](v) for n, v in free.items()}
+        values = {n: names[n].constrain(v) for n, v in free.items()}
         return -_log_marginal_likelihood(model, values, data)[0] / data.x.shape[0]
 
     value_and_grad = optax.value_and_grad_from_state(loss)
@@ -147,7 +149,9 @@ def _maximise(
     return free, -loss(free) * data.x.shape[0], count
 
 
-def _log_marginal_likelihood(model: DeepKernelProcess, values: dict[str, Array], data: Dataset) -> tuple[Scalar, OutputLaw]:
+def _log_marginal_likelihood(
+    model: DeepKernelProcess, values: dict[str, Array], data: Dataset
+) -> tuple[Scalar, OutputLaw]:
     resolved = resolve(model, values, data.x.dtype, data.x.shape[1], data.y.shape[1])
     gram = propagate(resolved.layers, Inputs(i=data.x), _no_bottleneck)
     noise = resolved.likelihood.noise_variance(data.y.shape[1])
@@ -161,14 +165,21 @@ def _no_bottleneck(index: int, layer: Any, kernel: Gram) -> Gram:
 
 def _check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> None:
     if model.bottlenecks:
-        raise ValueError(f"Expected a model without bottlenecks for exact inference. Got {model.bottlenecks[0]!r}: use dkp.fit_vi.")
+        raise ValueError(
+            f"Expected a model without bottlenecks for exact inference. Got {model.bottlenecks[0]!r}: use dkp.fit_vi."
+        )
     inferred = [n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_inferred]
     if inferred:
-        raise ValueError(f"Expected numbers or learn() for exact inference. Got distributions for {', '.join(inferred)}: use dkp.fit_vi.")
+        raise ValueError(
+            "Expected numbers or learn() for exact inference. "
+            f"Got distributions for {', '.join(inferred)}: use dkp.fit_vi."
+        )
     if not model.likelihood.is_gaussian:
-        raise ValueError(f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use dkp.fit_vi.")
+        raise ValueError(
+            f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use dkp.fit_vi."
+        )
     if data.n > max_points:
         raise ValueError(
-            f"Expected at most {max_points} data points: {data.n} need matrices of {data.n**2 * data.x.dtype.itemsize / 1e9:.1f} GB. "
-            "Use dkp.fit_vi, or raise max_points."
+            f"Expected at most max_points = {max_points} data points. Got {data.n}, and each matrix takes "
+            f"{data.n**2 * data.x.dtype.itemsize / 1e9:.1f} GB: use dkp.fit_vi, or raise max_points."
         )

@@ -23,7 +23,7 @@ from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
 from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw
-from dkp.priors import Hyperparameter, hyperparameters, resolve, transform_of
+from dkp.priors import Hyperparameter, hyperparameters, resolve
 
 __all__ = ["LayerPass", "VariationalFamily"]
 
@@ -62,7 +62,7 @@ class VariationalFamily:
         learned, inferred = {}, {}
         for name, h in self.hyperparameters.items():
             if h.is_learned:
-                learned[name] = transform_of(h.constraint).inv(h.initial(data.x, data.y))
+                learned[name] = h.unconstrain(h.initial(data.x, data.y))
             elif h.is_inferred:
                 inferred[name] = HyperparameterGuide().init(h, data.x.dtype)
         parameters = {"inducing": inducing, "learned": learned, "inferred": inferred}
@@ -72,7 +72,8 @@ class VariationalFamily:
         return {**parameters, "bottlenecks": self.centred_guides(parameters)}
 
     def centred_guides(self, parameters: dict[str, Any]) -> tuple[dict[str, Array], ...]:
-        """Guides of the bottlenecks, centred on the deterministic network at these hyperparameters and inducing points."""
+        """Guides of the bottlenecks, centred on the deterministic network at these hyperparameters and inducing
+        points."""
         guides: list[Any] = []
 
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
@@ -83,11 +84,16 @@ class VariationalFamily:
         return tuple(guides)
 
     def deterministic(self, parameters: dict[str, Any], x: Float[Array, "B D"]) -> tuple[DeepKernelProcess, Gram]:
-        """The network without noise in its bottlenecks (G = K): the model at these hyperparameters, and the last kernel."""
+        """The network without noise in its bottlenecks (G = K): the model at these hyperparameters, and the last
+        kernel."""
         return self._propagate_mean(parameters, x, lambda index, layer, kernel: kernel)
 
-    def _propagate_mean(self, parameters: dict[str, Any], x: Array | None, bottleneck: Any) -> tuple[DeepKernelProcess, Gram]:
-        inferred = {n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()}
+    def _propagate_mean(
+        self, parameters: dict[str, Any], x: Array | None, bottleneck: Any
+    ) -> tuple[DeepKernelProcess, Gram]:
+        inferred = {
+            n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()
+        }
         model = self._resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
         return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), bottleneck)
 
@@ -104,7 +110,7 @@ class VariationalFamily:
             key_guide, key_data = jax.random.split(jax.random.fold_in(key, index))
             scale = cholesky(kernel.ii)
             q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1], kernel.ii, scale)
-            factors.append(q.sample(key_guide))
+            factors.append(jnp.asarray(q.sample(key_guide)))
             spent["kl"] += kl_divergence(q, layer.prior(scale))
             spent["jitter"] = jnp.maximum(spent["jitter"], jnp.maximum(jitter, scale.jitter))
             return layer.condition(key_data, kernel, scale, factors[-1])
@@ -115,7 +121,8 @@ class VariationalFamily:
     def elbo(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B D"], y: Float[Array, "B C"], n: int
     ) -> tuple[Scalar, Scalar]:
-        """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points, and the jitter used."""
+        """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points, and the jitter
+        used."""
         walk = self.layer_pass(parameters, key, x)
         bound, jitter = self.output_bound(parameters, walk.model, walk.kernel, y, n)
         return bound - walk.kl, jnp.maximum(walk.jitter, jitter)
@@ -154,7 +161,7 @@ class VariationalFamily:
 
     def learned(self, parameters: dict[str, Any]) -> dict[str, Array]:
         """Values of the learned hyperparameters, by name."""
-        return {n: transform_of(self.hyperparameters[n].constraint)(v) for n, v in parameters["learned"].items()}
+        return {n: self.hyperparameters[n].constrain(v) for n, v in parameters["learned"].items()}
 
     def _resolve(self, values: dict[str, Array], dtype: Any) -> DeepKernelProcess:
         return resolve(self.model, values, dtype, self.n_features, self.n_outputs)
@@ -165,6 +172,6 @@ class VariationalFamily:
         for i, (name, guide) in enumerate(parameters["inferred"].items()):
             h = self.hyperparameters[name]
             q = HyperparameterGuide().law(h, guide)
-            values[name] = q.sample(jax.random.fold_in(key, i))
-            kl += (q.log_prob(values[name]) - h.prior.log_prob(values[name])).astype(dtype)
+            values[name] = jnp.asarray(q.sample(jax.random.fold_in(key, i)))
+            kl += jnp.asarray(q.log_prob(values[name]), dtype) - jnp.asarray(h.prior.log_prob(values[name]), dtype)
         return values, kl

@@ -1,7 +1,9 @@
 """The optimisation loop: it knows no model, only a loss, an optax optimiser and a key.
 
-Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes nothing and is counted.
-Between chunks the host looks at the trace: it reports progress, keeps the best state, stops early, and answers Ctrl-C by
+Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes nothing and is
+counted.
+Between chunks the host looks at the trace: it reports progress, keeps the best state, stops early, and answers Ctrl-C
+    by
 returning what there is.
 """
 
@@ -20,7 +22,7 @@ from dkp._types import Array, PRNGKeyArray
 from dkp._value import value
 from dkp.progress import Progress
 
-__all__ = ["Batches", "LoopResult", "LoopState", "minimise", "make_step"]
+__all__ = ["Batches", "LoopResult", "LoopState", "make_step", "minimise"]
 
 Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
 
@@ -36,7 +38,8 @@ class LoopState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished", "converged" or "interrupted"."""
+    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished", "converged" or
+    "interrupted"."""
 
     parameters: Any
     trace: np.ndarray
@@ -48,7 +51,8 @@ class LoopResult:
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s always gets the same rows."""
+    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s always gets the
+    same rows."""
 
     n: int
     size: int
@@ -100,7 +104,8 @@ def minimise(
         data: a tuple of arrays with the data points on the first axis; the batch is a tuple of their rows.
         batches: minibatches, or None for all the data in every step.
         chunk: steps per jitted call.
-        patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops early.
+        patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops
+            early.
     """
     run_chunk = _chunk_runner(make_step(loss, optimizer), key, steps, chunk)
     tracker = _Tracker(patience)
@@ -112,8 +117,7 @@ def minimise(
             stop = min(start + chunk, steps)
             rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
             state, info = run_chunk(state, rows, data)
-            info = jax.tree.map(lambda a: np.asarray(a)[: stop - start], info)
-            if tracker.record(state.parameters, info):
+            if tracker.record(state.parameters, {n: np.asarray(a)[: stop - start] for n, a in info.items()}):
                 stopped = "converged"
                 break
             if progress is not None:

@@ -1,8 +1,9 @@
 """Where a variational fit starts: inducing points among the data, hyperparameters of the deterministic network.
 
-A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit, and the hyperparameters cannot
-fit through the noise. So the network is first fitted without noise in its bottlenecks (a sparse Gaussian process with a deep
-kernel, cheap and smooth), and the guides start as narrow laws around it.
+A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit, and the
+    hyperparameters cannot
+fit through the noise. So the network is first fitted without noise in its bottlenecks (a sparse Gaussian process with
+a deep kernel, cheap and smooth), and the guides start as narrow laws around it.
 """
 
 from typing import Any
@@ -27,7 +28,8 @@ _LEARNING_RATE = 0.02
 
 
 def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P D"]:
-    """Centres of k-means on the features (on a random subset of a large data set); the distinct rows where there are no more.
+    """Centres of k-means on the features (on a random subset of a large data set); the distinct rows where there are
+    no more.
 
     The number of points is the smaller of `n_inducing` and the number of distinct rows.
     """
@@ -39,7 +41,7 @@ def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     if len(rows) > _CLUSTERED_ROWS:
         rows = np.random.default_rng(seed).choice(rows, _CLUSTERED_ROWS, replace=False)
-    centres = KMeans(n_inducing, n_init=1, random_state=seed).fit(rows).cluster_centers_
+    centres = KMeans(n_inducing, random_state=seed).fit(rows).cluster_centers_
     return jnp.asarray(centres, data.x.dtype)
 
 
@@ -79,8 +81,11 @@ def fit_deterministic(
     return {**fitted, "bottlenecks": family.centred_guides(fitted)}, result
 
 
-def optimal_outputs(family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array, n: int) -> dict[str, Array]:
-    """Pseudo-targets that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the deterministic network.
+def optimal_outputs(
+    family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array, n: int
+) -> dict[str, Array]:
+    """Pseudo-targets that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the
+    deterministic network.
 
     Lam Lam^T = (n / |x|) K_ii^-1 K_it K_ti K_ii^-1 / s^2 and Lam w = (n / |x|) K_ii^-1 K_it y / s^2.
     """

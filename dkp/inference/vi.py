@@ -29,7 +29,8 @@ _SUBSET = 2_000
 class VariationalPosterior:
     """A fitted variational posterior.
 
-    parameters: of the best state. elbo_trace: nats per data point on the standardised targets, every step. jitter: the largest
+    parameters: of the best state. elbo_trace: nats per data point on the standardised targets, every step. jitter:
+        the largest
     added to a diagonal. skipped: steps that were not finite and changed nothing. stopped: "finished", "converged" or
     "interrupted". seconds: of optimisation, compilation included.
     """
@@ -95,7 +96,8 @@ def fit_vi(
 ) -> VariationalPosterior:
     """Fit a deep kernel process by maximising the evidence lower bound (ELBO).
 
-    The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks, then `steps` steps on the ELBO.
+    The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks, then `steps` steps on
+        the ELBO.
     Ctrl-C ends either stage and returns the best state so far.
 
     Args:
@@ -106,22 +108,25 @@ def fit_vi(
         batch_size: rows a step; all of them by default.
         steps: of the second stage.
         samples: draws a step.
-        optimizer: of the second stage; by default Adam, slow for the guides' matrices and fast for their scalars, with a
-            cosine decay over `steps`.
+        optimizer: of the second stage; by default Adam, slow for the guides' matrices and fast for their scalars,
+            with a cosine decay over `steps`.
         start_steps: of the first stage; 0 skips it.
-        collapse: integrate the outputs out in closed form. By default this is done wherever it can be: Gaussian noise and the
-            full batch.
+        collapse: integrate the outputs out in closed form. By default this is done wherever it can be: Gaussian noise
+            and the full batch.
         chunk: steps between two looks at the trace (progress, best state, early stopping, Ctrl-C).
-        patience: stop early after so many chunks without an improvement beyond the noise of the trace; never, by default.
+        patience: stop early after so many chunks without an improvement beyond the noise of the trace; never, by
+            default.
         progress: show a progress bar; by default on terminals and in notebooks.
 
     Returns:
         the posterior, with the ELBO trace, the jitter used and the steps skipped.
 
     Raises:
-        ValueError: for arguments out of range, a bottleneck without a guide, or ``collapse=True`` where it is not possible.
+        ValueError: for arguments out of range, a bottleneck without a guide, or ``collapse=True`` where it is not
+            possible.
 
-    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober & Aitchison 2021 (arXiv 2005.08140).
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober & Aitchison 2021 (arXiv
+        2005.08140).
     """
     check_model_and_data(model, data)
     for name, number in {"steps": steps, "samples": samples, "chunk": chunk}.items():
@@ -168,7 +173,9 @@ def prepare(
     full = batch_size is None or _check.positive_int("batch_size", batch_size) >= data.n
     possible = full and model.likelihood.is_gaussian
     if collapse and not possible:
-        raise ValueError("Expected Gaussian noise and the full batch with collapse=True. Got another likelihood or minibatches.")
+        raise ValueError(
+            "Expected Gaussian noise and the full batch with collapse=True. Got another likelihood or minibatches."
+        )
     family = VariationalFamily(
         model=model,
         n_features=data.d,
@@ -196,12 +203,14 @@ def negative_elbo(family: VariationalFamily, n: int, samples: int) -> Any:
 def default_optimizer(steps: int) -> optax.GradientTransformation:
     """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
 
-    Adam moves every entry of a matrix by its learning rate whatever the gradient's noise, so the guides' matrices, which start
-    where they should be, move slowly (0.001), kernels, inducing points and outputs faster (0.003), and the logarithms of
-    concentrations, which have far to go, fastest (0.03).
+    Adam moves every entry of a matrix by its learning rate whatever the gradient's noise, so the guides' matrices,
+    which start where they should be, move slowly (0.001), kernels, inducing points and outputs faster (0.003), and
+    the logarithms of concentrations, which have far to go, fastest (0.03).
     """
     rates = {"matrix": 1e-3, "concentration": 3e-2, "other": 3e-3}
-    schedules = {kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in rates.items()}
+    schedules: Any = {
+        kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in rates.items()
+    }
     return optax.multi_transform(schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters))
 
 
@@ -222,7 +231,8 @@ def _start(
     chunk: int,
     bar: Progress,
 ) -> tuple[dict[str, Any], LoopResult]:
-    """The first stage. With Gaussian noise it is collapsed, on a subset of a large data set, whatever the second stage is."""
+    """The first stage. With Gaussian noise it is collapsed, on a subset of a large data set, whatever the second
+    stage is."""
     if family.collapsed or not family.model.likelihood.is_gaussian:
         return fit_deterministic(
             family, parameters, data, key=key, steps=steps, batches=batches, chunk=chunk, progress=bar

@@ -1,0 +1,1 @@
+"""Arrays: factorisations, random factors, special functions."""

@@ -2,8 +2,8 @@
 
 ``A`` lower-triangular (Bartlett): A_jj^2 ~ chi^2(nu - j + 1), A_ij ~ N(0, 1) below the diagonal, A A^T ~ W(I, nu).
 ``U`` upper-triangular (reverse Bartlett): U_jj^2 ~ chi^2(nu - p + j), normals above, U U^T ~ W(I, nu). Its inverse
-transpose is lower-triangular, so T = U^-T is at once the Cholesky factor of the inverse Wishart matrix T T^T ~ IW(I, nu).
-(j counts from 1. Bartlett 1933; the reversed form follows by reversing the order of the coordinates.)
+transpose is lower-triangular, so T = U^-T is at once the Cholesky factor of the inverse Wishart matrix T T^T ~ IW(I,
+nu). (j counts from 1. Bartlett 1933; the reversed form follows by reversing the order of the coordinates.)
 """
 
 import jax

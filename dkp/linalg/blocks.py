@@ -5,8 +5,6 @@ points, and only the diagonal ``tt`` among the data, so that time and memory are
 points. With all the data as its own inducing set it is ``ii`` alone.
 """
 
-
-import jax
 import jax.numpy as jnp
 
 from dkp._types import Array, Float

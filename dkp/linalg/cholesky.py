@@ -81,7 +81,8 @@ def log_determinant(tril: Float[Array, "P P"]) -> Scalar:
 
 @custom_vmap
 def _factorise(matrix: Array) -> tuple[Array, Array]:
-    """Factor and jitter of a stack of matrices (any leading axes). The second attempt runs only if one matrix needs it."""
+    """Factor and jitter of a stack of matrices (any leading axes). The second attempt runs only if one matrix needs
+    it."""
     size = matrix.shape[-1]
     eye = jnp.eye(size, dtype=matrix.dtype)
     mean_diagonal = jnp.mean(jnp.diagonal(matrix, axis1=-2, axis2=-1), axis=-1)
