@@ -27,40 +27,38 @@ class BottleneckGuide(Protocol):
 
     def init(self, layer: Any, scale: Cholesky) -> Parameters: ...
 
-    def posterior(
-        self, layer: Any, parameters: Parameters, kernel_ii: Array, scale: Cholesky
-    ) -> tuple[Distribution, Scalar]:
+    def posterior(self, layer: Any, parameters: Parameters, scale: Cholesky) -> tuple[Distribution, Scalar]:
         """The law, and the jitter that it needed."""
         ...
 
 
 class InverseWishartGuide:
-    """q(G_ii | K_ii) = IW(delta K_ii + gamma V V^T, delta + P + 1 + gamma).
+    """q(G_ii | K_ii) = IW(delta K + gamma V V^T, delta + P + 1 + gamma) with V = L M, K = L L^T.
 
     The posterior mean is (delta K + gamma V V^T) / (delta + gamma): gamma pseudo-observations with Gram matrix V V^T
-    join the prior's delta. This is the family of Aitchison, Yang & Ober 2021 (arXiv 2010.01590), with the scale of V
-    V^T tied
-    to gamma, so that the guide starts centred on the deterministic network: V = chol(K) there, never 0, where the
-    gradient in V vanishes.
+    join the prior's delta. This is the family of Aitchison, Yang & Ober 2021 (arXiv 2010.01590), with the scale of
+    V V^T tied to gamma, and V in the coordinates of K. In these coordinates the divergence from the prior depends on M,
+    gamma and delta alone, so that a small change of a length-scale costs nothing: with a free V it costs thousands of
+    nats, in the directions where K is small, and a fit that starts well is thrown out of its optimum. M starts at the
+    identity, which centres the guide on the deterministic network (and never at 0, where its gradient vanishes).
     """
 
     initial_gamma = 50.0
 
     def init(self, layer: InverseWishart, scale: Cholesky) -> Parameters:
-        gamma = jnp.asarray(self.initial_gamma, scale.tril.dtype)
-        return {"v": scale.tril, "log_gamma": jnp.log(gamma)}
+        dtype, size = scale.tril.dtype, scale.tril.shape[0]
+        return {"mixing": jnp.eye(size, dtype=dtype), "log_gamma": jnp.log(jnp.asarray(self.initial_gamma, dtype))}
 
     def posterior(
-        self, layer: InverseWishart, parameters: Parameters, kernel_ii: Float[Array, "P P"], scale: Cholesky
+        self, layer: InverseWishart, parameters: Parameters, scale: Cholesky
     ) -> tuple[InverseWishartFactor, Scalar]:
-        v, gamma = parameters["v"], jnp.exp(parameters["log_gamma"])
-        delta, size = jnp.asarray(layer.delta, v.dtype), v.shape[0]
-        # The prior's jitter belongs to K: both scales hold the same matrix, and the KL is 0 at gamma = 0.
-        jittered = kernel_ii + scale.jitter * jnp.eye(size, dtype=v.dtype)
+        mixing, gamma = parameters["mixing"], jnp.exp(parameters["log_gamma"])
+        delta, size = jnp.asarray(layer.delta, mixing.dtype), mixing.shape[0]
         total = delta + gamma
-        factor = cholesky((delta / total) * jittered + (gamma / total) * (v @ v.T))
-        root = jnp.sqrt(total)
-        return InverseWishartFactor(total + size + 1, root * factor.tril, factor.inverse / root), factor.jitter
+        inner = (gamma * (mixing @ mixing.T) + delta * jnp.eye(size, dtype=mixing.dtype)) / total
+        root, factor = jnp.sqrt(total), cholesky(inner)
+        tril, inverse = root * (scale.tril @ factor.tril), factor.inverse @ scale.inverse / root
+        return InverseWishartFactor(total + size + 1, tril, inverse), factor.jitter
 
 
 class OutputGuide:

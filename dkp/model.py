@@ -57,7 +57,9 @@ class DeepKernelProcess(Spec):
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
         return tuple(layer for layer in self.layers if isinstance(layer, Bottleneck))
 
-    def numpyro(self, x: Array, y: Array | None = None, *, inducing: Array | None = None) -> Array:
+    def numpyro(
+        self, x: Array, y: Array | None = None, *, inducing: Array | None = None, n_outputs: int | None = None
+    ) -> Array:
         """The NumPyro model, on all data or with inducing points.
 
         Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T);
@@ -72,6 +74,7 @@ class DeepKernelProcess(Spec):
             x: features, (N, D), taken as they are.
             y: targets, (N, C) or (N,), or None to draw them.
             inducing: features of the inducing points, (P, D).
+            n_outputs: C, where y is not given; 1 by default.
 
         Returns:
             y, observed or drawn, (N, C).
@@ -82,7 +85,7 @@ class DeepKernelProcess(Spec):
         x = jnp.asarray(x)
         y = None if y is None else (jnp.asarray(y)[:, None] if jnp.ndim(y) == 1 else jnp.asarray(y))
         _check_shapes(x, y, inducing)
-        n_outputs = 1 if y is None else y.shape[1]
+        n_outputs = y.shape[1] if y is not None else 1 if n_outputs is None else n_outputs
         model = self._with_sites(x, y, n_outputs)
         if inducing is None:
             gram = propagate(model.layers, Inputs(i=x), _sample_bottleneck)
@@ -174,7 +177,7 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
     for position, layer in enumerate(layers):
         if not isinstance(layer, (Kernel, InputKernel, Bottleneck)):
             raise ValueError(
-                f"Expected layers[{position}] to be a kernel or a bottleneck, such as Linear() (not Linear). Got {layer!r}."
+                f"Expected layers[{position}] to be a kernel or a bottleneck, called: Linear(), not Linear. Got {layer!r}."
             )
         if isinstance(layer, InputKernel) and position > 0:
             raise ValueError(f"Expected an input kernel only as the first layer. Got {layer!r} at layers[{position}].")

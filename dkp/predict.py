@@ -61,11 +61,11 @@ class Prediction:
     def samples(self) -> np.ndarray:
         """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent
         given it."""
-        n_draws = self.latent_mean.shape[0]
-        which = jnp.arange(self.n_samples) % n_draws
+        model, n_outputs, _ = self._components
+        which = jnp.arange(self.n_samples) % self.latent_mean.shape[0]
         keys = jax.random.split(self.key, self.n_samples)
         draws, mean, variance = jax.tree.map(lambda a: a[which], (self.draws, self.latent_mean, self.latent_variance))
-        y = jax.vmap(lambda k, *args: self._law(k, *args).sample(k))(keys, draws, mean, variance)
+        y = jax.vmap(lambda k, *args: _component(model, n_outputs, k, *args).sample(k))(keys, draws, mean, variance)
         return self._squeeze(self._scaling.undo(y))
 
     def quantile(self, q: Any) -> np.ndarray:
@@ -104,27 +104,25 @@ class Prediction:
 
     def _standardised_quantile(self, q: float) -> np.ndarray:
         mean, variance = self._moments
-        if self._law(self.key, *self._first_draw()).__class__.__name__ != "Normal":
-            return np.quantile(np.asarray(self._scaling.apply(self.samples)), q, axis=0)
-        return np.asarray(
-            _bisect(lambda v: jnp.mean(self._per_draw(lambda law: law.cdf(v)), axis=0), q, mean, variance)
-        )
+        if self._has_closed_form:
+            return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), mean, variance))
+        return np.quantile(np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0)
 
-    def _first_draw(self) -> Any:
-        return jax.tree.map(lambda a: a[0], (self.draws, self.latent_mean, self.latent_variance))
+    @property
+    def _components(self) -> tuple[Any, ...]:
+        keys = jax.random.split(jax.random.fold_in(self.key, 1), self.latent_mean.shape[0])
+        stacked = (keys, self.draws, self.latent_mean, self.latent_variance)
+        return self.posterior.model, self.posterior.data.n_outputs, stacked
 
-    def _law(self, key: PRNGKeyArray, draw: Draw, mean: Array, variance: Array) -> Any:
-        """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot."""
-        model = resolve_draw(self.posterior.model, draw, self.posterior.data.n_outputs)
-        law = model.likelihood.predictive(mean, variance)
-        if law is not None:
-            return law
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
-        return model.likelihood.conditional(mean + jnp.sqrt(variance) * noise)
+    @functools.cached_property
+    def _has_closed_form(self) -> bool:
+        model, n_outputs, stacked = self._components
+        _, draw, mean, variance = jax.tree.map(lambda a: a[0], stacked)
+        return resolve_draw(model, draw, n_outputs).likelihood.predictive(mean, variance) is not None
 
     def _per_draw(self, of: Callable[[Any], Any]) -> Any:
-        keys = jax.random.split(jax.random.fold_in(self.key, 1), self.latent_mean.shape[0])
-        return jax.vmap(lambda *args: of(self._law(*args)))(keys, self.draws, self.latent_mean, self.latent_variance)
+        model, n_outputs, stacked = self._components
+        return _map_components(model, n_outputs, stacked, of)
 
     @property
     def _scaling(self) -> Any:
@@ -182,11 +180,10 @@ def prior_predictive(
     data = x if isinstance(x, Dataset) else None
     features = data.x if data is not None else jnp.asarray(_check.matrix("x", x), jnp.result_type(float))
     columns = data.n_outputs if data is not None else n_outputs
-    shape_only = jnp.zeros((features.shape[0], columns), features.dtype)
 
     def one(key: PRNGKeyArray) -> Array:
         with numpyro.handlers.seed(rng_seed=key), numpyro.handlers.block():
-            return model.numpyro(features, None if columns == 1 else shape_only * jnp.nan)
+            return model.numpyro(features, n_outputs=columns)
 
     y = np.asarray(jax.lax.map(one, jax.random.split(key, n_samples)), float)
     return data.y_standardization.undo(y) if data is not None else y
@@ -235,15 +232,32 @@ def _row_log_prob(law: Any, y: Array) -> Array:
     return jnp.sum(log_prob, axis=-1) if log_prob.ndim == 2 else log_prob
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _bisect(cdf: Callable[[Array], Array], q: float, mean: Array, variance: Array) -> Array:
+def _component(
+    model: DeepKernelProcess, n_outputs: int, key: PRNGKeyArray, draw: Draw, mean: Array, variance: Array
+) -> Any:
+    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot."""
+    likelihood = resolve_draw(model, draw, n_outputs).likelihood
+    law = likelihood.predictive(mean, variance)
+    if law is not None:
+        return law
+    return likelihood.conditional(mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype))
+
+
+def _map_components(model: DeepKernelProcess, n_outputs: int, stacked: Any, of: Callable[[Any], Any]) -> Any:
+    return jax.vmap(lambda *args: of(_component(model, n_outputs, *args)))(*stacked)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _mixture_quantile(
+    model: DeepKernelProcess, n_outputs: int, stacked: Any, q: Array, mean: Array, variance: Array
+) -> Array:
     # Cantelli: a quantile lies within sqrt((1 - q) / q) and sqrt(q / (1 - q)) standard deviations of the mean.
     spread = jnp.sqrt(variance)
     low, high = mean - spread * jnp.sqrt((1 - q) / q), mean + spread * jnp.sqrt(q / (1 - q))
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        below = cdf(middle) < q
+        below = jnp.mean(_map_components(model, n_outputs, stacked, lambda law: law.cdf(middle)), axis=0) < q
         return jnp.where(below, middle, bounds[0]), jnp.where(below, bounds[1], middle)
 
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))

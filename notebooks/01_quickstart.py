@@ -48,21 +48,21 @@ key_gp, key_deep, key_predict, key_draws, key_loo = jax.random.split(jax.random.
 # ## Two models
 #
 # A model is a list of layers and a likelihood. Without a bottleneck it is a Gaussian process and is conditioned exactly; with one it
-# is fitted variationally. `dkp.learn(…)` marks what is optimised; many hyperparameters are learned by default.
+# is fitted variationally. `dkp.learn(…)` marks what is optimised; length-scales and the noise are by default.
 
 # %%
 gp_model = dkp.DeepKernelProcess(
     layers=[kernels.Linear(ard=True), kernels.SquaredExponential(variance=dkp.learn(1.0))],
-    likelihood=likelihoods.Gaussian(noise=dkp.learn(0.2)),
+    likelihood=likelihoods.Gaussian(),
 )
 deep_model = dkp.DeepKernelProcess(
     layers=[
         kernels.Linear(ard=True),
         kernels.SquaredExponential(),
-        dkp.InverseWishart(delta=dkp.learn(20.0)),
+        dkp.InverseWishart(delta=dkp.learn(50.0)),
         kernels.SquaredExponential(variance=dkp.learn(1.0)),
     ],
-    likelihood=likelihoods.Gaussian(noise=dkp.learn(0.2)),
+    likelihood=likelihoods.Gaussian(),
 )
 
 # %% [markdown]
@@ -75,7 +75,7 @@ deep_model = dkp.DeepKernelProcess(
 table = dkp.datasets.cubic()
 data = dkp.Dataset.from_arrays(table.x, table.y)
 gp = dkp.condition(gp_model, data)
-deep = dkp.fit_vi(deep_model, data, key=key_deep, n_inducing=20, steps=500, samples=2, progress=False)
+deep = dkp.fit_vi(deep_model, data, key=key_deep, n_inducing=10, steps=1000, progress=False)
 {name: np.round(value, 3) for name, value in deep.hyperparameters.items()}
 
 # %% [markdown]
@@ -125,10 +125,10 @@ grams.label_alignment(deep, draws, key=key_draws).mean(axis=0).round(3)
 table = dkp.datasets.load("diabetes", split=0)
 data = dkp.Dataset.from_arrays(table.x, table.y, feature_names=table.feature_names)
 gp = dkp.condition(gp_model, data)
-deep = dkp.fit_vi(deep_model, data, key=key_deep, n_inducing=40, steps=400, samples=2, progress=False)
+deep = dkp.fit_vi(deep_model, data, key=key_deep, n_inducing=30, steps=500, progress=False)
 predictions = {
-    "Gaussian process": dkp.predict(gp, table.x_test, key=key_predict),
-    "deep kernel process": dkp.predict(deep, table.x_test, key=key_predict),
+    "Gaussian process": dkp.predict(gp, table.x_test, key=key_predict, n_samples=200),
+    "deep kernel process": dkp.predict(deep, table.x_test, key=key_predict, n_samples=200),
 }
 for name, prediction in predictions.items():
     score = metrics.mean_log_density(prediction.log_density(table.y_test))
@@ -153,8 +153,8 @@ axes[1].legend()
 
 # %%
 evaluated = {
-    "Gaussian process": dkp.to_arviz(gp, key=key_loo, n_samples=500),
-    "deep kernel process": dkp.to_arviz(deep, key=key_loo, n_samples=500),
+    "Gaussian process": dkp.to_arviz(gp, key=key_loo, n_samples=200),
+    "deep kernel process": dkp.to_arviz(deep, key=key_loo, n_samples=200),
 }
 az.compare(evaluated).iloc[:, :3].round(1)
 

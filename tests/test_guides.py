@@ -42,14 +42,14 @@ def perturbed(parameters, seed=0):
 @jax.jit
 def divergence(layer, parameters, k):
     scale = cholesky(k)
-    q, _ = guide_of(layer).posterior(layer, parameters, k, scale)
+    q, _ = guide_of(layer).posterior(layer, parameters, scale)
     return kl_divergence(q, layer.prior(scale))
 
 
 @jax.jit
 def log_ratio(layer, parameters, k, keys):
     scale = cholesky(k)
-    q, _ = guide_of(layer).posterior(layer, parameters, k, scale)
+    q, _ = guide_of(layer).posterior(layer, parameters, scale)
     p = layer.prior(scale)
 
     def one(key):

@@ -109,7 +109,7 @@ class VariationalFamily:
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
             key_guide, key_data = jax.random.split(jax.random.fold_in(key, index))
             scale = cholesky(kernel.ii)
-            q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1], kernel.ii, scale)
+            q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1], scale)
             factors.append(jnp.asarray(q.sample(key_guide)))
             spent["kl"] += kl_divergence(q, layer.prior(scale))
             spent["jitter"] = jnp.maximum(spent["jitter"], jnp.maximum(jitter, scale.jitter))
