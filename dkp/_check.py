@@ -11,6 +11,8 @@ import operator
 from collections.abc import Collection
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -21,6 +23,7 @@ __all__ = [
     "one_of",
     "positive_int",
     "positive_number",
+    "random_key",
     "real_array",
     "same_length",
     "same_shape",
@@ -52,6 +55,14 @@ def positive_number(name: str, value: Any) -> float:
     if not (is_number and math.isfinite(value) and value > 0):
         raise ValueError(f"Expected {name} to be a finite number above 0. Got {value!r}.")
     return float(value)
+
+
+def random_key(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is one random key, of ``jax.random.key`` or the older ``jax.random.PRNGKey``."""
+    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    raw = isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32 and value.shape == (2,)
+    if not ((typed and value.shape == ()) or raw):
+        raise ValueError(f"Expected {name} to be a random key, such as jax.random.key(0). Got {value!r}.")
 
 
 def one_of(name: str, value: Any, options: Collection[Any]) -> Any:

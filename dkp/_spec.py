@@ -14,6 +14,7 @@ from typing import Any, dataclass_transform
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 __all__ = ["DOMAINS", "Learn", "Spec", "hyperparameter", "learn", "part"]
 
@@ -107,13 +108,23 @@ class Spec:
                 continue
             value = getattr(self, field.name)
             value = value.init if isinstance(value, Learn) else value
-            if not isinstance(value, (bool, int, float, np.ndarray, np.generic, list, tuple)):
-                continue
+            if value is None and isinstance(getattr(self, field.name), Learn):
+                continue  # the start is computed from the data
+            if isinstance(value, Tracer) or hasattr(value, "log_prob"):
+                continue  # being computed, or a distribution
             domain = field.metadata["domain"]
-            numbers = np.asarray(value, dtype=float)
+            numbers = _as_numbers(value)
             if not (np.all(np.isfinite(numbers)) and np.all(DOMAINS[domain](numbers))):
                 name = f"{type(self).__name__}({field.name}=…)"
                 raise ValueError(f"Expected {name} to be finite and {domain.replace('_', ' ')}. Got {value!r}.")
+
+
+def _as_numbers(value: Any) -> np.ndarray:
+    """NaN, which lies in no domain, for what cannot be read as numbers."""
+    try:
+        return np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return np.asarray(np.nan)
 
 
 def _flatten_with_keys(spec: Spec) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:

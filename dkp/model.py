@@ -37,8 +37,8 @@ class DeepKernelProcess(Spec):
         likelihood: the law of y given f. All outputs (columns of y) share the kernel.
 
     Raises:
-        ValueError: when the list is empty, holds something that is no layer, starts with a bottleneck that no kernel
-            feeds, or has an input kernel anywhere but first.
+        ValueError: when the list is empty, holds something that is no layer, or has an input kernel
+            anywhere but first.
     """
 
     layers: tuple[Kernel | InputKernel | Bottleneck, ...] = part()
@@ -131,10 +131,9 @@ def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs:
     size, dtype = gram.ii.shape[0], gram.ii.dtype
     noise = likelihood.noise_variance(n_outputs)
     if noise is not None:
-        covariance = gram.ii[None] + noise[:, None, None] * jnp.eye(size, dtype=dtype)[None]
-        tril = jax.vmap(lambda c: cholesky(c).tril)(covariance)
-        law = dist.MultivariateNormal(jnp.zeros((n_outputs, size), dtype), scale_tril=tril).to_event(1)
-        return _sample("y", law, None if y is None else y.T).T
+        tril = cholesky(gram.ii + noise[0] * jnp.eye(size, dtype=dtype)).tril
+        law = dist.MatrixNormal(jnp.zeros((size, n_outputs), dtype), tril, jnp.eye(n_outputs, dtype=dtype))
+        return _sample("y", law, y)
     whitened = _sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
     f = cast(Array, numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened))
     return _sample("y", likelihood.conditional(f).to_event(1), y)
@@ -177,7 +176,7 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
     for position, layer in enumerate(layers):
         if not isinstance(layer, (Kernel, InputKernel, Bottleneck)):
             raise ValueError(
-                f"Expected layers[{position}] to be a kernel or a bottleneck, called: Linear(), not Linear. Got {layer!r}."
+                f"Expected layers[{position}] to be a kernel or a bottleneck: Linear(), not Linear. Got {layer!r}."
             )
         if isinstance(layer, InputKernel) and position > 0:
             raise ValueError(f"Expected an input kernel only as the first layer. Got {layer!r} at layers[{position}].")

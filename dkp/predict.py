@@ -21,6 +21,7 @@ from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, Posterior, latent_moments, resolve_draw
+from dkp.priors import hyperparameters, substitute
 
 __all__ = ["Prediction", "predict", "prior_predictive"]
 
@@ -65,7 +66,12 @@ class Prediction:
         which = jnp.arange(self.n_samples) % self.latent_mean.shape[0]
         keys = jax.random.split(self.key, self.n_samples)
         draws, mean, variance = jax.tree.map(lambda a: a[which], (self.draws, self.latent_mean, self.latent_variance))
-        y = jax.vmap(lambda k, *args: _component(model, n_outputs, k, *args).sample(k))(keys, draws, mean, variance)
+
+        def draw_y(key: PRNGKeyArray, *component: Any) -> Array:
+            key_f, key_y = jax.random.split(key)
+            return _component(model, n_outputs, key_f, *component).sample(key_y)
+
+        y = jax.vmap(draw_y)(keys, draws, mean, variance)
         return self._squeeze(self._scaling.undo(y))
 
     def quantile(self, q: Any) -> np.ndarray:
@@ -145,6 +151,11 @@ def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int =
     Raises:
         ValueError: when x does not have the features of the training data, or holds anything but finite numbers.
     """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(
+            f"Expected posterior to come from an engine, such as dkp.fit_vi. Got {type(posterior).__name__}."
+        )
+    _check.random_key("key", key)
     n_samples, chunk = _check.positive_int("n_samples", n_samples), _check.positive_int("chunk", chunk)
     data = posterior.data
     rows = data.standardize_inputs(x)
@@ -176,14 +187,20 @@ def prior_predictive(
     Raises:
         ValueError: when x is not a matrix of finite numbers.
     """
-    n_samples = _check.positive_int("n_samples", n_samples)
+    if not isinstance(model, DeepKernelProcess):
+        raise ValueError(f"Expected model to be a dkp.DeepKernelProcess. Got {type(model).__name__}.")
+    _check.random_key("key", key)
+    n_samples, n_outputs = _check.positive_int("n_samples", n_samples), _check.positive_int("n_outputs", n_outputs)
     data = x if isinstance(x, Dataset) else None
     features = data.x if data is not None else jnp.asarray(_check.matrix("x", x), jnp.result_type(float))
     columns = data.n_outputs if data is not None else n_outputs
+    targets = data.y if data is not None else jnp.zeros((features.shape[0], columns), features.dtype)
+    names = hyperparameters(model, features.shape[1], columns)
+    start = substitute(model, {n: h.initial(features, targets) for n, h in names.items() if h.is_learned})
 
     def one(key: PRNGKeyArray) -> Array:
         with numpyro.handlers.seed(rng_seed=key), numpyro.handlers.block():
-            return model.numpyro(features, n_outputs=columns)
+            return start.numpyro(features, n_outputs=columns)
 
     y = np.asarray(jax.lax.map(one, jax.random.split(key, n_samples)), float)
     return data.y_standardization.undo(y) if data is not None else y

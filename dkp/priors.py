@@ -6,16 +6,17 @@ is fixed, ``learn(init)`` is optimised, a NumPyro distribution is inferred.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from dkp._spec import Learn, Spec
 from dkp._types import Array
 
-__all__ = ["Hyperparameter", "hyperparameters", "resolve"]
+__all__ = ["Hyperparameter", "hyperparameters", "resolve", "substitute"]
 
 _CONSTRAINTS = {
     "positive": constraints.positive,
@@ -48,7 +49,8 @@ class Hyperparameter:
 
     @property
     def constraint(self) -> constraints.Constraint:
-        return _CONSTRAINTS[self.domain]
+        """The support of the user's distribution, or the domain of the hyperparameter."""
+        return cast(constraints.Constraint, self.prior.support) if self.is_inferred else _CONSTRAINTS[self.domain]
 
     @property
     def prior(self) -> dist.Distribution:
@@ -103,6 +105,11 @@ def resolve(model: SpecT, values: Mapping[str, Array], dtype: jnp.dtype, n_featu
     return _map(model, "", visit)
 
 
+def substitute(model: SpecT, values: Mapping[str, Any]) -> SpecT:
+    """The description with the named hyperparameters replaced, and the others as they were."""
+    return _map(model, "", lambda owner, field, name, value: values.get(name, value))
+
+
 def _map(spec: Any, path: str, visit: Callable[[Spec, dataclasses.Field, str, Any], Any]) -> Any:
     changes = {}
     for field in dataclasses.fields(spec):
@@ -119,7 +126,7 @@ def _map(spec: Any, path: str, visit: Callable[[Spec, dataclasses.Field, str, An
 
 def _check_shape(h: Hyperparameter) -> None:
     value = h.value.init if h.is_learned else h.value
-    shape = value.shape() if h.is_inferred else () if value is None else jnp.shape(value)
+    shape = value.shape() if h.is_inferred else () if value is None else np.shape(value)
     try:
         fits = jnp.broadcast_shapes(shape, h.shape) == h.shape
     except ValueError:
@@ -137,6 +144,7 @@ def _check_support(h: Hyperparameter) -> None:
 
 
 def _is_nonnegative(support: constraints.Constraint) -> bool:
+    support = getattr(support, "base_constraint", support)  # of a distribution whose batch was made an event
     if support in (
         constraints.positive,
         constraints.softplus_positive,

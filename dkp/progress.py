@@ -6,7 +6,7 @@ off unless asked for, and then prints at most ten lines.
 
 import sys
 import time
-from typing import Any, Self
+from typing import Any
 
 from tqdm.std import tqdm
 
@@ -50,7 +50,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def offset(self, steps: int) -> Self:
+    def offset(self, steps: int) -> "Progress":
         """The same bar for a later stage: what it counts from now on comes after the first `steps`."""
         self._offset = steps
         return self

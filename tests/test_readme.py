@@ -18,7 +18,9 @@ def test_the_python_of_the_readme_runs_as_it_stands(capsys):
     assert "test log density" in capsys.readouterr().out
     assert names["posterior"].stopped == "finished"
     # A fit that learned nothing predicts the training mean with the spread of the targets.
-    baseline = jax.scipy.stats.norm.logpdf(names["table"].y_test, names["table"].y.mean(), names["table"].y.std()).mean()
+    baseline = jax.scipy.stats.norm.logpdf(
+        names["table"].y_test, names["table"].y.mean(), names["table"].y.std()
+    ).mean()
     assert names["prediction"].log_density(names["table"].y_test).mean() > baseline + 0.1
 
 

@@ -17,8 +17,10 @@ from dkp.datasets import Table
 
 __all__ = ["demo", "fit", "main"]
 
+_DEFAULTS = Settings()
 
-def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = Settings()) -> None:
+
+def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEFAULTS) -> None:
     """Fit the default deep kernel process to a real data set and compare it with simpler models on held-out rows.
 
     Args:
@@ -29,7 +31,7 @@ def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Sett
     _run(_regression_set(data), settings, out)
 
 
-def fit(*, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Settings = Settings()) -> None:
+def fit(*, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Settings = _DEFAULTS) -> None:
     """Fit the default deep kernel process to a CSV file and compare it with simpler models on held-out rows.
 
     Args:

@@ -91,7 +91,7 @@ def _numbers(path: Path, header: list[str], row: Row) -> list[float]:
     line, cells = row
     if len(cells) != len(header):
         raise ValueError(
-            f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got {len(cells)}: correct the line."
+            f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got {len(cells)}: correct it."
         )
     values = [_parsed(cell) for cell in cells]
     for name, cell, value in zip(header, cells, values, strict=True):
@@ -108,7 +108,7 @@ def _refuse(place: str, cell: str) -> NoReturn:
     if _parsed(cell) is not None:
         raise ValueError(f"Expected a finite number in {place}. Got {cell}: leave out the row.")
     raise ValueError(
-        f"Expected a number in {place}. Got text ({cell[:40]!r}): leave out the column, or encode it as columns of 0 and 1."
+        f"Expected a number in {place}. Got text ({cell[:40]!r}): leave the column out, or encode it as 0 and 1."
     )
 
 

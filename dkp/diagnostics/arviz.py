@@ -82,7 +82,7 @@ def _outcomes(posterior: Posterior, values: dict[str, Array], f: Array, key: PRN
     N)."""
     data, scale = posterior.data, np.asarray(posterior.data.y_standardization.scale)
 
-    def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Array, Array]:
+    def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Any, Any]:
         key, values, f = draw
         law = resolve(posterior.model, values, f.dtype, data.d, data.n_outputs).likelihood.conditional(f)
         return law.sample(key), law.log_prob(data.y)
@@ -122,10 +122,9 @@ def _dataset(group: str, variables: dict[str, Any], posterior: Posterior, attrib
         dims["y"] = ["row"]  # one value a row, all outputs together
     arrays = {name: np.asarray(v)[None] if sampled else np.asarray(v) for name, v in variables.items()}
     found = {name: ([*leading, *dims.get(name, [])], array) for name, array in arrays.items()}
-    names = {"feature": list(data.feature_names), "output": list(data.target_names)}
-    counted = {axis: np.arange(size) for axis, size in xr.Dataset(found).sizes.items() if axis not in names}
-    used = {axis: names[axis] for axis in xr.Dataset(found).sizes if axis in names}
-    return xr.Dataset(found, coords={**counted, **used}, attrs=attributes)
+    names: dict[Any, Any] = {"feature": list(data.feature_names), "output": list(data.target_names)}
+    coords = {axis: names.get(axis, np.arange(size)) for axis, size in xr.Dataset(found).sizes.items()}
+    return xr.Dataset(found, coords=coords, attrs=attributes)
 
 
 def _dims(posterior: Posterior) -> dict[str, list[str]]:

@@ -81,7 +81,7 @@ class LowerProduct(Transform):
         return self.tril @ x
 
     def _inverse(self, y: Array) -> Array:
-        return jax.scipy.linalg.solve_triangular(self.tril, y, lower=True)
+        return triangular_inverse(self.tril) @ y
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: object = None) -> Array:
         diagonal = jnp.diagonal(self.tril, axis1=-2, axis2=-1)

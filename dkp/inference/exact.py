@@ -91,7 +91,12 @@ def condition(
     """
     check_model_and_data(model, data)
     _check_exact(model, data, max_points)
-    restarts = _check.positive_int("restarts", restarts) if key is not None else 1
+    _check.positive_int("max_iterations", max_iterations)
+    if key is None:
+        restarts = 1
+    else:
+        _check.random_key("key", key)
+        _check.positive_int("restarts", restarts)
     names = hyperparameters(model, data.d, data.n_outputs)
     learned = {name: h for name, h in names.items() if h.is_learned}
     start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}

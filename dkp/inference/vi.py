@@ -129,6 +129,7 @@ def fit_vi(
         2005.08140).
     """
     check_model_and_data(model, data)
+    _check.random_key("key", key)
     for name, number in {"steps": steps, "samples": samples, "chunk": chunk}.items():
         _check.positive_int(name, number)
     if patience is not None:

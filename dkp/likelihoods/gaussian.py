@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 
 from dkp._spec import hyperparameter, learn
@@ -31,12 +30,13 @@ class Gaussian(Likelihood):
     def __post_init__(self) -> None:
         self.check_hyperparameters()
 
-    def initial_values(self, x: Array, y: Array) -> dict[str, float]:
+    def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
         """Half the residual standard deviation of a linear fit: a nonlinear model explains more than a linear one."""
-        features, targets = np.asarray(x, float), np.asarray(y, float)
-        design = np.column_stack([features, np.ones(len(features))])
-        residual = targets - design @ np.linalg.lstsq(design, targets, rcond=None)[0]
-        return {"noise": float(np.clip(residual.std() / 2, 0.05, 1.0))}
+        design = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
+        # A little ridge, because columns may be copies of one another.
+        normal = design.T @ design + 1e-3 * x.shape[0] * jnp.eye(design.shape[1], dtype=x.dtype)
+        residual = y - design @ jnp.linalg.solve(normal, design.T @ y)
+        return {"noise": jnp.clip(jnp.std(residual) / 2, 0.05, 1.0)}
 
     def noise_variance(self, n_outputs: int) -> Float[Array, " C"]:
         return broadcast_outputs(self.noise, n_outputs) ** 2

@@ -86,7 +86,8 @@ def _factorise(matrix: Array) -> tuple[Array, Array]:
     size = matrix.shape[-1]
     eye = jnp.eye(size, dtype=matrix.dtype)
     mean_diagonal = jnp.mean(jnp.diagonal(matrix, axis1=-2, axis2=-1), axis=-1)
-    jitter = base_jitter(matrix.dtype) * mean_diagonal
+    # A matrix of zeros (features that are all constant) has a scale too: 1.
+    jitter = base_jitter(matrix.dtype) * jnp.where(mean_diagonal > 0, mean_diagonal, jnp.ones_like(mean_diagonal))
     first = _attempt(matrix, jitter, eye)
     good = jnp.all(jnp.isfinite(first), axis=(-2, -1))
 

@@ -130,14 +130,14 @@ def importance_weights():
     data, described = dataset(3), model(5.0)
     fam = family(described, collapsed=True)
     parameters = start(fam, data, amount=0.1)
-    # A guide wider than a fit would have: delta K - gamma V V^T is positive definite, so the weights have a variance.
+    # A guide wider than a fit would have: delta K - gamma V V^T is positive definite, and the weights have a variance.
     wide = {"log_gamma": jnp.log(0.5)}
     parameters = parameters | {"bottlenecks": tuple(b | wide for b in parameters["bottlenecks"])}
     layer = described.bottlenecks[0]
     kernel = described.layers[1](described.layers[0](Inputs(i=data.x))).ii
     scale = cholesky(kernel)
     prior = layer.prior(scale)
-    guide, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][0], kernel, scale)
+    guide, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][0], scale)
 
     def log_likelihood(s):
         return exact_outputs(described.layers[3](Gram(ii=s @ s.T)).ii, data.y, jnp.asarray(NOISE**2))[0]
