@@ -68,7 +68,7 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """All that decides the result, other than the data and the method; settings that the method ignores stay out."""
+        """All that decides the result, other than data and method; settings that the method ignores stay out."""
         ignored = IGNORED_SETTINGS.get(self.method, ())
         settings = {name: v for name, v in dataclasses.asdict(self.settings).items() if name not in ignored}
         return {"dtype": self.dtype, "seed": self.seed, **settings}

@@ -57,9 +57,7 @@ class DeepKernelProcess(Spec):
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
         return tuple(layer for layer in self.layers if isinstance(layer, Bottleneck))
 
-    def numpyro(
-        self, x: Array, y: Array | None = None, *, inducing: Array | None = None, n_outputs: int | None = None
-    ) -> Array:
+    def numpyro(self, x: Any, y: Any = None, *, inducing: Any = None, n_outputs: int | None = None) -> Array:
         """The NumPyro model, on all data or with inducing points.
 
         Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T);

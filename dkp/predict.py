@@ -19,9 +19,10 @@ from jax.scipy.special import logsumexp
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
+from dkp.likelihoods.base import Likelihood
 from dkp.model import DeepKernelProcess
-from dkp.posterior import Draw, Posterior, latent_moments, resolve_draw
-from dkp.priors import hyperparameters, substitute
+from dkp.posterior import Draw, Posterior, latent_moments
+from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Prediction", "predict", "prior_predictive"]
 
@@ -62,16 +63,17 @@ class Prediction:
     def samples(self) -> np.ndarray:
         """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent
         given it."""
-        model, n_outputs, _ = self._components
+        model, sizes, _ = self._components
         which = jnp.arange(self.n_samples) % self.latent_mean.shape[0]
         keys = jax.random.split(self.key, self.n_samples)
-        draws, mean, variance = jax.tree.map(lambda a: a[which], (self.draws, self.latent_mean, self.latent_variance))
+        per_draw = (self.draws.values, self.latent_mean, self.latent_variance)
+        values, mean, variance = jax.tree.map(lambda a: a[which], per_draw)
 
         def draw_y(key: PRNGKeyArray, *component: Any) -> Array:
             key_f, key_y = jax.random.split(key)
-            return _component(model, n_outputs, key_f, *component).sample(key_y)
+            return _component(model, sizes, key_f, *component).sample(key_y)
 
-        y = jax.vmap(draw_y)(keys, draws, mean, variance)
+        y = jax.vmap(draw_y)(keys, values, mean, variance)
         return self._squeeze(self._scaling.undo(y))
 
     def quantile(self, q: Any) -> np.ndarray:
@@ -117,18 +119,18 @@ class Prediction:
     @property
     def _components(self) -> tuple[Any, ...]:
         keys = jax.random.split(jax.random.fold_in(self.key, 1), self.latent_mean.shape[0])
-        stacked = (keys, self.draws, self.latent_mean, self.latent_variance)
-        return self.posterior.model, self.posterior.data.n_outputs, stacked
+        stacked = (keys, self.draws.values, self.latent_mean, self.latent_variance)
+        return self.posterior.model, (self.posterior.data.d, self.posterior.data.n_outputs), stacked
 
     @functools.cached_property
     def _has_closed_form(self) -> bool:
-        model, n_outputs, stacked = self._components
-        _, draw, mean, variance = jax.tree.map(lambda a: a[0], stacked)
-        return resolve_draw(model, draw, n_outputs).likelihood.predictive(mean, variance) is not None
+        model, sizes, stacked = self._components
+        _, values, mean, variance = jax.tree.map(lambda a: a[0], stacked)
+        return _likelihood(model, sizes, values, mean.dtype).predictive(mean, variance) is not None
 
     def _per_draw(self, of: Callable[[Any], Any]) -> Any:
-        model, n_outputs, stacked = self._components
-        return _map_components(model, n_outputs, stacked, of)
+        model, sizes, stacked = self._components
+        return _map_components(model, sizes, stacked, of)
 
     @property
     def _scaling(self) -> Any:
@@ -249,32 +251,36 @@ def _row_log_prob(law: Any, y: Array) -> Array:
     return jnp.sum(log_prob, axis=-1) if log_prob.ndim == 2 else log_prob
 
 
+def _likelihood(model: DeepKernelProcess, sizes: tuple[int, int], values: Any, dtype: Any) -> Likelihood:
+    return resolve(model, values, dtype, *sizes).likelihood
+
+
 def _component(
-    model: DeepKernelProcess, n_outputs: int, key: PRNGKeyArray, draw: Draw, mean: Array, variance: Array
+    model: DeepKernelProcess, sizes: tuple[int, int], key: PRNGKeyArray, values: Any, mean: Array, variance: Array
 ) -> Any:
     """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot."""
-    likelihood = resolve_draw(model, draw, n_outputs).likelihood
+    likelihood = _likelihood(model, sizes, values, mean.dtype)
     law = likelihood.predictive(mean, variance)
     if law is not None:
         return law
     return likelihood.conditional(mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype))
 
 
-def _map_components(model: DeepKernelProcess, n_outputs: int, stacked: Any, of: Callable[[Any], Any]) -> Any:
-    return jax.vmap(lambda *args: of(_component(model, n_outputs, *args)))(*stacked)
+def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, of: Callable[[Any], Any]) -> Any:
+    return jax.vmap(lambda *args: of(_component(model, sizes, *args)))(*stacked)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _mixture_quantile(
-    model: DeepKernelProcess, n_outputs: int, stacked: Any, q: Array, mean: Array, variance: Array
+    model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, mean: Array, variance: Array
 ) -> Array:
     # Cantelli: a quantile lies within sqrt((1 - q) / q) and sqrt(q / (1 - q)) standard deviations of the mean.
     spread = jnp.sqrt(variance)
     low, high = mean - spread * jnp.sqrt((1 - q) / q), mean + spread * jnp.sqrt(q / (1 - q))
 
-    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        below = jnp.mean(_map_components(model, n_outputs, stacked, lambda law: law.cdf(middle)), axis=0) < q
+        below = jnp.mean(_map_components(model, sizes, stacked, lambda law: law.cdf(middle)), axis=0) < q
         return jnp.where(below, middle, bounds[0]), jnp.where(below, bounds[1], middle)
 
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))

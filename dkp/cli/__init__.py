@@ -18,9 +18,10 @@ from dkp.datasets import Table
 __all__ = ["demo", "fit", "main"]
 
 _DEFAULTS = Settings()
+_DEMO = Settings(steps=500)  # enough for the embedded data
 
 
-def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEFAULTS) -> None:
+def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEMO) -> None:
     """Fit the default deep kernel process to a real data set and compare it with simpler models on held-out rows.
 
     Args:

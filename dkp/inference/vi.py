@@ -265,10 +265,10 @@ def _posterior(family: VariationalFamily, data: Dataset, result: LoopResult) -> 
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draws(family: VariationalFamily, parameters: Any, keys: PRNGKeyArray, data: Dataset) -> Draw:
+def _draws(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Draw:
     return jax.lax.map(lambda key: family.draw(parameters, key, data), keys)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _elbos(family: VariationalFamily, parameters: Any, keys: PRNGKeyArray, data: Dataset) -> Array:
+def _elbos(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Array:
     return jax.lax.map(lambda key: family.elbo(parameters, key, data.x, data.y, data.x.shape[0])[0], keys)
