@@ -43,7 +43,7 @@ class Settings:
     """
 
     seed: int = 0
-    steps: int = 1000
+    steps: int = 500
     n_inducing: int = 100
     test_fraction: float = 0.1
     float32: bool = False

@@ -59,12 +59,11 @@ class InverseBartlett(Distribution):
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*shape P P"]) -> Float[Array, "*shape"]:
-        p, df = self.size, jnp.broadcast_to(self.df, value.shape[:-2])
-        j = jnp.arange(1, p + 1, dtype=value.dtype)
+        p, shape = self.size, jnp.broadcast_shapes(self.df.shape, value.shape[:-2])
+        df, value = jnp.broadcast_to(self.df, shape), jnp.broadcast_to(value, (*shape, p, p))
         log_diagonal = jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1))
-        jacobian_and_determinant = jnp.sum(
-            -(df[..., None] + jnp.broadcast_to(j, log_diagonal.shape)) * log_diagonal, axis=-1
-        )
+        j = jnp.broadcast_to(jnp.arange(1, p + 1, dtype=value.dtype), log_diagonal.shape)
+        jacobian_and_determinant = jnp.sum(-(df[..., None] + j) * log_diagonal, axis=-1)
         trace = jnp.sum(triangular_inverse(value) ** 2, axis=(-2, -1))
         constant = p * jnp.log(2.0) * (1 - df / 2) - multigammaln(df / 2, p)
         return (constant + jacobian_and_determinant - trace / 2).astype(value.dtype)
