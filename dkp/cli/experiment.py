@@ -125,7 +125,7 @@ def _fit(data: Dataset, settings: Settings, keys: jax.Array) -> dict[str, Any]:
         print(f"interrupted after {len(deep.elbo_trace)} steps: going on with the best state so far", file=sys.stderr)
     fitted[_DEEP] = deep
     if data.n <= _LARGEST_EXACT:
-        fitted[_EXACT] = condition(ard_gaussian_process(), data, key=keys[1])
+        fitted[_EXACT] = condition(ard_gaussian_process(), data)
     else:
         print(f"no {_EXACT}: it is for at most {_LARGEST_EXACT} training rows", file=sys.stderr)
     return fitted

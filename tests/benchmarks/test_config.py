@@ -38,7 +38,7 @@ def test_a_plan_defaults_to_all_of_its_suite(suite):
 def test_a_plan_narrows_to_what_it_is_told():
     runs = plan("uci-small", datasets="energy,yacht", splits="7", methods="mean", dtype="float32", settings="steps=5")
     assert [(r.dataset, r.split, r.method) for r in runs] == [("uci/energy", 7, "mean"), ("uci/yacht", 7, "mean")]
-    assert {(r.dtype, r.settings.steps, r.settings.samples) for r in runs} == {("float32", 5, 10)}
+    assert {(r.dtype, r.settings.steps, r.settings.samples) for r in runs} == {("float32", 5, Settings().samples)}
 
 
 @pytest.mark.parametrize("wrong", [{"suite": "none"}, {"suite": "smoke", "datasets": "energy"}])
@@ -63,9 +63,17 @@ def test_a_run_survives_json():
 
 
 def test_the_fingerprint_sees_the_configuration_and_only_that():
-    elsewhere = dataclasses.replace(RUN, dataset="uci/energy", split=3, method="gp", suite="uci-small")
-    assert elsewhere.fingerprint == RUN.fingerprint
-    numbers = {f.name: dataclasses.replace(RUN.settings, **{f.name: 7}) for f in dataclasses.fields(Settings)}
-    changed = [dataclasses.replace(RUN, settings=s) for s in numbers.values()]
-    changed += [dataclasses.replace(RUN, seed=1), dataclasses.replace(RUN, dtype="float32")]
-    assert len({RUN.fingerprint, *(r.fingerprint for r in changed)}) == len(changed) + 1
+    run = dataclasses.replace(RUN, method="diwp")
+    elsewhere = dataclasses.replace(run, dataset="uci/energy", split=3, suite="uci-small")
+    assert elsewhere.fingerprint == run.fingerprint
+    numbers = {f.name: dataclasses.replace(run.settings, **{f.name: 7}) for f in dataclasses.fields(Settings)}
+    changed = [dataclasses.replace(run, settings=s) for s in numbers.values()]
+    changed += [dataclasses.replace(run, seed=1), dataclasses.replace(run, dtype="float32")]
+    assert len({run.fingerprint, *(r.fingerprint for r in changed)}) == len(changed) + 1
+
+
+def test_the_fingerprint_of_a_method_leaves_out_what_it_ignores():
+    gp = dataclasses.replace(RUN, method="gp")
+    longer = dataclasses.replace(gp, settings=dataclasses.replace(gp.settings, steps=7))
+    more_draws = dataclasses.replace(gp, settings=dataclasses.replace(gp.settings, prediction_samples=7))
+    assert longer.fingerprint == gp.fingerprint != more_draws.fingerprint
