@@ -66,8 +66,8 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     Derivatives of every order are finite wherever they can be represented.
     """
     # Written so that plain differentiation is finite too: a second derivative through `lax.scan` drops the rule below.
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+    outside = x <= 0  # False for NaN, which stays NaN
+    return jnp.where(outside, jnp.zeros_like(x), jnp.sqrt(jnp.where(outside, jnp.ones_like(x), x)))
 
 
 @safe_sqrt.defjvp
