@@ -83,13 +83,13 @@ class DeepKernelProcess(Spec):
         x = jnp.asarray(x)
         y = None if y is None else (jnp.asarray(y)[:, None] if jnp.ndim(y) == 1 else jnp.asarray(y))
         _check_shapes(x, y, inducing)
-        n_outputs = y.shape[1] if y is not None else 1 if n_outputs is None else n_outputs
-        model = self._with_sites(x, y, n_outputs)
+        columns = y.shape[1] if y is not None else 1 if n_outputs is None else n_outputs
+        model = self._with_sites(x, y, columns)
         if inducing is None:
             gram = propagate(model.layers, Inputs(i=x), _sample_bottleneck)
-            return _observe_all(model.likelihood, gram, y, n_outputs)
+            return _observe_all(model.likelihood, gram, y, columns)
         gram = propagate(model.layers, Inputs(i=jnp.asarray(inducing), t=x), _sample_bottleneck)
-        return _observe_inducing(model.likelihood, gram, y, n_outputs)
+        return _observe_inducing(model.likelihood, gram, y, columns)
 
     def _with_sites(self, x: Array, y: Array | None, n_outputs: int) -> "DeepKernelProcess":
         values = {}
