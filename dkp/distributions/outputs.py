@@ -98,9 +98,8 @@ def exact_outputs(
     """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation
     2.30)."""
     covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
-    factor = cholesky(covariance)
-    law = OutputLaw(weights=factor.inverse.T @ (factor.inverse @ y), removed=factor.inverse)
-    return gaussian_log_density(covariance, y), law
+    _, solution, inverse_factor = _log_density_and_solution(covariance, y)
+    return gaussian_log_density(covariance, y), OutputLaw(weights=solution, removed=inverse_factor)
 
 
 @jax.custom_jvp
