@@ -23,11 +23,26 @@ class Bottleneck(Spec):
     """A random Gram matrix G centred on the kernel matrix K that enters."""
 
     def prior(self, scale: Cholesky) -> Distribution:
-        """Law of the factor S of G_ii, given the Cholesky factor of K_ii."""
+        """Law of the factor S of G_ii, given the Cholesky factor L of K_ii."""
         raise NotImplementedError
 
-    def condition(self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"]) -> Gram:
-        """G with its data blocks drawn from the conditional prior given G_ii = S S^T, each data point by itself."""
+    def whitened_prior(self, size: int, dtype: Any) -> Distribution:
+        """Law of L^-1 S, which does not depend on K: the prior for K = I."""
+        eye = jnp.eye(size, dtype=dtype)
+        return self.prior(Cholesky(eye, eye, jnp.zeros((), dtype)))
+
+    def condition(
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Float[Array, "P M"],
+        whitened: Float[Array, "P M"] | None = None,
+    ) -> Gram:
+        """G with its data blocks drawn from the conditional prior given G_ii = S S^T, each data point by itself.
+
+        `whitened` is L^-1 S where it is known already; computed on demand otherwise.
+        """
         raise NotImplementedError
 
 
@@ -57,7 +72,14 @@ class InverseWishart(Bottleneck):
         size = scale.tril.shape[-1]
         return InverseWishartFactor(self.delta + size + 1, root * scale.tril, scale.inverse / root)
 
-    def condition(self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Float[Array, "P P"]) -> Gram:
+    def condition(
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Float[Array, "P P"],
+        whitened: Float[Array, "P P"] | None = None,
+    ) -> Gram:
         if kernel.ti is None:
             return Gram(ii=factor @ factor.T)
-        return inverse_wishart_conditional(key, kernel, scale, jnp.asarray(self.delta), factor)
+        return inverse_wishart_conditional(key, kernel, scale, jnp.asarray(self.delta), factor, whitened)

@@ -13,7 +13,8 @@ from numpyro.distributions import Distribution
 from dkp._types import Array, Float, Scalar
 from dkp.bottlenecks import Bottleneck, InverseWishart
 from dkp.distributions.wishart import InverseWishartFactor
-from dkp.linalg.cholesky import Cholesky, cholesky
+from dkp.linalg.blocks import diagonal
+from dkp.linalg.cholesky import cholesky
 from dkp.priors import Hyperparameter
 
 __all__ = ["BottleneckGuide", "HyperparameterGuide", "InverseWishartGuide", "OutputGuide", "guide_of"]
@@ -23,11 +24,16 @@ Parameters = dict[str, Array]
 
 @runtime_checkable
 class BottleneckGuide(Protocol):
-    """Posterior of the factor of G_ii, given the kernel matrix that enters the bottleneck."""
+    """Posterior of the whitened factor L^-1 S of G_ii = S S^T, where K_ii = L L^T enters the bottleneck.
 
-    def init(self, layer: Any, scale: Cholesky) -> Parameters: ...
+    In these coordinates the prior does not depend on K, and neither does the divergence of the guide from it.
+    """
 
-    def posterior(self, layer: Any, parameters: Parameters, scale: Cholesky) -> tuple[Distribution, Scalar]:
+    def init(self, layer: Any, size: int, dtype: Any) -> Parameters:
+        """Parameters of a narrow law around the deterministic network, G = K."""
+        ...
+
+    def posterior(self, layer: Any, parameters: Parameters) -> tuple[Distribution, Scalar]:
         """The law, and the jitter that it needed."""
         ...
 
@@ -45,20 +51,16 @@ class InverseWishartGuide:
 
     initial_gamma = 50.0
 
-    def init(self, layer: InverseWishart, scale: Cholesky) -> Parameters:
-        dtype, size = scale.tril.dtype, scale.tril.shape[0]
+    def init(self, layer: InverseWishart, size: int, dtype: Any) -> Parameters:
         return {"mixing": jnp.eye(size, dtype=dtype), "log_gamma": jnp.log(jnp.asarray(self.initial_gamma, dtype))}
 
-    def posterior(
-        self, layer: InverseWishart, parameters: Parameters, scale: Cholesky
-    ) -> tuple[InverseWishartFactor, Scalar]:
+    def posterior(self, layer: InverseWishart, parameters: Parameters) -> tuple[InverseWishartFactor, Scalar]:
         mixing, gamma = parameters["mixing"], jnp.exp(parameters["log_gamma"])
         delta, size = jnp.asarray(layer.delta, mixing.dtype), mixing.shape[0]
         total = delta + gamma
         inner = (gamma * (mixing @ mixing.T) + delta * jnp.eye(size, dtype=mixing.dtype)) / total
         root, factor = jnp.sqrt(total), cholesky(inner)
-        tril, inverse = root * (scale.tril @ factor.tril), factor.inverse @ scale.inverse / root
-        return InverseWishartFactor(total + size + 1, tril, inverse), factor.jitter
+        return InverseWishartFactor(total + size + 1, root * factor.tril, factor.inverse / root), factor.jitter
 
 
 class OutputGuide:
@@ -70,13 +72,13 @@ class OutputGuide:
 
     def parameters(self, target: Float[Array, "P Q"], precision_tril: Float[Array, "P P"]) -> Parameters:
         """The parameters of given pseudo-targets and precision factor."""
-        log_diagonal = jnp.log(jnp.diagonal(precision_tril))
+        log_diagonal = jnp.log(diagonal(precision_tril))
         return {"target": target, "precision": jnp.tril(precision_tril, -1) + jnp.diag(log_diagonal)}
 
     def arrays(self, parameters: Parameters) -> tuple[Float[Array, "P Q"], Float[Array, "P P"]]:
         """(w, Lam)."""
         raw = parameters["precision"]
-        tril = jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
+        tril = jnp.tril(raw, -1) + jnp.diag(jnp.exp(diagonal(raw)))
         return parameters["target"], tril
 
 

@@ -18,7 +18,7 @@ from dkp.bottlenecks import Bottleneck
 from dkp.kernels.base import InputKernel, Kernel
 from dkp.kernels.inputs import Linear
 from dkp.likelihoods.base import Likelihood
-from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.blocks import Gram, Inputs, squared_norms
 from dkp.linalg.cholesky import cholesky
 from dkp.priors import hyperparameters, resolve
 
@@ -144,7 +144,7 @@ def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_out
     whitened = _sample("u_whitened", _standard_normal(*shape, dtype))
     numpyro.deterministic("u", scale.tril @ whitened)
     projected = gram.ti @ scale.inverse.T
-    variance = jnp.maximum(gram.tt - jnp.sum(projected**2, axis=-1), 0)
+    variance = jnp.maximum(gram.tt - squared_norms(projected), 0)
     noise = jax.random.normal(_key("f"), (gram.tt.shape[0], shape[1]), dtype)
     f = cast(Array, numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise))
     return _sample("y", likelihood.conditional(f).to_event(1), y)

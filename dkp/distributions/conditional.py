@@ -1,18 +1,22 @@
 """Laws of the data blocks of a random Gram matrix, given its inducing block."""
 
-import jax
 import jax.numpy as jnp
 
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
-from dkp.linalg.blocks import Gram
+from dkp.linalg.blocks import Gram, squared_norms
 from dkp.linalg.cholesky import Cholesky
-from dkp.linalg.random import gamma, normal
+from dkp.linalg.random import gamma_and_normal
 
 __all__ = ["inverse_wishart_conditional"]
 
 
 def inverse_wishart_conditional(
-    key: PRNGKeyArray, kernel: Gram, scale: Cholesky, delta: Scalar, factor: Float[Array, "P P"]
+    key: PRNGKeyArray,
+    kernel: Gram,
+    scale: Cholesky,
+    delta: Scalar,
+    factor: Float[Array, "P P"],
+    whitened: Float[Array, "P P"] | None = None,
 ) -> Gram:
     """Draw (G_ti, g_tt) of every data point by itself, given G_ii = S S^T, for G ~ IW(delta K, delta + P + 1).
 
@@ -30,20 +34,20 @@ def inverse_wishart_conditional(
         scale: Cholesky factor of K_ii.
         delta: concentration, positive.
         factor: S, lower-triangular.
+        whitened: L^-1 S where it is known already; computed on demand otherwise.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), appendix on the inverse Wishart; per-point shape derived
-        from
-    the marginalisation property of the inverse Wishart.
+        from the marginalisation property of the inverse Wishart.
     """
     assert kernel.ti is not None and kernel.tt is not None
     size, n = factor.shape[0], kernel.tt.shape[0]
-    key_gamma, key_normal = jax.random.split(key)
     shape = jnp.broadcast_to((delta + size + 2) / 2, (n,))
-    whitened = kernel.ti @ scale.inverse.T
+    gamma, noise = gamma_and_normal(key, shape, (n, size))
+    projected = kernel.ti @ scale.inverse.T
     # Below the jitter the residual is rounding error, and the derivative of the square root below would amplify it.
-    residual = jnp.maximum(kernel.tt - jnp.sum(whitened**2, axis=-1), scale.jitter)
-    conditional_variance = delta * residual / 2 / gamma(key_gamma, shape)
+    residual = jnp.maximum(kernel.tt - squared_norms(projected), scale.jitter)
+    conditional_variance = delta * residual / 2 / gamma
     noise_scale = jnp.sqrt(conditional_variance / delta)
-    noisy = whitened + normal(key_normal, whitened.shape, whitened.dtype) * noise_scale[:, None]
-    w = noisy @ (scale.inverse @ factor)
-    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=conditional_variance + jnp.sum(w**2, axis=-1))
+    noisy = projected + noise * noise_scale[:, None]
+    w = noisy @ (scale.inverse @ factor if whitened is None else whitened)
+    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=conditional_variance + squared_norms(w))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dkp._types import Array, Float, Scalar
 from dkp._value import value
-from dkp.linalg.blocks import Gram
+from dkp.linalg.blocks import Gram, squared_norms
 from dkp.linalg.cholesky import Cholesky, cholesky, log_determinant
 
 __all__ = ["OutputLaw", "collapsed_bound", "exact_outputs", "gaussian_log_density", "pseudo_target_posterior"]
@@ -30,9 +30,9 @@ class OutputLaw:
         """Mean and variance of f at the data points of `gram`."""
         assert gram.ti is not None and gram.tt is not None
         mean = gram.ti @ self.weights
-        variance = gram.tt - jnp.sum((gram.ti @ self.removed.T) ** 2, axis=-1)
+        variance = gram.tt - squared_norms(gram.ti @ self.removed.T)
         if self.added is not None:
-            variance = variance + jnp.sum((gram.ti @ self.added.T) ** 2, axis=-1)
+            variance = variance + squared_norms(gram.ti @ self.added.T)
         floor = jnp.finfo(variance.dtype).eps * gram.tt
         return mean, jnp.broadcast_to(jnp.maximum(variance, floor)[:, None], mean.shape)
 

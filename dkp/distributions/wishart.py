@@ -17,6 +17,7 @@ from numpyro.distributions.util import validate_sample
 
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.linalg.bartlett import inverse_bartlett
+from dkp.linalg.blocks import diagonal
 from dkp.linalg.cholesky import triangular_inverse
 from dkp.linalg.special import multigammaln
 
@@ -61,7 +62,7 @@ class InverseBartlett(Distribution):
     def log_prob(self, value: Float[Array, "*shape P P"]) -> Float[Array, "*shape"]:
         p, shape = self.size, jnp.broadcast_shapes(self.df.shape, value.shape[:-2])
         df, value = jnp.broadcast_to(self.df, shape), jnp.broadcast_to(value, (*shape, p, p))
-        log_diagonal = jnp.log(jnp.diagonal(value, axis1=-2, axis2=-1))
+        log_diagonal = jnp.log(diagonal(value))
         j = jnp.broadcast_to(jnp.arange(1, p + 1, dtype=value.dtype), log_diagonal.shape)
         jacobian_and_determinant = jnp.sum(-(df[..., None] + j) * log_diagonal, axis=-1)
         trace = jnp.sum(triangular_inverse(value) ** 2, axis=(-2, -1))
@@ -85,9 +86,9 @@ class LowerProduct(Transform):
         return triangular_inverse(self.tril) @ y
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: object = None) -> Array:
-        diagonal = jnp.diagonal(self.tril, axis1=-2, axis2=-1)
-        j = jnp.arange(1, diagonal.shape[-1] + 1, dtype=diagonal.dtype)
-        log_det = jnp.sum(j * jnp.log(diagonal), axis=-1)
+        log_diagonal = jnp.log(diagonal(self.tril))
+        j = jnp.arange(1, log_diagonal.shape[-1] + 1, dtype=log_diagonal.dtype)
+        log_det = jnp.sum(j * log_diagonal, axis=-1)
         return jnp.broadcast_to(log_det, jnp.broadcast_shapes(log_det.shape, x.shape[:-2]))
 
     def tree_flatten(self):

@@ -69,33 +69,18 @@ class VariationalFamily:
         if not self.collapsed:
             n_latent = self.model.likelihood.n_latent(self.n_outputs)
             parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype)
-        return {**parameters, "bottlenecks": self.centred_guides(parameters)}
-
-    def centred_guides(self, parameters: dict[str, Any]) -> tuple[dict[str, Array], ...]:
-        """Guides of the bottlenecks, centred on the deterministic network at these hyperparameters and inducing
-        points."""
-        guides: list[Any] = []
-
-        def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-            guides.append(guide_of(layer).init(layer, cholesky(kernel.ii)))
-            return kernel
-
-        self._propagate_mean(parameters, None, bottleneck)
-        return tuple(guides)
+        size, dtype = inducing.shape[0], inducing.dtype
+        guides = tuple(guide_of(layer).init(layer, size, dtype) for layer in self.model.bottlenecks)
+        return {**parameters, "bottlenecks": guides}
 
     def deterministic(self, parameters: dict[str, Any], x: Float[Array, "B D"]) -> tuple[DeepKernelProcess, Gram]:
         """The network without noise in its bottlenecks (G = K): the model at these hyperparameters, and the last
         kernel."""
-        return self._propagate_mean(parameters, x, lambda index, layer, kernel: kernel)
-
-    def _propagate_mean(
-        self, parameters: dict[str, Any], x: Array | None, bottleneck: Any
-    ) -> tuple[DeepKernelProcess, Gram]:
         inferred = {
             n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()
         }
         model = self._resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
-        return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), bottleneck)
+        return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), _no_noise)
 
     def layer_pass(self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B D"] | None) -> LayerPass:
         """One draw of hyperparameters and Gram matrices at the inducing points, and of the data blocks at `x`."""
@@ -109,11 +94,12 @@ class VariationalFamily:
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
             key_guide, key_data = jax.random.split(jax.random.fold_in(key, index))
             scale = cholesky(kernel.ii)
-            q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1], scale)
-            factors.append(jnp.asarray(q.sample(key_guide)))
-            spent["kl"] += kl_divergence(q, layer.prior(scale))
+            q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1])
+            whitened = jnp.asarray(q.sample(key_guide))
+            factors.append(scale.tril @ whitened)
+            spent["kl"] += kl_divergence(q, layer.whitened_prior(inducing.shape[0], inducing.dtype))
             spent["jitter"] = jnp.maximum(spent["jitter"], jnp.maximum(jitter, scale.jitter))
-            return layer.condition(key_data, kernel, scale, factors[-1])
+            return layer.condition(key_data, kernel, scale, factors[-1], whitened)
 
         kernel = propagate(model.layers, Inputs(i=inducing, t=x), bottleneck)
         return LayerPass(model=model, values=values, factors=tuple(factors), kernel=kernel, **spent)
@@ -175,3 +161,7 @@ class VariationalFamily:
             values[name] = jnp.asarray(q.sample(jax.random.fold_in(key, i)))
             kl += jnp.asarray(q.log_prob(values[name]), dtype) - jnp.asarray(h.prior.log_prob(values[name]), dtype)
         return values, kl
+
+
+def _no_noise(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+    return kernel

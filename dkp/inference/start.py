@@ -56,7 +56,7 @@ def fit_deterministic(
     chunk: int,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], LoopResult]:
-    """Fit everything but the guides of the bottlenecks to the network without noise, then centre these guides on it."""
+    """Fit everything but the guides of the bottlenecks, which start around it, to the network without noise."""
     free = {name: parameters[name] for name in ("inducing", "learned", "outputs") if name in parameters}
 
     def loss(free: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
@@ -77,8 +77,7 @@ def fit_deterministic(
         chunk=chunk,
         progress=progress,
     )
-    fitted = {**parameters, **result.parameters}
-    return {**fitted, "bottlenecks": family.centred_guides(fitted)}, result
+    return {**parameters, **result.parameters}, result
 
 
 def optimal_outputs(

@@ -6,12 +6,11 @@ transpose is lower-triangular, so T = U^-T is at once the Cholesky factor of the
 nu). (j counts from 1. Bartlett 1933; the reversed form follows by reversing the order of the coordinates.)
 """
 
-import jax
 import jax.numpy as jnp
 
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp.linalg.cholesky import triangular_inverse
-from dkp.linalg.random import chi_square, normal
+from dkp.linalg.random import gamma_and_normal
 
 __all__ = ["bartlett", "inverse_bartlett", "reverse_bartlett"]
 
@@ -32,6 +31,5 @@ def inverse_bartlett(key: PRNGKeyArray, df: Scalar, size: int) -> Float[Array, "
 
 
 def _triangular(key: PRNGKeyArray, df: Float[Array, " P"], size: int) -> Float[Array, "P P"]:
-    key_diagonal, key_rest = jax.random.split(key)
-    diagonal = jnp.sqrt(chi_square(key_diagonal, df))
-    return jnp.tril(normal(key_rest, (size, size), df.dtype), -1) + jnp.diag(diagonal)
+    half_chi_square, rest = gamma_and_normal(key, df / 2, (size, size))
+    return jnp.tril(rest, -1) + jnp.diag(jnp.sqrt(2 * half_chi_square))

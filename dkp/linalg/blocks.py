@@ -10,7 +10,18 @@ import jax.numpy as jnp
 from dkp._types import Array, Float
 from dkp._value import value
 
-__all__ = ["Gram", "Inputs"]
+__all__ = ["Gram", "Inputs", "diagonal", "squared_norms"]
+
+
+def diagonal(matrix: Float[Array, "*batch P P"]) -> Float[Array, "*batch P"]:
+    """The diagonal, as a masked sum: it fuses with its surroundings, and its derivative is no scatter."""
+    mask = jnp.eye(matrix.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(mask, matrix, jnp.zeros_like(matrix)), axis=-1)
+
+
+def squared_norms(matrix: Float[Array, "B P"]) -> Float[Array, " B"]:
+    """|row|^2 of every row. On CPUs a product with ones is three times faster than a sum over the last axis."""
+    return (matrix * matrix) @ jnp.ones(matrix.shape[1], matrix.dtype)
 
 
 @value
@@ -34,4 +45,4 @@ class Gram:
 
     @property
     def ii_diagonal(self) -> Float[Array, " P"]:
-        return jnp.diagonal(self.ii)
+        return diagonal(self.ii)

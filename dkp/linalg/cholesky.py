@@ -16,6 +16,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from dkp._types import Array, Float, Scalar
+from dkp.linalg.blocks import diagonal
 
 __all__ = ["Cholesky", "base_jitter", "cholesky", "log_determinant", "triangular_inverse"]
 
@@ -70,13 +71,13 @@ def _cholesky_jvp(primals, tangents):
     factor = cholesky(primals[0])
     inner = factor.inverse @ tangents[0] @ factor.inverse.T
     inner = (inner + inner.T) / 2
-    phi = jnp.tril(inner) - jnp.diag(jnp.diagonal(inner)) / 2
+    phi = jnp.tril(inner) - jnp.diag(diagonal(inner)) / 2
     return factor, Cholesky(factor.tril @ phi, -phi @ factor.inverse, jnp.zeros_like(factor.jitter))
 
 
 def log_determinant(tril: Float[Array, "P P"]) -> Scalar:
     """log|L L^T| of a triangular factor."""
-    return 2 * jnp.sum(jnp.log(jnp.diagonal(tril)))
+    return 2 * jnp.sum(jnp.log(diagonal(tril)))
 
 
 @custom_vmap
@@ -85,7 +86,7 @@ def _factorise(matrix: Array) -> tuple[Array, Array]:
     it."""
     size = matrix.shape[-1]
     eye = jnp.eye(size, dtype=matrix.dtype)
-    mean_diagonal = jnp.mean(jnp.diagonal(matrix, axis1=-2, axis2=-1), axis=-1)
+    mean_diagonal = jnp.mean(diagonal(matrix), axis=-1)
     # A matrix of zeros (features that are all constant) has a scale too: 1.
     jitter = base_jitter(matrix.dtype) * jnp.where(mean_diagonal > 0, mean_diagonal, jnp.ones_like(mean_diagonal))
     first = _attempt(matrix, jitter, eye)

@@ -136,10 +136,11 @@ def importance_weights():
     layer = described.bottlenecks[0]
     kernel = described.layers[1](described.layers[0](Inputs(i=data.x))).ii
     scale = cholesky(kernel)
-    prior = layer.prior(scale)
-    guide, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][0], scale)
+    prior = layer.whitened_prior(data.n, kernel.dtype)
+    guide, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][0])
 
-    def log_likelihood(s):
+    def log_likelihood(whitened):
+        s = scale.tril @ whitened
         return exact_outputs(described.layers[3](Gram(ii=s @ s.T)).ii, data.y, jnp.asarray(NOISE**2))[0]
 
     def from_guide(key):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.blocks import Gram, Inputs, diagonal, squared_norms
 
 BLOCKS = [
     Gram(ii=jnp.eye(3)),
@@ -45,5 +45,26 @@ def test_passes_through_jit_and_vmap():
     assert doubled.ti is None and doubled.tt is None
 
 
-def test_diagonal():
+def test_diagonal_of_a_gram_matrix():
     np.testing.assert_array_equal(Gram(ii=jnp.arange(9.0).reshape(3, 3)).ii_diagonal, [0, 4, 8])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4, 4)])
+def test_diagonal(shape, dtype):
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+    assert diagonal(matrix).dtype == dtype
+    np.testing.assert_array_equal(diagonal(matrix), np.diagonal(matrix, axis1=-2, axis2=-1))
+    gradient = jax.grad(lambda m: jnp.sum(diagonal(m) ** 2))(matrix)
+    np.testing.assert_array_equal(gradient, np.where(np.eye(shape[-1], dtype=bool), 2 * matrix, 0))
+
+
+def test_diagonal_ignores_what_is_off_it():
+    np.testing.assert_array_equal(diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0]])), [1, 2])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_squared_norms(dtype):
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), dtype)
+    assert squared_norms(matrix).dtype == dtype
+    np.testing.assert_allclose(squared_norms(matrix), np.linalg.norm(np.asarray(matrix, float), axis=1) ** 2, rtol=1e-6)

@@ -12,7 +12,16 @@ import scipy.special as sp
 import scipy.stats
 from jax.scipy.special import digamma, gammaln
 
-from dkp.linalg.random import _acceptance, _at_fixed_quantile, chi, chi_square, gamma, log_gamma, normal
+from dkp.linalg.random import (
+    _acceptance,
+    _at_fixed_quantile,
+    chi,
+    chi_square,
+    gamma,
+    gamma_and_normal,
+    log_gamma,
+    normal,
+)
 from tests.support import relaxed
 
 DTYPES = [jnp.float32, jnp.float64]
@@ -48,6 +57,17 @@ def test_gamma_moments(key):
     assert np.all(np.abs(z_scores(x, a)) < 4.5)
     assert np.all(np.abs(z_scores((x - a) ** 2, a)) < 4.5)
     assert np.all(np.abs(z_scores(log_gamma(key, jnp.asarray(a), (20_000,)), sp.digamma(a))) < 4.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gamma_and_normal(dtype, key):
+    """Each follows its law, and they are uncorrelated: |z| < 4.5."""
+    x, z = gamma_and_normal(key, jnp.full(20_000, 2.5, dtype), (20_000,))
+    assert x.dtype == z.dtype == dtype
+    x, z = np.asarray(x, float), np.asarray(z, float)
+    assert scipy.stats.kstest(x, scipy.stats.gamma(2.5).cdf).pvalue > 1e-4
+    assert scipy.stats.kstest(z, scipy.stats.norm.cdf).pvalue > 1e-4
+    assert abs(z_scores((x - x.mean()) * z, 0)) < 4.5
 
 
 def test_the_samplers_agree_draw_by_draw(key):
