@@ -1,9 +1,11 @@
 """What a kernel is: a map from Gram to Gram.
 
 Most kernels are *pointwise*: an elementwise function of (k_xy, k_xx, k_yy). Such a class writes two functions,
-``evaluate`` and ``evaluate_diagonal``, and works on every block.
+``evaluate`` and ``evaluate_diagonal``, and works on every block. Kernels of infinitely wide layers are expectations
+E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)], which neural tangent kernels need.
 """
 
+import jax
 import jax.numpy as jnp
 
 from dkp._spec import Spec
@@ -39,6 +41,18 @@ class PointwiseKernel(Kernel):
     def evaluate_diagonal(self, kxx: Array) -> Array:
         """k'(x, x) from k(x, x), elementwise and exact."""
         raise NotImplementedError
+
+    def derivative(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
+        """dk'(x, y) / dk(x, y) at fixed variances, elementwise; axes of length 1 are broadcast.
+
+        For k' = E[phi(u) phi(v)] it is E[phi'(u) phi'(v)] (Price 1958).
+        """
+        kxy = jnp.broadcast_to(kxy, jnp.broadcast_shapes(kxy.shape, kxx.shape, kyy.shape))
+        return jax.jvp(lambda kxy: self.evaluate(kxy, kxx, kyy), (kxy,), (jnp.ones_like(kxy),))[1]
+
+    def derivative_diagonal(self, kxx: Array) -> Array:
+        """The derivative where y is x, elementwise: E[phi'(u)^2]. A class overrides it where rounding matters."""
+        return self.derivative(kxx, kxx, kxx)
 
     def __call__(self, gram: Gram) -> Gram:
         diagonal = gram.ii_diagonal
