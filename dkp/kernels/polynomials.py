@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from dkp._check import finite_array
 from dkp._types import Array, Float
@@ -94,7 +95,7 @@ class Polynomial(_PowerSeries):
     Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the dual's power series).
     """
 
-    coefficients: Sequence[float]
+    coefficients: Sequence[float] | np.ndarray | Array
 
     def __post_init__(self) -> None:
         values = finite_array("Polynomial(coefficients)", self.coefficients, ndim=1)
@@ -103,7 +104,7 @@ class Polynomial(_PowerSeries):
         object.__setattr__(self, "coefficients", tuple(values.tolist()))
 
     def _coefficients(self) -> tuple[float, ...]:
-        return tuple(self.coefficients)
+        return tuple(np.asarray(self.coefficients).tolist())
 
 
 def _expectation(coefficients: tuple[float, ...], kxy: Array, kxx: Array, kyy: Array) -> Array:
@@ -115,7 +116,7 @@ def _expectation(coefficients: tuple[float, ...], kxy: Array, kxx: Array, kyy: A
         ]
         total = total * kxy
         if any(factor):
-            total += math.factorial(j) * _horner(factor, kxx) * _horner(factor, kyy)
+            total += math.factorial(j) * (_horner(factor, kxx) * _horner(factor, kyy))  # bitwise symmetric
     return total
 
 

@@ -27,14 +27,20 @@ class Activation(PointwiseKernel):
     diagonal is E[phi(u)^2] without a series. The derivative kernel has phi' (by ``jax.jvp``) in the place of phi: at
     a variance of 0, where gradients of k' are 0, it is still right.
 
-    ACCURACY
+    Errors relative to the diagonal, the largest over all correlations below 0.95: for tanh, 1e-14 at variance 1, 1e-10
+    at 4 and 1e-7 at 16; 1e-14 for polynomials and for sin and exp of moderate arguments. They fall exponentially with
+    the root of `terms` for analytic functions, the slower the larger the variance. Functions with kinks or jumps
+    converge like a power of `terms`: use the kernels that have closed forms for them. The derivative of a kernel
+    matrix stores `terms` matrices of its size.
 
     Args:
-        fn: a function of JAX arrays that works elementwise and gives floats, such as ``jnp.tanh``; fixed.
+        fn: a function of JAX arrays that works elementwise and gives floats, such as ``jnp.tanh``; fixed. A kernel can
+            be pickled where `fn` can: functions of a module and ``jax.lax.tanh``, but no lambda and no ``jnp.tanh``.
         terms: number of terms of the series, from 1 to 256; fixed.
 
     Raises:
-        ValueError: when `fn` is not elementwise, or not finite at some |u| <= 14 (the nodes for variance 1), or `terms` is out of range.
+        ValueError: when `fn` is not elementwise, or not finite for |u| <= 14 (the nodes for variance 1), or `terms` is
+            out of range.
 
     Source: the series is that of Daniely, Frostig & Singer 2016, for any variance; the nodes' equal spacing is Goodwin
     1949.
@@ -119,10 +125,10 @@ def _check_elementwise(fn: Callable[[Array], Array], nodes: np.ndarray) -> None:
     wanted = "Expected Activation(fn) to be an elementwise function of JAX arrays, such as jnp.tanh."
     try:
         u = jnp.asarray(shuffled)
-        value, again = fn(u), jnp.concatenate([fn(half) for half in jnp.split(u, 2)])
+        value = fn(u)
     except TypeError as error:
         raise ValueError(f"{wanted} Got {fn!r}, which raises: {error}") from error
-    if not (isinstance(value, jax.Array) and value.shape == u.shape == again.shape and value.dtype == u.dtype):
+    if not (isinstance(value, jax.Array) and value.shape == u.shape and value.dtype == u.dtype):
         raise ValueError(f"{wanted} Got {fn!r}, which gives {jnp.shape(value)} {jnp.result_type(value)} for {u.shape}.")
     if not np.all(np.isfinite(value)):
         where = float(shuffled[~np.isfinite(np.asarray(value))][0])
@@ -130,5 +136,6 @@ def _check_elementwise(fn: Callable[[Array], Array], nodes: np.ndarray) -> None:
             f"Expected Activation(fn) to be finite for |u| <= 14. Got {fn!r}, which is not at {where:.3g}: "
             "pass a function that is finite everywhere."
         )
+    again = jnp.concatenate([fn(half) for half in jnp.split(u, 2)])
     if not np.allclose(value, again, rtol=1e-5, atol=1e-6):
         raise ValueError(f"{wanted} Got {fn!r}, whose value at one point depends on the others.")

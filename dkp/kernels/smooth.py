@@ -62,7 +62,7 @@ class GELU(_OfDeterminant):
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
-        root = jnp.sqrt(1 + kxx + kyy + determinant)
+        root = jnp.sqrt(1 + (kxx + kyy) + determinant)
         both_positive = jnp.arctan2(root, -kxy)  # pi/2 + arcsin(…), without a difference where k_xy < 0
         rest = determinant + kxy * kxy * (1 / (1 + kxx) + 1 / (1 + kyy))
         return (kxy * both_positive + rest / root) / (2 * math.pi)
@@ -75,7 +75,7 @@ class Gaussian(_OfDeterminant):
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
-        return 1 / jnp.sqrt(1 + kxx + kyy + determinant)
+        return 1 / jnp.sqrt(1 + (kxx + kyy) + determinant)
 
 
 class Exponential(PointwiseKernel):
@@ -115,7 +115,7 @@ class _Wave(PointwiseKernel):
     ) -> Float[Array, "*#xy"]:
         a, b, c = (jnp.asarray(value, kxy.dtype) for value in (self.a, self.b, self.c))
         odd, even = self._odd_and_even(c)
-        return a**2 * _waves(odd, even, b**2 * kxy, b**2 * kxx, b**2 * kyy)
+        return a**2 * _waves(odd, even, b**2 * kxy, b**2 * (kxx + kyy))
 
     def evaluate_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
         return self.evaluate(kxx, kxx, kxx)
@@ -125,7 +125,7 @@ class _Wave(PointwiseKernel):
     ) -> Float[Array, "*#xy"]:
         a, b, c = (jnp.asarray(value, kxy.dtype) for value in (self.a, self.b, self.c))
         odd, even = self._odd_and_even(c)
-        return (a * b) ** 2 * _waves(even, odd, b**2 * kxy, b**2 * kxx, b**2 * kyy)
+        return (a * b) ** 2 * _waves(even, odd, b**2 * kxy, b**2 * (kxx + kyy))
 
 
 class Sine(_Wave):
@@ -168,12 +168,12 @@ class Cosine(_Wave):
         return jnp.sin(c) ** 2, jnp.cos(c) ** 2
 
 
-def _waves(odd: Array, even: Array, kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """exp(-(k_xx + k_yy)/2) (odd sinh k_xy + even cosh k_xy), whose factors may overflow."""
+def _waves(odd: Array, even: Array, kxy: Array, variances: Array) -> Array:
+    """exp(-variances / 2) (odd sinh k_xy + even cosh k_xy) for the sum of the variances; its factors may overflow."""
     sign = jnp.where(kxy > 0, jnp.ones_like(kxy), -jnp.ones_like(kxy))  # no 0: it would end the derivative at k_xy = 0
     size = sign * kxy
     waves = even * (1 + jnp.exp(-2 * size)) - odd * sign * jnp.expm1(-2 * size)
-    return waves * jnp.exp(size - (kxx + kyy) / 2) / 2
+    return waves * jnp.exp(size - variances / 2) / 2
 
 
 def _determinant(kxy: Array, kxx: Array, kyy: Array) -> Array:
