@@ -51,7 +51,7 @@ def evaluate(run: Run) -> dict[str, Any]:
         "n_train": len(table.x),
         "n_test": len(table.x_test),
         "model": repr(getattr(posterior, "model", run.method)),
-        "source": table.source,
+        "source": table.source.partition(" (")[0],  # without the path on this machine
         "times": {"fit": fitted - start, "predict": end - fitted, "total": end - start},
         "date": store.now(),
         "versions": store.versions(),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.config import SUITES, Run
+from benchmarks.config import IGNORED_SETTINGS, SUITES, Run
 
 __all__ = ["METRICS", "Metric", "differences", "mean_and_error", "render", "tabulate", "write_between_markers"]
 
@@ -170,8 +170,9 @@ def _method_label(record: Record) -> str:
 
 def _differing_settings(record: Record) -> dict[str, Any]:
     usual = dataclasses.asdict(SUITES[record["suite"]].settings)
+    ignored = IGNORED_SETTINGS.get(record["method"], ())
     seed = {"seed": record["seed"]} if record["seed"] != Run.seed else {}
-    return seed | {k: v for k, v in record["settings"].items() if usual.get(k) != v}
+    return seed | {k: v for k, v in record["settings"].items() if k not in ignored and usual.get(k) != v}
 
 
 def _provenance(records: list[Record], failed: int) -> str:
