@@ -9,6 +9,7 @@ from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.exact import ExactPosterior, condition
 from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
+from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.predict import Prediction, predict, prior_predictive
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
     "kernels",
     "learn",
     "likelihoods",
+    "nngp_and_ntk_kernels",
+    "nngp_kernel",
+    "ntk_kernel",
     "predict",
     "prior_predictive",
     "to_arviz",

@@ -1,39 +1,67 @@
-"""Kernels of infinitely wide layers: expectations E[phi(u) phi(v)] over Gaussian (u, v) with covariance k.
+"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)] over Gaussian (u, v).
 
-They depend on the angle t between two points, cos t = k_xy / sqrt(k_xx k_yy). Near t = 0 the sine and the angle
-must come from the same 1 - |cos t|, or rounding of size eps in the cosine becomes an error of size sqrt(eps) in the
-kernel; and the derivatives, which have closed forms, are written down, because those of sqrt and arccos are infinite.
+(u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a rectifier.
 """
 
-import functools
 import math
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
+from dkp._check import one_of
+from dkp._spec import hyperparameter
 from dkp._types import Array, Float
+from dkp.kernels._angles import angle, correlation, rectified_moment, rectified_moment_slope
 from dkp.kernels.base import PointwiseKernel
+from dkp.kernels.polynomials import check_degree
 
-__all__ = ["ArcCosine"]
+__all__ = ["ABReLU", "Abs", "ArcCosine", "LeakyReLU", "ReLU", "RectifiedMonomial", "Sign"]
 
 
-class ArcCosine(PointwiseKernel):
-    """The arc-cosine kernel: E[phi(u) phi(v)] for a step (order 0) or a rectifier (order 1).
+class _Rectified(PointwiseKernel):
+    """`factor` times 2 E[u+^n v+^n]: a subclass says what n and `factor` are."""
+
+    def _order_and_factor(self) -> tuple[int, float]:
+        raise NotImplementedError
+
+    def evaluate(
+        self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
+    ) -> Float[Array, "*#xy"]:
+        order, factor = self._order_and_factor()
+        return factor * rectified_moment(order, kxy, kxx, kyy)
+
+    def evaluate_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        order, factor = self._order_and_factor()
+        return factor * _moment_diagonal(order, kxx)
+
+    def derivative(
+        self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
+    ) -> Float[Array, "*#xy"]:
+        order, factor = self._order_and_factor()
+        return factor * rectified_moment_slope(order, kxy, kxx, kyy)
+
+    def derivative_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        order, factor = self._order_and_factor()
+        return factor * order**2 * _moment_diagonal(order - 1, kxx) if order else jnp.zeros_like(kxx)
+
+
+class ArcCosine(_Rectified):
+    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order, the step [u > 0] for order 0.
 
     With t = arccos(k_xy / sqrt(k_xx k_yy)) in [0, pi]:
 
-    - order 0, phi(u) = [u > 0]:    k' = (pi - t) / pi,
-    - order 1, phi(u) = max(u, 0):  k' = sqrt(k_xx k_yy) (sin t + (pi - t) cos t) / pi,
+    - order 0: k' = (pi - t) / pi,
+    - order 1: k' = sqrt(k_xx k_yy) (sin t + (pi - t) cos t) / pi,
+    - order 2: k' = k_xx k_yy (3 sin t cos t + (pi - t) (1 + 2 cos^2 t)) / pi.
 
-    both twice the expectation. This normalisation keeps the diagonal (order 1: k'_xx = k_xx, He's initialisation)
-    or makes it 1 (order 0). A point of variance k_xx = 0 is uncorrelated with all others: cos t = 0.
+    This normalisation makes the diagonal 1 (order 0), keeps it (order 1: k'_xx = k_xx, He's initialisation) or makes
+    it 3 k_xx^2 (order 2). A point of variance k_xx = 0 is uncorrelated with all others: cos t = 0.
 
-    Derivatives are finite everywhere: where the true one is infinite (order 0 at |cos t| = 1, both at k_xx = 0),
-    0 stands in for it.
+    Derivatives are finite everywhere: where the true one is infinite (order 0 at |cos t| = 1, orders 0 and 1 at
+    k_xx = 0), 0 stands in for it. So ``derivative_diagonal`` is 0 for order 0.
 
     Args:
-        order: 0 or 1; fixed.
+        order: 0, 1 or 2; fixed. :class:`RectifiedMonomial` has the higher ones.
         normalised: False gives the plain expectation, half of the above.
 
     Raises:
@@ -46,112 +74,153 @@ class ArcCosine(PointwiseKernel):
     normalised: bool = True
 
     def __post_init__(self) -> None:
-        if self.order not in (0, 1):
-            raise ValueError(f"Expected ArcCosine(order, …) to be 0 (step) or 1 (rectifier). Got {self.order!r}.")
+        one_of("ArcCosine(order, …)", self.order, (0, 1, 2))
+
+    def _order_and_factor(self) -> tuple[int, float]:
+        return self.order, 1.0 if self.normalised else 0.5
+
+
+class RectifiedMonomial(_Rectified):
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0)^degree, the step [u > 0] for degree 0.
+
+    k' = (k_xx k_yy)^(n/2) J_n(t) / (2 pi) with J_n(t) = (-1)^n sin(t)^(2n+1) ((1 / sin t) d/dt)^n ((pi - t) / sin t);
+    the diagonal is (2n - 1)!! k_xx^n / 2. For degree 0 the derivative kernel is infinite at |cos t| = 1, where 0
+    stands in for it.
+
+    Args:
+        degree: n, an integer from 0 to 100; fixed. The moments of high degrees overflow in float32.
+
+    Raises:
+        ValueError: for another degree.
+
+    Source: Cho & Saul 2009, equations 3 and 4.
+    """
+
+    degree: int
+
+    def __post_init__(self) -> None:
+        check_degree("RectifiedMonomial(degree)", self.degree)
+
+    def _order_and_factor(self) -> tuple[int, float]:
+        return self.degree, 0.5
+
+
+class _PiecewiseLinear(PointwiseKernel):
+    """phi(u) = a min(u, 0) + b max(u, 0): a subclass says what a and b are.
+
+    E[phi(u) phi(v)] = a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)], because E[u |v|] = 0.
+    """
+
+    def _slopes(self) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        self.check_hyperparameters()
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
     ) -> Float[Array, "*#xy"]:
-        value = _step(kxy, kxx, kyy) if self.order == 0 else _rectifier(kxy, kxx, kyy)
-        return value if self.normalised else value / 2
+        a, b = self._slopes()
+        return a * b * kxy + (b - a) ** 2 / 2 * rectified_moment(1, kxy, kxx, kyy)
 
     def evaluate_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
-        value = jnp.ones_like(kxx) if self.order == 0 else kxx
-        return value if self.normalised else value / 2
+        return self.derivative_diagonal(kxx) * kxx
+
+    def derivative(
+        self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
+    ) -> Float[Array, "*#xy"]:
+        a, b = self._slopes()
+        return a * b + (b - a) ** 2 / 2 * rectified_moment(0, kxy, kxx, kyy)
+
+    def derivative_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        a, b = self._slopes()
+        return (a**2 + b**2) / 2 * jnp.ones_like(kxx)
 
 
-def _step(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    return 1 - _angle(_cosine(kxy, kxx, kyy)) / math.pi
+class ReLU(_PiecewiseLinear):
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0): half of ``ArcCosine(1)``, with diagonal k_xx / 2.
 
-
-@jax.custom_jvp
-def _rectifier(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    # With the acute angle s = min(t, pi - t): max(k_xy, 0) + sqrt(k_xx k_yy) (sin s - s cos s) / pi. The second term
-    # is of size s^3, so that a rounding error in the cosine is not magnified at either end.
-    gap = 1 - jnp.abs(_cosine(kxy, kxx, kyy))
-    excess = _sine(gap) - _acute_angle(gap) * (1 - gap)
-    return jnp.maximum(kxy, 0) + (_sqrt(kxx) * _sqrt(kyy)) * excess / math.pi
-
-
-@_rectifier.defjvp
-def _rectifier_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    # d/dk_xy = (pi - t) / pi and d/dk_xx = sin t sqrt(k_yy / k_xx) / (2 pi)
-    (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
-    cosine = _cosine(kxy, kxx, kyy)
-    half_sine = _sine(1 - jnp.abs(cosine)) / (2 * math.pi)
-    from_x = _sqrt(kyy) * (_inverse_sqrt(kxx) * kxx_dot)
-    from_y = _sqrt(kxx) * (_inverse_sqrt(kyy) * kyy_dot)
-    return _rectifier(kxy, kxx, kyy), (1 - _angle(cosine) / math.pi) * kxy_dot + half_sine * (from_x + from_y)
-
-
-@jax.custom_jvp
-def _cosine(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """k_xy / sqrt(k_xx k_yy), and 0 where a variance is 0; rounding may carry it past 1."""
-    return kxy * (_inverse_sqrt(kxx) * _inverse_sqrt(kyy))
-
-
-@_cosine.defjvp
-def _cosine_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    # Logarithmic derivatives: the plain chain rule has k_xx^(-3/2), which overflows for small variances.
-    (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
-    x, y = _inverse_sqrt(kxx), _inverse_sqrt(kyy)
-    cosine = _cosine(kxy, kxx, kyy)
-    return cosine, (x * y) * kxy_dot - cosine * (x * x * kxx_dot + y * y * kyy_dot) / 2
-
-
-@jax.custom_jvp
-def _angle(cosine: Array) -> Array:
-    """arccos in [0, pi], clipped, with derivative 0 at |cosine| >= 1."""
-    acute = _acute_angle(1 - jnp.abs(cosine))
-    return jnp.where(cosine < 0, math.pi - acute, acute)
-
-
-@_angle.defjvp
-def _angle_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (cosine,), (cosine_dot,) = primals, tangents
-    gap = 1 - jnp.abs(cosine)
-    return _angle(cosine), -_inverse_sqrt(gap * (2 - gap)) * cosine_dot
-
-
-def _sine(gap: Array) -> Array:
-    """sin t from gap = 1 - |cos t|."""
-    return _sqrt(2 * gap) * jnp.sqrt(1 - gap / 2)
-
-
-def _acute_angle(gap: Array) -> Array:
-    """arccos(1 - gap) = sqrt(2 gap) p(gap), for gap in [0, 1], to two units in the last place.
-
-    A polynomial is vectorised and fused with its surroundings: seven (float64) to thirty (float32) times faster than
-    ``jnp.arccos``, which would take longer than the matrix products around the kernel.
+    Source: Cho & Saul 2009, equations 3 and 6.
     """
-    coefficients = _arccos_coefficients(19 if gap.dtype == jnp.float64 else 8)
-    return _sqrt(2 * gap) * functools.reduce(lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1])
+
+    def _slopes(self) -> tuple[Any, Any]:
+        return 0.0, 1.0
 
 
-@functools.cache
-def _arccos_coefficients(degree: int) -> tuple[float, ...]:
-    """Of p(w) = arccos(1 - w) / sqrt(2 w) on [0, 1] in powers of 2 w - 1, lowest first, by a Chebyshev series.
+class LeakyReLU(_PiecewiseLinear):
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0): slope k_xy + (1 - slope)^2 E[max(u, 0) max(v, 0)].
 
-    Each Chebyshev coefficient is a sum of positive terms, from p(w) = sum_k C(2k, k) / (2k + 1) (w/8)^k and
-    w^k = 4^-k (C(2k, k) + 2 sum_j C(2k, k-j) T_j(2 w - 1)): it is exact to rounding, however small.
+    Args:
+        slope: real.
+
+    Raises:
+        ValueError: when a number or an initial value is not finite.
+
+    Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
     """
-    terms = range(64)  # the next is below 2^-64
-    power = [math.comb(2 * k, k) / (8**k * (2 * k + 1)) for k in terms]
-    series = [sum(power[k] * math.comb(2 * k, k - j) / 4**k for k in terms[j:]) for j in range(degree + 1)]
-    doubled = [series[0], *(2 * value for value in series[1:])]
-    return tuple(float(c) for c in np.polynomial.chebyshev.cheb2poly(doubled))
+
+    slope: Any = hyperparameter(domain="real")
+
+    def _slopes(self) -> tuple[Any, Any]:
+        return self.slope, 1.0
 
 
-# The two roots are safe under plain differentiation: the rules above are lost in a loop that is differentiated twice.
+class ABReLU(_PiecewiseLinear):
+    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0): a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)].
+
+    Args:
+        a: the slope below 0, real.
+        b: the slope above 0, real.
+
+    Raises:
+        ValueError: when a number or an initial value is not finite.
+
+    Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+    """
+
+    a: Any = hyperparameter(domain="real")
+    b: Any = hyperparameter(domain="real")
+
+    def _slopes(self) -> tuple[Any, Any]:
+        return self.a, self.b
 
 
-def _sqrt(value: Array) -> Array:
-    """sqrt(value), and 0 where value is not positive."""
-    positive = value > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), 0)
+class Abs(_PiecewiseLinear):
+    """E[|u| |v|] = 4 E[max(u, 0) max(v, 0)] - k_xy: the diagonal is k_xx.
+
+    Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+    """
+
+    def _slopes(self) -> tuple[Any, Any]:
+        return -1.0, 1.0
 
 
-def _inverse_sqrt(value: Array) -> Array:
-    """1 / sqrt(value), and 0 where value is not positive (or so small that its inverse is no number)."""
-    positive = value >= jnp.finfo(value.dtype).tiny
-    return jnp.where(positive, 1 / jnp.sqrt(jnp.where(positive, value, 1)), 0)
+class Sign(PointwiseKernel):
+    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)): the diagonal is 1, even where k_xx = 0.
+
+    The derivative kernel is infinite at perfect correlation, where 0 stands in for it; so ``derivative_diagonal``
+    is 0.
+
+    Source: four times the step's expectation, Cho & Saul 2009, equation 3 with n = 0, less 1.
+    """
+
+    def evaluate(
+        self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
+    ) -> Float[Array, "*#xy"]:
+        return 1 - angle(correlation(kxy, kxx, kyy)) * (2 / math.pi)
+
+    def evaluate_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        return jnp.ones_like(kxx)
+
+    def derivative(
+        self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
+    ) -> Float[Array, "*#xy"]:
+        return 2 * rectified_moment_slope(0, kxy, kxx, kyy)
+
+    def derivative_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
+        return jnp.zeros_like(kxx)
+
+
+def _moment_diagonal(order: int, kxx: Array) -> Array:
+    """2 E[u+^2n] = (2n - 1)!! k_xx^n"""
+    return float(math.prod(range(1, 2 * order, 2))) * kxx**order

@@ -1,32 +1,63 @@
 """What a kernel is: a map from Gram to Gram.
 
 Most kernels are *pointwise*: an elementwise function of (k_xy, k_xx, k_yy). Such a class writes two functions,
-``evaluate`` and ``evaluate_diagonal``, and works on every block.
+``evaluate`` and ``evaluate_diagonal``, and works on every block. Kernels of infinitely wide layers are expectations
+E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)], which neural tangent kernels need.
 """
 
+import jax
 import jax.numpy as jnp
 
 from dkp._spec import Spec
 from dkp._types import Array
 from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.pairs import Features, Pairs, location_variances, same_location
 
 __all__ = ["InputKernel", "Kernel", "PointwiseKernel"]
 
 
 class Kernel(Spec):
-    """A deterministic map of Gram matrices."""
+    """A deterministic map of Gram matrices. A subclass writes ``pairs``, for one block; the rest follows."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether it mixes covariances between different locations of images."""
+        return False
+
+    def pairs(self, block: Pairs) -> Pairs:
+        """The kernel, and with it the tangent kernel, between two sets of points."""
+        raise NotImplementedError
 
     def __call__(self, gram: Gram) -> Gram:
         """The kernel matrix K(G), block by block."""
-        raise NotImplementedError
+        variances = gram.ii_diagonal
+        itself = jnp.eye(gram.ii.shape[0], dtype=bool)
+        ii = self.pairs(Pairs(xy=gram.ii, xx=variances, yy=variances, tangent=None, equal=itself))
+        if gram.ti is None or gram.tt is None:
+            return Gram(ii=ii.xy)
+        ti = self.pairs(Pairs(xy=gram.ti, xx=gram.tt, yy=variances, tangent=None, equal=None))
+        return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
 
 class InputKernel(Spec):
     """A kernel over features: it may stand first in a list of layers, and only there."""
 
+    @property
+    def pools(self) -> bool:
+        return False
+
+    def pairs(self, block: Features) -> Pairs:
+        """The first kernel, between two sets of points."""
+        raise NotImplementedError
+
     def __call__(self, inputs: Inputs) -> Gram:
         """The first Gram matrix, from features."""
-        raise NotImplementedError
+        itself = jnp.eye(inputs.i.shape[0], dtype=bool)
+        ii = self.pairs(Features(x=inputs.i, y=inputs.i, equal=itself, tangent=False, all_locations=False))
+        if inputs.t is None:
+            return Gram(ii=ii.xy)
+        ti = self.pairs(Features(x=inputs.t, y=inputs.i, equal=None, tangent=False, all_locations=False))
+        return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
 
 class PointwiseKernel(Kernel):
@@ -40,16 +71,36 @@ class PointwiseKernel(Kernel):
         """k'(x, x) from k(x, x), elementwise and exact."""
         raise NotImplementedError
 
-    def __call__(self, gram: Gram) -> Gram:
-        diagonal = gram.ii_diagonal
-        ii = self.evaluate(gram.ii, diagonal[:, None], diagonal[None, :])
-        ii = _with_diagonal(ii, self.evaluate_diagonal(diagonal))
-        if gram.ti is None or gram.tt is None:
-            return Gram(ii=ii)
-        ti = self.evaluate(gram.ti, gram.tt[:, None], diagonal[None, :])
-        return Gram(ii=ii, ti=ti, tt=self.evaluate_diagonal(gram.tt))
+    def derivative(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
+        """dk'(x, y) / dk(x, y) at fixed variances, elementwise; axes of length 1 are broadcast.
 
+        For k' = E[phi(u) phi(v)] it is E[phi'(u) phi'(v)] (Price 1958).
+        """
+        kxy = jnp.broadcast_to(kxy, jnp.broadcast_shapes(kxy.shape, kxx.shape, kyy.shape))
+        return jax.jvp(lambda kxy: self.evaluate(kxy, kxx, kyy), (kxy,), (jnp.ones_like(kxy),))[1]
 
-def _with_diagonal(matrix: Array, diagonal: Array) -> Array:
-    on_diagonal = jnp.eye(matrix.shape[0], dtype=bool)
-    return jnp.where(on_diagonal, diagonal[:, None], matrix)
+    def derivative_diagonal(self, kxx: Array) -> Array:
+        """The derivative where y is x, elementwise: E[phi'(u)^2]. A class overrides it where rounding matters."""
+        return self.derivative(kxx, kxx, kxx)
+
+    def pairs(self, block: Pairs) -> Pairs:
+        kxx, kyy = block.variances()
+        tangent = block.tangent
+        if tangent is not None:
+            slope = self.derivative(block.xy, kxx, kyy)
+            tangent = tangent * block.on_diagonal(slope, self.derivative_diagonal(kxx))
+        return block.replace(
+            xy=block.on_diagonal(self.evaluate(block.xy, kxx, kyy), self.evaluate_diagonal(kxx)),
+            xx=self._own(block.xx),
+            yy=self._own(block.yy),
+            tangent=tangent,
+        )
+
+    def _own(self, own: Array) -> Array:
+        """K(x, x) of every point by itself: variances, or covariances between the locations of one image."""
+        if own.ndim < 5:
+            return self.evaluate_diagonal(own)
+        variances = location_variances(own)
+        first, second = variances[:, :, None, :, None], variances[:, None, :, None, :]
+        itself = same_location(own.shape[1], own.shape[3])[None]
+        return jnp.where(itself, self.evaluate_diagonal(first), self.evaluate(own, first, second))

@@ -1,11 +1,10 @@
 """Kernels made of kernels: sums, products, multiples, compositions, repetitions.
 
-They work on whole Gram matrices and know nothing of their parts. A sum, product, multiple or composition that starts
+They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition that starts
 from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is an ``InputKernel``.
 """
 
 import functools
-import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,9 +13,9 @@ import jax
 from dkp._check import positive_int
 from dkp._spec import hyperparameter, learn, part
 from dkp.kernels.base import InputKernel, Kernel
-from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.pairs import Features, Pairs
 
-__all__ = ["Chain", "Product", "Repeat", "Scale", "Sum"]
+__all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 
 
 class _Composite(Kernel):
@@ -31,6 +30,7 @@ class _Composite(Kernel):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if issubclass(cls, InputKernel):
+            cls.__call__ = InputKernel.__call__  # type: ignore[assignment]
             twin_of = cls.__bases__[0]
             twin_of._twin, cls.__name__, cls.__doc__ = cls, twin_of.__name__, twin_of.__doc__
 
@@ -55,6 +55,10 @@ class _Variadic(_Composite):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.kernels))})"
 
+    @property
+    def pools(self) -> bool:
+        return any(kernel.pools for kernel in self.kernels)
+
 
 class Sum(_Variadic):
     """K'(G) = K_1(G) + … + K_n(G): the kernel of independent features added up.
@@ -66,9 +70,8 @@ class Sum(_Variadic):
         ValueError: without kernels, or with both sorts.
     """
 
-    def __call__(self, gram: Gram | Inputs) -> Gram:
-        grams = [kernel(gram) for kernel in self.kernels]
-        return jax.tree.map(lambda *blocks: functools.reduce(operator.add, blocks), *grams)
+    def pairs(self, block: Pairs | Features) -> Pairs:
+        return functools.reduce(_sum, [kernel.pairs(block) for kernel in self.kernels])
 
 
 class Product(_Variadic):
@@ -83,9 +86,8 @@ class Product(_Variadic):
     Source: positive semi-definite by Schur's product theorem (Horn & Johnson 2013, theorem 7.5.3).
     """
 
-    def __call__(self, gram: Gram | Inputs) -> Gram:
-        grams = [kernel(gram) for kernel in self.kernels]
-        return jax.tree.map(lambda *blocks: functools.reduce(operator.mul, blocks), *grams)
+    def pairs(self, block: Pairs | Features) -> Pairs:
+        return functools.reduce(_product, [kernel.pairs(block) for kernel in self.kernels])
 
 
 class Chain(_Variadic):
@@ -103,8 +105,36 @@ class Chain(_Variadic):
             if isinstance(kernel, InputKernel):
                 raise ValueError(f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} later.")
 
-    def __call__(self, gram: Gram | Inputs) -> Gram:
-        return functools.reduce(lambda value, kernel: kernel(value), self.kernels, gram)
+    def pairs(self, block: Pairs | Features) -> Pairs:
+        result: Any = functools.reduce(lambda value, kernel: kernel.pairs(value), self.kernels, block)
+        return result
+
+
+class Residual(_Variadic):
+    """K'(G) = G + K_n(… K_1(G)): a block and a connection around it.
+
+    Args:
+        *kernels: kernels of Gram matrices, in the order in which they are applied; they must keep the size of images.
+
+    Raises:
+        ValueError: without kernels, or with a kernel of features.
+
+    Source: Huang et al. 2020 (arXiv 2002.06262), equation 4, with the block's own scaling.
+    """
+
+    def __post_init__(self) -> None:
+        for kernel in self.kernels:
+            if isinstance(kernel, InputKernel):
+                raise ValueError(f"Expected Residual(…) of kernels of Gram matrices. Got {kernel!r}.")
+
+    def pairs(self, block: Pairs) -> Pairs:
+        inner = functools.reduce(lambda value, kernel: kernel.pairs(value), self.kernels, block)
+        if inner.xy.shape != block.xy.shape:
+            raise ValueError(
+                "Expected Residual(…) to keep the size of the images, to which it is added: use strides of 1 and "
+                f'padding="SAME". Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block.'
+            )
+        return _sum(block, inner)
 
 
 class Scale(_Composite):
@@ -125,8 +155,16 @@ class Scale(_Composite):
         _check_kernels("Scale", (self.kernel,))
         self.check_hyperparameters()
 
-    def __call__(self, gram: Gram | Inputs) -> Gram:
-        return jax.tree.map(lambda block: self.scale * block, self.kernel(gram))
+    @property
+    def pools(self) -> bool:
+        return self.kernel.pools
+
+    def pairs(self, block: Pairs | Features) -> Pairs:
+        inner = self.kernel.pairs(block)
+        tangent = None if inner.tangent is None else self.scale * inner.tangent
+        return inner.replace(
+            xy=self.scale * inner.xy, xx=self.scale * inner.xx, yy=self.scale * inner.yy, tangent=tangent
+        )
 
 
 class Repeat(Kernel):
@@ -152,8 +190,23 @@ class Repeat(Kernel):
         object.__setattr__(self, "block", kernel)
         object.__setattr__(self, "depth", positive_int("Repeat(depth=…)", depth))
 
-    def __call__(self, gram: Gram) -> Gram:
-        return jax.lax.scan(lambda carry, _: (self.block(carry), None), gram, length=self.depth)[0]
+    @property
+    def pools(self) -> bool:
+        return self.block.pools
+
+    def pairs(self, block: Pairs) -> Pairs:
+        return jax.lax.scan(lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth)[0]
+
+
+def _sum(a: Pairs, b: Pairs) -> Pairs:
+    tangent = None if a.tangent is None or b.tangent is None else a.tangent + b.tangent
+    return a.replace(xy=a.xy + b.xy, xx=a.xx + b.xx, yy=a.yy + b.yy, tangent=tangent)
+
+
+def _product(a: Pairs, b: Pairs) -> Pairs:
+    # Of independent features: the tangent kernel obeys the product rule.
+    tangent = None if a.tangent is None or b.tangent is None else a.tangent * b.xy + a.xy * b.tangent
+    return a.replace(xy=a.xy * b.xy, xx=a.xx * b.xx, yy=a.yy * b.yy, tangent=tangent)
 
 
 class _InputSum(Sum, InputKernel):

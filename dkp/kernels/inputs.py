@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float, Scalar
+from dkp._types import Array, Float
 from dkp.kernels.base import InputKernel
-from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.pairs import Features, Pairs
 
 __all__ = ["Linear"]
 
@@ -45,28 +45,31 @@ class Linear(InputKernel):
     def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
         return {"weights": (n_features,)} if self.ard else {}
 
-    def __call__(self, inputs: Inputs) -> Gram:
-        i = self._weighted(inputs.i)
-        if inputs.t is None:
-            return Gram(ii=self._products(i, i))
-        t = self._weighted(inputs.t)
-        return Gram(ii=self._products(i, i), ti=self._products(t, i), tt=self._squares(t))
+    def pairs(self, block: Features) -> Pairs:
+        x, y = self._weighted(block.x), self._weighted(block.y)
+        if block.all_locations:
+            xy, own = self._products("mhwc,nijc->mnhiwj", x, y), "mhwc,mijc->mhiwj"
+        else:
+            xy, own = self._products("m...c,n...c->mn...", x, y), "m...c,m...c->m..."
+        first = Pairs(
+            xy=xy,
+            xx=self._products(own, x, x),
+            yy=self._products(own, y, y),
+            tangent=jnp.zeros_like(xy) if block.tangent else None,
+            equal=block.equal,
+        )
+        return first.replace(xy=first.on_diagonal(xy, first.variances()[0]))
 
-    def _weighted(self, x: Float[Array, "N D"]) -> Float[Array, "N D"]:
+    def _weighted(self, x: Float[Array, "N *space D"]) -> Float[Array, "N *space D"]:
         weights = jnp.asarray(self.weights, x.dtype)
         if weights.shape not in ((), x.shape[-1:]):
             raise ValueError(
                 f"Expected Linear(weights=…) to be one number, or one for each of the {x.shape[-1]} features. "
                 f"Got shape {weights.shape}."
             )
-        return x * jnp.broadcast_to(weights, x.shape[-1:])[None, :]
+        return x * jnp.broadcast_to(weights, (1,) * (x.ndim - 1) + x.shape[-1:])
 
-    def _products(self, x: Float[Array, "N D"], z: Float[Array, "M D"]) -> Float[Array, "N M"]:
+    def _products(self, axes: str, x: Float[Array, "N *space D"], z: Float[Array, "M *space D"]) -> Array:
         # The full precision of the dtype on accelerators too: distances come from differences of these numbers.
-        return jnp.matmul(x, z.T, precision=jax.lax.Precision.HIGHEST) / x.shape[-1] + self._bias(x)
-
-    def _squares(self, x: Float[Array, "N D"]) -> Float[Array, " N"]:
-        return jnp.sum(x * x, axis=-1) / x.shape[-1] + self._bias(x)
-
-    def _bias(self, x: Float[Array, "N D"]) -> Scalar:
-        return jnp.asarray(self.bias, x.dtype)
+        products = jnp.einsum(axes, x, z, precision=jax.lax.Precision.HIGHEST) / x.shape[-1]
+        return products + jnp.asarray(self.bias, x.dtype)

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from dkp.kernels import ArcCosine, Repeat
-from dkp.kernels.activations import _angle
+from dkp.kernels._angles import angle
 from dkp.linalg.blocks import Gram
 
 COVARIANCES = [
@@ -102,8 +102,8 @@ def test_angle_is_arccos_to_a_few_units_in_the_last_place(dtype):
     eps = np.finfo(dtype).eps
     gaps = np.logspace(np.log10(eps), 0, 2000)
     cosine = np.concatenate([1 - gaps, gaps - 1, [-1, 0, 1]]).astype(dtype)
-    np.testing.assert_allclose(_angle(jnp.asarray(cosine)), np.arccos(cosine.astype(float)), rtol=4 * eps, atol=0)
-    np.testing.assert_array_equal(_angle(jnp.asarray([1.5, -1.5], dtype)), np.asarray([0, np.pi], dtype))
+    np.testing.assert_allclose(angle(jnp.asarray(cosine)), np.arccos(cosine.astype(float)), rtol=4 * eps, atol=0)
+    np.testing.assert_array_equal(angle(jnp.asarray([1.5, -1.5], dtype)), np.asarray([0, np.pi], dtype))
 
 
 def test_scaling_a_point_scales_the_rectifier_and_not_the_step():
@@ -128,7 +128,7 @@ def test_normalised_rectifier_keeps_the_diagonal():
     np.testing.assert_array_equal(jnp.diagonal(ArcCosine(1)(Gram(ii=gram)).ii), jnp.diagonal(gram))
 
 
-@pytest.mark.parametrize("order", [-1, 2, 3])
+@pytest.mark.parametrize("order", [-1, 3])
 def test_unknown_order(order):
     with pytest.raises(ValueError, match=r"Expected ArcCosine\(order"):
         ArcCosine(order)

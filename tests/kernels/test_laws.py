@@ -10,14 +10,27 @@ import pytest
 
 from dkp import kernels
 from dkp.kernels import (
+    ELU,
+    GELU,
+    ABReLU,
+    Activation,
     ArcCosine,
     Chain,
+    Erf,
+    Exponential,
+    Gaussian,
+    Identity,
+    LeakyReLU,
     Linear,
     Matern,
+    Polynomial,
     Product,
     RationalQuadratic,
+    RectifiedMonomial,
     Repeat,
     Scale,
+    Sign,
+    Sine,
     SquaredExponential,
     Sum,
 )
@@ -27,6 +40,19 @@ WEIGHTS = np.array([0.5, 1.0, 2.0])
 GRAM_KERNELS = [
     ArcCosine(0),
     ArcCosine(1, normalised=False),
+    ArcCosine(2),
+    RectifiedMonomial(3),
+    LeakyReLU(slope=0.1),
+    ABReLU(a=-0.4, b=1.5),
+    Sign(),
+    Polynomial((0.3, -1.0, 0.5)),
+    Erf(),
+    GELU(),
+    ELU(),
+    Gaussian(),
+    Chain(Scale(Identity(), scale=0.2), Exponential()),
+    Sine(a=1.3, b=0.7, c=0.4),
+    Activation(jax.lax.tanh),
     SquaredExponential(lengthscale=0.8, variance=1.7),
     Matern(0.5, lengthscale=0.8, variance=1.7),
     Matern(3.5, lengthscale=0.8, variance=1.7),
@@ -164,5 +190,5 @@ def test_copies_and_pytrees_keep_the_kernel(kernel):
 
 @all_kernels
 def test_repr_is_the_call_that_makes_the_kernel(kernel):
-    names = {name: getattr(kernels, name) for name in kernels.__all__} | {"array": np.array}
+    names = {name: getattr(kernels, name) for name in kernels.__all__} | {"array": np.array, "tanh": jax.lax.tanh}
     assert repr(eval(repr(kernel), names)) == repr(kernel)

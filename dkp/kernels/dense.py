@@ -1,0 +1,68 @@
+"""Dense layers: where the weights of an infinitely wide network stand, and its tangent kernel grows."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from dkp._spec import hyperparameter
+from dkp._types import Array
+from dkp.kernels.base import Kernel
+from dkp.linalg.pairs import Pairs
+
+__all__ = ["Affine", "trained"]
+
+
+class Affine(Kernel):
+    """A dense layer, weights and biases: K' = weight_var K + bias_var, with the tangent kernel T' = K' + weight_var T.
+
+    In the NTK parametrisation W = sqrt(weight_var / n) w and b = sqrt(bias_var) c, where w, c ~ N(0, 1) are trained.
+    In the standard parametrisation W ~ N(0, weight_var / n) and b ~ N(0, bias_var) are trained themselves:
+    T' = n K + 1 + weight_var T, without the 1 where there is no bias, and n is the width of the layer that enters.
+
+    Args:
+        weight_var: variance of the weights times the width, positive.
+        bias_var: variance of the biases, nonnegative.
+        parametrisation: "ntk" or "standard"; fixed.
+        width: n, the number of units that enter; the standard parametrisation needs it.
+
+    Raises:
+        ValueError: for another parametrisation, a standard one without a width, or numbers outside their domain.
+
+    Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; Lee et al. 2020 (arXiv 2007.15801), section 2.
+    """
+
+    weight_var: Any = hyperparameter(default=1.0)
+    bias_var: Any = hyperparameter(default=0.0, domain="nonnegative")
+    parametrisation: str = "ntk"
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        check_parametrisation(type(self).__name__, self.parametrisation, self.width)
+        self.check_hyperparameters()
+
+    def pairs(self, block: Pairs) -> Pairs:
+        return trained(self, block)
+
+
+def trained(layer: Any, block: Pairs, taps: int = 1) -> Pairs:
+    """K' and T' of a layer with weights, from the K and T that its weights meet, averaged over the taps of a filter."""
+
+    def outgoing(k: Array) -> Array:
+        return layer.weight_var * k + layer.bias_var
+
+    xy, tangent = outgoing(block.xy), block.tangent
+    if tangent is not None:
+        has_bias = jnp.asarray(layer.bias_var > 0, xy.dtype)
+        gain = xy if layer.parametrisation == "ntk" else layer.width * taps * block.xy + has_bias
+        tangent = gain + layer.weight_var * tangent
+    return block.replace(xy=xy, xx=outgoing(block.xx), yy=outgoing(block.yy), tangent=tangent)
+
+
+def check_parametrisation(name: str, parametrisation: Any, width: Any) -> None:
+    if parametrisation not in ("ntk", "standard"):
+        raise ValueError(f'Expected {name}(parametrisation=…) to be "ntk" or "standard". Got {parametrisation!r}.')
+    if parametrisation == "standard" and not (isinstance(width, int) and width > 0):
+        raise ValueError(
+            f"Expected {name}(width=…) to be the number of units that enter, a positive integer: the tangent kernel of "
+            f"the standard parametrisation depends on it. Got {width!r}."
+        )
