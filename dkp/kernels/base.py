@@ -89,12 +89,9 @@ class PointwiseKernel(Kernel):
         if tangent is not None:
             slope = self.derivative(block.xy, kxx, kyy)
             tangent = tangent * block.on_diagonal(slope, self.derivative_diagonal(kxx))
-        return block.replace(
-            xy=block.on_diagonal(self.evaluate(block.xy, kxx, kyy), self.evaluate_diagonal(kxx)),
-            xx=self._own(block.xx),
-            yy=self._own(block.yy),
-            tangent=tangent,
-        )
+        xy = self.evaluate(block.xy, kxx, kyy)
+        result = block.replace(xy=xy, xx=self._own(block.xx), yy=self._own(block.yy), tangent=tangent)
+        return result.replace(xy=result.on_diagonal(xy, result.variances()[0]))
 
     def _own(self, own: Array) -> Array:
         """K(x, x) of every point by itself: variances, or covariances between the locations of one image."""
