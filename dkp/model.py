@@ -22,7 +22,7 @@ from dkp.linalg.blocks import Gram, Inputs, squared_norms
 from dkp.linalg.cholesky import cholesky
 from dkp.priors import hyperparameters, resolve
 
-__all__ = ["DeepKernelProcess", "propagate"]
+__all__ = ["DeepKernelProcess", "from_features", "propagate"]
 
 BottleneckFunction = Callable[[int, Bottleneck, Gram], Gram]
 
@@ -102,11 +102,16 @@ class DeepKernelProcess(Spec):
         return resolve(self, values, x.dtype, x.shape[1], n_outputs)
 
 
+def from_features(layers: Sequence[Any]) -> tuple[InputKernel, Sequence[Any]]:
+    """The kernel over features with which the layers start, x x^T / D where they have none, and the other layers."""
+    return (layers[0], layers[1:]) if isinstance(layers[0], InputKernel) else (Linear(), layers)
+
+
 def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunction) -> Gram:
     """Push features through resolved layers; ``bottleneck(l, layer, kernel)`` gives the Gram matrix of the l-th
     bottleneck (from 1)."""
     count = 0
-    first, rest = (layers[0], layers[1:]) if isinstance(layers[0], InputKernel) else (Linear(), layers)
+    first, rest = from_features(layers)
     gram = first(inputs)
     for layer in rest:
         if isinstance(layer, Bottleneck):

@@ -13,14 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp._check import positive_int
+from dkp._check import finite_array, positive_int
 from dkp._types import Array
-from dkp.bottlenecks import Bottleneck
-from dkp.kernels.base import InputKernel
-from dkp.kernels.inputs import Linear
 from dkp.likelihoods import Gaussian
 from dkp.linalg.pairs import Features, Pairs
-from dkp.model import DeepKernelProcess
+from dkp.model import DeepKernelProcess, from_features
 from dkp.priors import hyperparameters, resolve
 from dkp.progress import Progress
 
@@ -99,10 +96,10 @@ def _matrices(
     outs: tuple[np.ndarray | None, ...],
     progress: bool | None,
 ) -> list[np.ndarray]:
-    layers = _check_layers(layers)
+    model = _as_model(layers)
     x = _check_features("x1", x1, None)
     y = x if x2 is None else _check_features("x2", x2, x)
-    layers = _resolved(layers, x)
+    layers = _resolved(model, x)
     shape = (x.shape[0], y.shape[0])
     results = [_destination(out, shape, x.dtype) for out in outs]
     size = _tile_size(layers, x, tile)
@@ -142,7 +139,7 @@ def kernel_block(
         equal: where a point of y is that point of x, (M, N); its kernel is then exactly its variance.
         tangent: compute the tangent kernel as well.
     """
-    first, rest = (layers[0], layers[1:]) if isinstance(layers[0], InputKernel) else (Linear(), layers)
+    first, rest = from_features(layers)
     pools = any(layer.pools for layer in layers)
     block = first.pairs(Features(x=x, y=y, equal=equal, tangent=tangent, all_locations=pools and x.ndim == 4))
     for layer in rest:
@@ -164,40 +161,33 @@ def _tile(
     return tuple(found[kind] for kind in kinds)
 
 
-def _check_layers(layers: Any) -> tuple[Any, ...]:
-    if isinstance(layers, DeepKernelProcess):
-        layers = layers.layers
-    layers = tuple(layers) if isinstance(layers, Sequence) else (layers,)
-    for layer in layers:
-        if isinstance(layer, Bottleneck):
-            raise ValueError(
-                f"Expected layers without bottlenecks: they have one kernel, not a random one. Got {layer!r}; "
-                "use dkp.fit_vi for a model with it."
-            )
-    return DeepKernelProcess(layers=layers, likelihood=Gaussian(noise=1.0)).layers
+def _as_model(layers: Any) -> DeepKernelProcess:
+    if not isinstance(layers, DeepKernelProcess):
+        layers = layers if isinstance(layers, Sequence) else [layers]
+        layers = DeepKernelProcess(layers=layers, likelihood=Gaussian(noise=1.0))
+    if layers.bottlenecks:
+        raise ValueError(
+            "Expected layers without bottlenecks: they have one kernel, not a random one. "
+            f"Got {layers.bottlenecks[0]!r}; use dkp.fit_vi for a model with it."
+        )
+    return layers
 
 
 def _check_features(name: str, x: Any, like: Array | None) -> Array:
-    if np.iscomplexobj(x):
-        raise ValueError(f"Expected {name} to hold real numbers. Got complex ones: pass real and imaginary parts.")
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        x = x.astype(jnp.result_type(float))
-    if x.ndim not in (2, 4) or 0 in x.shape:
-        raise ValueError(f"Expected {name} of shape (N, D), or images of shape (N, H, W, C). Got shape {x.shape}.")
-    if like is not None and (x.shape[1:] != like.shape[1:] or x.dtype != like.dtype):
+    """Numbers as they are, in their own floating-point width."""
+    values = finite_array(name, x, ndim=(2, 4))
+    floating = isinstance(x, (np.ndarray, jax.Array)) and jnp.issubdtype(x.dtype, jnp.floating)
+    dtype = jnp.result_type(x.dtype if floating else float)
+    if like is not None and (values.shape[1:] != like.shape[1:] or dtype != like.dtype):
         raise ValueError(
             f"Expected {name} to have the dtype of x1 and its shape after the first axis, {like.dtype} and "
-            f"{like.shape[1:]}. Got {x.dtype} and {x.shape[1:]}."
+            f"{like.shape[1:]}. Got {dtype} and {values.shape[1:]}."
         )
-    if not bool(jnp.all(jnp.isfinite(x))):
-        raise ValueError(f"Expected {name} to be finite. Got NaN or infinite values: remove or impute them.")
-    return x
+    return jnp.asarray(values, dtype)
 
 
-def _resolved(layers: tuple[Any, ...], x: Array) -> tuple[Any, ...]:
-    """Numbers for all hyperparameters: those to be learned stand at their start."""
-    model = DeepKernelProcess(layers=layers, likelihood=Gaussian(noise=1.0))
+def _resolved(model: DeepKernelProcess, x: Array) -> tuple[Any, ...]:
+    """Layers with numbers for all hyperparameters: those to be learned stand at their start."""
     values = {}
     for name, h in hyperparameters(model, x.shape[-1], 1).items():
         if h.is_inferred:

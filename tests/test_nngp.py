@@ -262,7 +262,7 @@ NAN = np.where(np.arange(7)[:, None] == 2, np.nan, X)
         (lambda: Affine(-1.0), "weight_var=…"),
         (lambda: dkp.nngp_kernel(DENSE, X, Y[:, :3]), "shape after the first axis"),
         (lambda: dkp.nngp_kernel(DENSE, X, Y.astype(np.float32)), "dtype of x1"),
-        (lambda: dkp.nngp_kernel(DENSE, X[:, 0]), "x1 of shape"),
+        (lambda: dkp.nngp_kernel(DENSE, X[:, 0]), "x1 to have 2 or 4 axes"),
         (lambda: dkp.nngp_kernel(DENSE, X * 1j), "real numbers"),
         (lambda: dkp.nngp_kernel(DENSE, NAN), "x1 to be finite"),
         (lambda: dkp.nngp_kernel(DENSE, X, out=np.empty((3, 3))), "out of shape"),

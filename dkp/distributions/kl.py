@@ -5,7 +5,7 @@ from numpyro.distributions import kl_divergence
 
 from dkp._types import Array
 from dkp.distributions.wishart import InverseWishartFactor
-from dkp.linalg.blocks import diagonal
+from dkp.linalg.cholesky import log_determinant
 from dkp.linalg.special import multidigamma, multigammaln
 
 __all__ = ["kl_divergence"]
@@ -19,7 +19,7 @@ def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Arr
     + (nu_q - nu_p)/2 psi_P(nu_q/2)
     """
     size = q.event_shape[-1]
-    log_ratio = _log_det(q.scale_tril) - _log_det(p.scale_tril)
+    log_ratio = log_determinant(q.scale_tril) - log_determinant(p.scale_tril)
     halves = jnp.stack(jnp.broadcast_arrays(p.df / 2, q.df / 2))
     log_gamma_p, log_gamma_q = multigammaln(halves, size)  # one evaluation of a long formula, which compiles faster
     trace = jnp.sum((q.scale_tril_inverse @ p.scale_tril) ** 2, axis=(-2, -1))
@@ -30,7 +30,3 @@ def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Arr
         - log_gamma_q
         + (q.df - p.df) / 2 * multidigamma(q.df / 2, size)
     )
-
-
-def _log_det(tril: Array) -> Array:
-    return 2 * jnp.sum(jnp.log(diagonal(tril)), axis=-1)

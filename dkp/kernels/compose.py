@@ -106,8 +106,7 @@ class Chain(_Variadic):
                 raise ValueError(f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} later.")
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        result: Any = functools.reduce(lambda value, kernel: kernel.pairs(value), self.kernels, block)
-        return result
+        return _in_turn(self.kernels, block)
 
 
 class Residual(_Variadic):
@@ -128,7 +127,7 @@ class Residual(_Variadic):
                 raise ValueError(f"Expected Residual(…) of kernels of Gram matrices. Got {kernel!r}.")
 
     def pairs(self, block: Pairs) -> Pairs:
-        inner = functools.reduce(lambda value, kernel: kernel.pairs(value), self.kernels, block)
+        inner = _in_turn(self.kernels, block)
         if inner.xy.shape != block.xy.shape:
             raise ValueError(
                 "Expected Residual(…) to keep the size of the images, to which it is added: use strides of 1 and "
@@ -160,11 +159,7 @@ class Scale(_Composite):
         return self.kernel.pools
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        inner = self.kernel.pairs(block)
-        tangent = None if inner.tangent is None else self.scale * inner.tangent
-        return inner.replace(
-            xy=self.scale * inner.xy, xx=self.scale * inner.xx, yy=self.scale * inner.yy, tangent=tangent
-        )
+        return self.kernel.pairs(block).everywhere(lambda k, points: self.scale * k)
 
 
 class Repeat(Kernel):
@@ -196,6 +191,10 @@ class Repeat(Kernel):
 
     def pairs(self, block: Pairs) -> Pairs:
         return jax.lax.scan(lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth)[0]
+
+
+def _in_turn(kernels: Sequence[Any], block: Any) -> Pairs:
+    return functools.reduce(lambda value, kernel: kernel.pairs(value), kernels, block)
 
 
 def _sum(a: Pairs, b: Pairs) -> Pairs:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dkp._check import one_of, positive_int
 from dkp._spec import hyperparameter
 from dkp._types import Array
 from dkp.kernels.base import Kernel
@@ -57,8 +58,7 @@ class Conv(Kernel):
         name = type(self).__name__
         object.__setattr__(self, "filter_shape", _two(f"{name}(filter_shape=…)", self.filter_shape))
         object.__setattr__(self, "strides", _two(f"{name}(strides=…)", self.strides))
-        if self.padding not in PADDINGS:
-            raise ValueError(f"Expected {name}(padding=…) to be one of {', '.join(PADDINGS)}. Got {self.padding!r}.")
+        one_of(f"{name}(padding=…)", self.padding, PADDINGS)
         check_parametrisation(name, self.parametrisation, self.width)
         self.check_hyperparameters()
 
@@ -67,7 +67,7 @@ class Conv(Kernel):
         average = functools.partial(
             _average_over_taps, sizes=self.filter_shape, strides=self.strides, padding=self.padding, together=True
         )
-        return trained(self, _everywhere(average, block), taps=math.prod(self.filter_shape))
+        return trained(self, block.everywhere(average), taps=math.prod(self.filter_shape))
 
 
 class LocallyConnected(Conv):
@@ -82,7 +82,7 @@ class LocallyConnected(Conv):
         shared = super().pairs(block)
         if not block.has_all_locations:
             return shared
-        return _everywhere(_same_location_only, shared)
+        return shared.everywhere(_same_location_only)
 
 
 class AvgPool(Kernel):
@@ -107,8 +107,7 @@ class AvgPool(Kernel):
         object.__setattr__(self, "window", _two("AvgPool(window=…)", self.window))
         strides = self.window if self.strides is None else _two("AvgPool(strides=…)", self.strides)
         object.__setattr__(self, "strides", strides)
-        if self.padding not in PADDINGS:
-            raise ValueError(f"Expected AvgPool(padding=…) to be one of {', '.join(PADDINGS)}. Got {self.padding!r}.")
+        one_of("AvgPool(padding=…)", self.padding, PADDINGS)
 
     @property
     def pools(self) -> bool:
@@ -119,7 +118,7 @@ class AvgPool(Kernel):
         average = functools.partial(
             _average_over_taps, sizes=self.window, strides=self.strides, padding=self.padding, together=False
         )
-        return _everywhere(average, block)
+        return block.everywhere(average)
 
 
 class Flatten(Kernel):
@@ -127,7 +126,7 @@ class Flatten(Kernel):
 
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
-        return _everywhere(_mean_at_same_location if block.has_all_locations else _mean_over_locations, block)
+        return block.everywhere(_mean_at_same_location if block.has_all_locations else _mean_over_locations)
 
 
 class GlobalAvgPool(Kernel):
@@ -139,13 +138,7 @@ class GlobalAvgPool(Kernel):
 
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
-        return _everywhere(_mean_over_locations, block)
-
-
-def _everywhere(function: Any, block: Pairs) -> Pairs:
-    """A linear map of locations, applied to all of K(x, y), K(x, x), K(y, y) and the tangent kernel."""
-    tangent = None if block.tangent is None else function(block.tangent, 2)
-    return block.replace(xy=function(block.xy, 2), xx=function(block.xx, 1), yy=function(block.yy, 1), tangent=tangent)
+        return block.everywhere(_mean_over_locations)
 
 
 def _average_over_taps(k: Array, points: int, *, sizes: Any, strides: Any, padding: str, together: bool) -> Array:
@@ -200,10 +193,10 @@ def _same_location_only(k: Array, points: int) -> Array:
 
 
 def _two(name: str, value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (list, tuple)) else ()
-    if len(pair) != 2 or not all(isinstance(v, int) and v > 0 for v in pair):
-        raise ValueError(f"Expected {name} to be a positive integer or two of them. Got {value!r}.")
-    return pair
+    pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"Expected {name} to be one integer, or two for height and width. Got {value!r}.")
+    return positive_int(name, pair[0]), positive_int(name, pair[1])
 
 
 def _check_images(layer: Kernel, block: Pairs) -> None:

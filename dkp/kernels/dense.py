@@ -4,12 +4,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from dkp._check import one_of, positive_int
 from dkp._spec import hyperparameter
 from dkp._types import Array
 from dkp.kernels.base import Kernel
 from dkp.linalg.pairs import Pairs
 
-__all__ = ["Affine", "trained"]
+__all__ = ["Affine", "check_parametrisation", "trained"]
 
 
 class Affine(Kernel):
@@ -59,10 +60,12 @@ def trained(layer: Any, block: Pairs, taps: int = 1) -> Pairs:
 
 
 def check_parametrisation(name: str, parametrisation: Any, width: Any) -> None:
-    if parametrisation not in ("ntk", "standard"):
-        raise ValueError(f'Expected {name}(parametrisation=…) to be "ntk" or "standard". Got {parametrisation!r}.')
-    if parametrisation == "standard" and not (isinstance(width, int) and width > 0):
+    """Raise ValueError unless the parametrisation is "ntk", or "standard" with a width."""
+    one_of(f"{name}(parametrisation=…)", parametrisation, ("ntk", "standard"))
+    if parametrisation == "standard" and width is None:
         raise ValueError(
-            f"Expected {name}(width=…) to be the number of units that enter, a positive integer: the tangent kernel of "
-            f"the standard parametrisation depends on it. Got {width!r}."
+            f"Expected {name}(width=…) to be the number of units that enter: the tangent kernel of the standard "
+            "parametrisation depends on it. Got none."
         )
+    if width is not None:
+        positive_int(f"{name}(width=…)", width)

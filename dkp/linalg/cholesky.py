@@ -75,9 +75,9 @@ def _cholesky_jvp(primals, tangents):
     return factor, Cholesky(factor.tril @ phi, -phi @ factor.inverse, jnp.zeros_like(factor.jitter))
 
 
-def log_determinant(tril: Float[Array, "P P"]) -> Scalar:
+def log_determinant(tril: Float[Array, "*batch P P"]) -> Float[Array, "*batch"]:
     """log|L L^T| of a triangular factor."""
-    return 2 * jnp.sum(jnp.log(diagonal(tril)))
+    return 2 * jnp.sum(jnp.log(diagonal(tril)), axis=-1)
 
 
 @custom_vmap

@@ -11,6 +11,7 @@ so that a shift of both locations acts on neighbouring axes. Kernels see nothing
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
@@ -69,6 +70,15 @@ class Pairs:
         if self.has_all_locations:
             mask = mask & same_location(values.shape[2], values.shape[4])[None, None]
         return jnp.where(mask, variances, values)
+
+    def everywhere(self, function: Callable[[Array, int], Array]) -> "Pairs":
+        """A linear map of all of K(x, y), K(x, x), K(y, y) and the tangent kernel.
+
+        Args:
+            function: of an array and of the number of its axes of points, which come before those of locations.
+        """
+        tangent = None if self.tangent is None else function(self.tangent, 2)
+        return self.replace(xy=function(self.xy, 2), xx=function(self.xx, 1), yy=function(self.yy, 1), tangent=tangent)
 
     def replace(self, **changes: Array | None) -> "Pairs":
         return dataclasses.replace(self, **changes)
