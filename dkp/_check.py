@@ -18,8 +18,10 @@ from jaxtyping import Float
 
 __all__ = [
     "column_names",
+    "features",
     "finite_array",
     "matrix",
+    "nonnegative_number",
     "one_of",
     "positive_int",
     "positive_number",
@@ -54,6 +56,18 @@ def positive_number(name: str, value: Any) -> float:
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and value > 0):
         raise ValueError(f"Expected {name} to be a finite number above 0. Got {value!r}.")
+    return float(value)
+
+
+def nonnegative_number(name: str, value: Any) -> float:
+    """`value` as a finite float of at least 0.
+
+    Raises:
+        ValueError: for anything else; booleans included.
+    """
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value >= 0):
+        raise ValueError(f"Expected {name} to be a finite number of at least 0. Got {value!r}.")
     return float(value)
 
 
@@ -151,6 +165,16 @@ def matrix(name: str, value: Any, *, allow_nan: bool = False) -> Float[np.ndarra
         ValueError: see :func:`finite_array`.
     """
     array = finite_array(name, value, ndim=(1, 2), allow_nan=allow_nan)
+    return array[:, None] if array.ndim == 1 else array
+
+
+def features(name: str, value: Any) -> Float[np.ndarray, "N *space D"]:
+    """`value` as a float64 matrix, as :func:`matrix` does, or as images (N, H, W, channels).
+
+    Raises:
+        ValueError: see :func:`finite_array`.
+    """
+    array = finite_array(name, value, ndim=(1, 2, 4))
     return array[:, None] if array.ndim == 1 else array
 
 

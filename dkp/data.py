@@ -4,6 +4,7 @@ Means and scales are computed on the host in float64 and stay there, so that tar
 in float32: what is cast is already standardised.
 """
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,12 +25,14 @@ class Standardization:
     scale: Float[np.ndarray | Array, " D"]
 
     @classmethod
-    def fit(cls, x: Float[np.ndarray, "N D"]) -> "Standardization":
+    def fit(cls, x: Float[np.ndarray, "N *space D"]) -> "Standardization":
         """Mean and unbiased standard deviation of each column; a constant column has scale 1.
 
         Args:
-            x: finite numbers, N >= 1. A column whose range is rounding error counts as constant.
+            x: finite numbers, N >= 1. A column whose range is rounding error counts as constant. The columns of images
+                are their channels, over all pixels.
         """
+        x = x.reshape(-1, x.shape[-1])
         mean = x.mean(axis=0)
         largest = np.abs(x).max(axis=0)
         constant = np.ptp(x, axis=0) <= 4 * np.finfo(np.float64).eps * largest
@@ -57,13 +60,14 @@ class Standardization:
 class Dataset:
     """Standardised inputs and targets, and the way back to the original units; see :meth:`from_arrays`."""
 
-    x: Float[Array, "N D"]
+    x: Float[Array, "N *space D"]
     y: Float[Array, "N C"]
     x_standardization: Standardization
     y_standardization: Standardization
     feature_names: tuple[str, ...] = static()
     target_names: tuple[str, ...] = static()
     y_was_vector: bool = static()
+    classes: tuple[Any, ...] = static()
 
     @classmethod
     def from_arrays(
@@ -80,7 +84,8 @@ class Dataset:
         """Check, standardise and cast a data set.
 
         Args:
-            x: N rows of D features: array, list, data frame, series. N numbers on one axis are one feature.
+            x: N rows of D features: array, list, data frame, series. N numbers on one axis are one feature. Or images
+                (N, H, W, D), which are standardised channel by channel.
             y: N targets, or N rows of C targets.
             standardize: give the columns of x (and of y) mean 0 and unbiased standard deviation 1.
             standardize_targets: the same for y alone; by default what `standardize` says. False for class labels
@@ -93,7 +98,7 @@ class Dataset:
             ValueError: when x or y is not numeric, is empty, holds NaN or infinities, has the wrong number of axes,
                 or when their rows or the names do not match.
         """
-        x_values, y_values = _check.matrix("x", x), _check.matrix("y", y)
+        x_values, y_values = _check.features("x", x), _check.matrix("y", y)
         _check.same_length("x", x_values, "y", y_values)
         dtype = _floating(dtype)
         both = (x_values, standardize), (y_values, standardize if standardize_targets is None else standardize_targets)
@@ -103,10 +108,37 @@ class Dataset:
             y=_cast("y", maps[1].apply(y_values), dtype),
             x_standardization=maps[0],
             y_standardization=maps[1],
-            feature_names=_names("feature_names", feature_names, x, _default_names("x", x_values.shape[1])),
+            feature_names=_names("feature_names", feature_names, x, _default_names("x", x_values.shape[-1])),
             target_names=_names("target_names", target_names, y, _default_target_names(y_values.shape[1])),
             y_was_vector=np.ndim(y) == 1,
+            classes=(),
         )
+
+    @classmethod
+    def from_labels(cls, x: Any, labels: Any, standardize: bool = True, *, dtype: Any = None) -> "Dataset":
+        """A data set for classification by regression: the targets are centred one-hot codes, [label = c] - 1/C.
+
+        Args:
+            x: as for :meth:`from_arrays`.
+            labels: N class labels, numbers or text. The classes are the different ones, in sorted order.
+            standardize: give the columns of x mean 0 and standard deviation 1.
+            dtype: as for :meth:`from_arrays`.
+
+        Raises:
+            ValueError: as for :meth:`from_arrays`; and when there are fewer than two classes.
+
+        Source: Lee et al. 2020 (arXiv 2007.15801), section 2.
+        """
+        given = np.asarray(labels)
+        if given.ndim != 1:
+            raise ValueError(f"Expected labels of shape (N,). Got shape {given.shape}.")
+        classes, index = np.unique(given, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"Expected at least two classes among the labels. Got {classes.tolist()}.")
+        codes = np.eye(len(classes))[index] - 1 / len(classes)
+        names = [str(c) for c in classes.tolist()]
+        data = cls.from_arrays(x, codes, standardize, standardize_targets=False, target_names=names, dtype=dtype)
+        return dataclasses.replace(data, classes=tuple(classes.tolist()))
 
     @property
     def n(self) -> int:
@@ -115,15 +147,15 @@ class Dataset:
 
     @property
     def d(self) -> int:
-        """Number of features D."""
-        return self.x.shape[1]
+        """Number of features D, or of the channels of images."""
+        return self.x.shape[-1]
 
     @property
     def n_outputs(self) -> int:
         """Number of targets C."""
         return self.y.shape[1]
 
-    def standardize_inputs(self, x: Any) -> Float[Array, "B D"]:
+    def standardize_inputs(self, x: Any) -> Float[Array, "B *space D"]:
         """New inputs in this data set's standardised units and dtype.
 
         Args:
@@ -133,8 +165,13 @@ class Dataset:
         Raises:
             ValueError: see :meth:`from_arrays`; and when the number of features or their names differ.
         """
-        values = _check.finite_array("x", x, ndim=(1, 2) if self.d == 1 else 2)
+        axes = self.x.ndim
+        values = _check.finite_array("x", x, ndim=(1, 2) if (axes, self.d) == (2, 1) else axes)
         values = values[:, None] if values.ndim == 1 else values
+        if values.shape[1:-1] != self.x.shape[1:-1]:
+            raise ValueError(
+                f"Expected images of {self.x.shape[1:-1]} pixels, as in training. Got {values.shape[1:-1]}."
+            )
         self._check_columns("x", values, x, self.feature_names, _default_names("x", self.d))
         return _cast("x", self.x_standardization.apply(values), self.x.dtype)
 
@@ -157,8 +194,8 @@ class Dataset:
     def _check_columns(
         name: str, values: np.ndarray, given: Any, names: tuple[str, ...], default: tuple[str, ...]
     ) -> None:
-        if values.shape[1] != len(names):
-            raise ValueError(f"Expected {name} to have {len(names)} columns, as in training. Got {values.shape[1]}.")
+        if values.shape[-1] != len(names):
+            raise ValueError(f"Expected {name} to have {len(names)} columns, as in training. Got {values.shape[-1]}.")
         found = _check.column_names(given)
         if found is not None and names not in (found, default):
             raise ValueError(

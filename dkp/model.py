@@ -4,6 +4,7 @@
 draw from a guide, a given posterior draw) is the caller's: it passes a function.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from dkp._spec import Spec, part
 from dkp._types import Array
 from dkp.bottlenecks import Bottleneck
 from dkp.kernels.base import InputKernel, Kernel
+from dkp.kernels.compose import Chain
 from dkp.kernels.inputs import Linear
 from dkp.likelihoods.base import Likelihood
 from dkp.linalg.blocks import Gram, Inputs, squared_norms
@@ -69,9 +71,9 @@ class DeepKernelProcess(Spec):
         conditional draw at the data.
 
         Args:
-            x: features, (N, D), taken as they are.
+            x: features (N, D), or images (N, H, W, D), taken as they are.
             y: targets, (N, C) or (N,), or None to draw them.
-            inducing: features of the inducing points, (P, D).
+            inducing: features of the inducing points, (P, D), or images.
             n_outputs: C, where y is not given; 1 by default.
 
         Returns:
@@ -94,17 +96,22 @@ class DeepKernelProcess(Spec):
     def _with_sites(self, x: Array, y: Array | None, n_outputs: int) -> "DeepKernelProcess":
         values = {}
         targets = jnp.zeros((x.shape[0], n_outputs), x.dtype) if y is None else y
-        for name, h in hyperparameters(self, x.shape[1], n_outputs).items():
+        for name, h in hyperparameters(self, x.shape[-1], n_outputs).items():
             if h.is_inferred:
                 values[name] = _sample(name, h.prior)
             elif h.is_learned:
                 values[name] = numpyro.param(name, h.initial(x, targets), constraint=h.constraint)
-        return resolve(self, values, x.dtype, x.shape[1], n_outputs)
+        return resolve(self, values, x.dtype, x.shape[-1], n_outputs)
 
 
 def from_features(layers: Sequence[Any]) -> tuple[InputKernel, Sequence[Any]]:
-    """The kernel over features with which the layers start, x x^T / D where they have none, and the other layers."""
-    return (layers[0], layers[1:]) if isinstance(layers[0], InputKernel) else (Linear(), layers)
+    """The layers before the first bottleneck as one kernel over features, and the other layers.
+
+    It starts with x x^T / D where the layers do not say otherwise. Images become vectors in it.
+    """
+    before = list(itertools.takewhile(lambda layer: not isinstance(layer, Bottleneck), layers))
+    start: list[Any] = [] if before and isinstance(before[0], InputKernel) else [Linear()]
+    return cast(InputKernel, Chain(*start, *before)), layers[len(before) :]
 
 
 def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunction) -> Gram:
@@ -187,9 +194,9 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _check_shapes(x: Array, y: Array | None, inducing: Array | None) -> None:
-    if x.ndim != 2:
-        raise ValueError(f"Expected x of shape (N, D). Got shape {x.shape}.")
+    if x.ndim not in (2, 4):
+        raise ValueError(f"Expected x of shape (N, D), or images (N, H, W, D). Got shape {x.shape}.")
     if y is not None and (y.ndim != 2 or y.shape[0] != x.shape[0]):
         raise ValueError(f"Expected y of shape ({x.shape[0]},) or ({x.shape[0]}, C). Got shape {y.shape}.")
-    if inducing is not None and (jnp.ndim(inducing) != 2 or inducing.shape[1] != x.shape[1]):
-        raise ValueError(f"Expected inducing of shape (P, {x.shape[1]}). Got shape {jnp.shape(inducing)}.")
+    if inducing is not None and jnp.shape(inducing)[1:] != x.shape[1:]:
+        raise ValueError(f"Expected inducing of shape (P, {str(x.shape[1:])[1:]}. Got shape {jnp.shape(inducing)}.")

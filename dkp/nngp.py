@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._check import finite_array, positive_int
-from dkp._types import Array
+from dkp._types import Array, Float
 from dkp.likelihoods import Gaussian
-from dkp.linalg.pairs import Features, Pairs
+from dkp.linalg.pairs import Pairs
 from dkp.model import DeepKernelProcess, from_features
 from dkp.priors import hyperparameters, resolve
 from dkp.progress import Progress
@@ -139,12 +139,21 @@ def kernel_block(
         equal: where a point of y is that point of x, (M, N); its kernel is then exactly its variance.
         tangent: compute the tangent kernel as well.
     """
-    first, rest = from_features(layers)
-    pools = any(layer.pools for layer in layers)
-    block = first.pairs(Features(x=x, y=y, equal=equal, tangent=tangent, all_locations=pools and x.ndim == 4))
-    for layer in rest:
-        block = layer.pairs(block)
-    return block
+    return from_features(layers)[0].block(x, y, equal, tangent=tangent)
+
+
+def kernel_variances(model: DeepKernelProcess, x: Float[Array, "N *space D"]) -> Float[Array, " N"]:
+    """The NNGP kernel of every point with itself, K(x, x)."""
+    layers = _resolved(model, x)
+    return _variances(layers, x, _tile_size(layers, x, None))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _variances(layers: Any, x: Array, at_a_time: int) -> Array:
+    def of_point(point: Array) -> Array:
+        return kernel_block(layers, point[None], point[None]).xx[0]
+
+    return jax.lax.map(of_point, x, batch_size=at_a_time)
 
 
 @functools.partial(jax.jit, static_argnames=("size", "kinds", "symmetric"))
@@ -155,8 +164,6 @@ def _tile(
     index = jnp.arange(size)
     equal = (index[:, None] + i) == (index[None, :] + j) if symmetric else None
     block = kernel_block(layers, rows, columns, equal, tangent="ntk" in kinds)
-    if block.xy.ndim != 2:
-        raise ValueError("Expected Flatten() or GlobalAvgPool() to make vectors of the images. Got neither: add one.")
     found: dict[str, Any] = {"nngp": block.xy, "ntk": block.tangent}
     return tuple(found[kind] for kind in kinds)
 

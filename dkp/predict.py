@@ -21,7 +21,7 @@ from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.likelihoods.base import Likelihood
 from dkp.model import DeepKernelProcess
-from dkp.posterior import Draw, Posterior, latent_moments
+from dkp.posterior import Draw, JointlyGaussian, Posterior
 from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Prediction", "predict", "prior_predictive"]
@@ -34,11 +34,13 @@ class Prediction:
     """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as a vector, else (N,
     C).
 
-    latent_mean, latent_variance: of the latent functions, standardised units, one row a posterior draw, (S, N, Q).
+    x: the N points, standardised. latent_mean, latent_variance: of the latent functions, standardised units, one row a
+        posterior draw, (S, N, Q).
     """
 
     posterior: Posterior
     draws: Draw
+    x: Float[Array, "N *space D"]
     latent_mean: Float[Array, "S N Q"]
     latent_variance: Float[Array, "S N Q"]
     key: PRNGKeyArray
@@ -58,6 +60,23 @@ class Prediction:
     def variance(self) -> np.ndarray:
         """Predictive variance of y (noise included)."""
         return self._squeeze(self._moments[1] * np.asarray(self._scaling.scale) ** 2)
+
+    @functools.cached_property
+    def latent_covariance(self) -> np.ndarray:
+        """Joint covariance of the latent function at the N points, (N, N), or (C, N, N) for y of C columns; units of y
+        squared. Exact posteriors have one.
+
+        Raises:
+            ValueError: for other posteriors.
+        """
+        if not isinstance(self.posterior, JointlyGaussian):
+            raise ValueError(
+                "Expected a posterior of dkp.condition or dkp.gradient_flow, which is jointly Gaussian. "
+                f"Got {type(self.posterior).__name__}: use the samples."
+            )
+        covariance = np.asarray(self.posterior.latent_covariance(self.x), float)
+        scaled = np.asarray(self._scaling.scale)[:, None, None] ** 2 * covariance
+        return scaled[0] if self.posterior.data.y_was_vector else scaled
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
@@ -163,13 +182,15 @@ def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int =
     rows = data.standardize_inputs(x)
     key_draws, key_rows, key_y = jax.random.split(key, 3)
     draws = posterior.sample(key_draws, n_samples)
-    parts = [
-        _latent(posterior.model, data.n_outputs, draws, key_rows, padded)
-        for padded in _padded_chunks(rows, min(chunk, len(rows)))
-    ]
-    mean, variance = (jnp.concatenate(blocks, axis=1)[:, : len(rows)] for blocks in zip(*parts, strict=True))
+    mean, variance = posterior.latent_moments(draws, key_rows, rows, chunk)
     return Prediction(
-        posterior=posterior, draws=draws, latent_mean=mean, latent_variance=variance, key=key_y, n_samples=n_samples
+        posterior=posterior,
+        draws=draws,
+        x=rows,
+        latent_mean=mean,
+        latent_variance=variance,
+        key=key_y,
+        n_samples=n_samples,
     )
 
 
@@ -194,10 +215,10 @@ def prior_predictive(
     _check.random_key("key", key)
     n_samples, n_outputs = _check.positive_int("n_samples", n_samples), _check.positive_int("n_outputs", n_outputs)
     data = x if isinstance(x, Dataset) else None
-    features = data.x if data is not None else jnp.asarray(_check.matrix("x", x), jnp.result_type(float))
+    features = data.x if data is not None else jnp.asarray(_check.features("x", x), jnp.result_type(float))
     columns = data.n_outputs if data is not None else n_outputs
     targets = data.y if data is not None else jnp.zeros((features.shape[0], columns), features.dtype)
-    names = hyperparameters(model, features.shape[1], columns)
+    names = hyperparameters(model, features.shape[-1], columns)
     start = substitute(model, {n: h.initial(features, targets) for n, h in names.items() if h.is_learned})
 
     def one(key: PRNGKeyArray) -> Array:
@@ -206,44 +227,6 @@ def prior_predictive(
 
     y = np.asarray(jax.lax.map(one, jax.random.split(key, n_samples)), float)
     return data.y_standardization.undo(y) if data is not None else y
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _latent(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
-    row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
-
-    def one_draw(index_and_draw: tuple[Array, Draw]) -> tuple[Array, Array]:
-        index, draw = index_and_draw
-
-        def one_row(row_key: PRNGKeyArray, row: Array) -> tuple[Array, Array]:
-            mean, variance = latent_moments(model, draw, jax.random.fold_in(row_key, index), row[None], n_outputs)
-            return mean[0], variance[0]
-
-        return jax.vmap(one_row)(row_keys, x)
-
-    return jax.lax.map(one_draw, (jnp.arange(draws.inducing.shape[0]), draws))
-
-
-def _row_key(key: PRNGKeyArray, row: Float[Array, " D"]) -> PRNGKeyArray:
-    """A key that depends on the contents of a row: two 32-bit hashes of its bits are folded into `key`."""
-    bits = jax.lax.bitcast_convert_type(row + jnp.zeros_like(row), jnp.uint32).reshape(-1)  # -0.0 + 0.0 is 0.0
-    position = jax.random.bits(key, (2, bits.size), jnp.uint32)
-    for_each = _mix(bits[None, :] ^ position)
-    first, second = jnp.sum(for_each, axis=1, dtype=jnp.uint32)
-    return jax.random.fold_in(jax.random.fold_in(key, first), second)
-
-
-def _mix(word: Array) -> Array:
-    """The finaliser of MurmurHash3: every bit of the result depends on every bit of the word."""
-    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
-    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
-    return word ^ (word >> 16)
-
-
-def _padded_chunks(rows: Array, size: int) -> list[Array]:
-    missing = -len(rows) % size
-    padded = jnp.concatenate([rows, jnp.broadcast_to(rows[:1], (missing, rows.shape[1]))])
-    return [padded[start : start + size] for start in range(0, len(padded), size)]
 
 
 def _row_log_prob(law: Any, y: Array) -> Array:

@@ -1,44 +1,51 @@
-"""Exact inference where there is no bottleneck: a Gaussian process with Gaussian noise.
+"""Exact inference where there is no bottleneck: a Gaussian process, the prior of an infinitely wide network, with
+Gaussian noise.
 
-Learned hyperparameters maximise the log marginal likelihood, by L-BFGS from several starts; inferred ones are not
-integrated out here, so they are refused.
+Learned hyperparameters maximise the log marginal likelihood; inferred ones are not integrated out here, so they are
+refused. Kernel matrices are computed tile by tile, so that images and thousands of points fit.
 """
 
 import dataclasses
 import functools
 import time
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dkp import _check
-from dkp._types import Array, PRNGKeyArray, Scalar
+from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.distributions.outputs import OutputLaw, exact_outputs
+from dkp.distributions.outputs import OutputLaw
 from dkp.inference.checks import check_model_and_data
-from dkp.linalg.blocks import Gram, Inputs
-from dkp.model import DeepKernelProcess, propagate
+from dkp.inference.marginal_likelihood import maximise, ridge_of
+from dkp.linalg.blocks import squared_norms
+from dkp.linalg.spectrum import Spectrum, spectrum
+from dkp.model import DeepKernelProcess
+from dkp.nngp import kernel_variances, nngp_kernel
 from dkp.posterior import Draw
-from dkp.priors import hyperparameters, resolve
+from dkp.priors import hyperparameters, substitute
 
-__all__ = ["ExactPosterior", "condition"]
+__all__ = ["ExactPosterior", "check_exact", "condition", "leave_one_out", "warn_where_noise_hides"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExactPosterior:
     """A Gaussian process conditioned on data.
 
-    values: hyperparameters by name. log_marginal_likelihood: nats, all data, standardised targets; one value a start
-        in `starts`.
+    values: learned hyperparameters by name. diag_reg: regularisation relative to the mean variance. kernel: spectrum of
+        the kernel matrix of the data. starts: log marginal likelihood of every start of the optimiser, where
+        something was learned.
     """
 
     model: DeepKernelProcess
     data: Dataset
     values: dict[str, Array]
-    log_marginal_likelihood: float
+    diag_reg: float
+    kernel: Spectrum
     starts: tuple[float, ...]
     iterations: int
     converged: bool
@@ -49,11 +56,62 @@ class ExactPosterior:
         """Values of the learned hyperparameters, by name."""
         return {name: np.asarray(value) for name, value in self.values.items()}
 
+    @functools.cached_property
+    def fitted_model(self) -> DeepKernelProcess:
+        """The model with numbers for the hyperparameters that were learned."""
+        return substitute(self.model, self.values)
+
+    @property
+    def ridge(self) -> float:
+        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N, standardised units."""
+        return float(ridge_of(self.fitted_model, self.diag_reg, self.kernel.mean_variance))
+
+    @functools.cached_property
+    def log_marginal_likelihood(self) -> float:
+        """log N(y; 0, K + ridge I) in nats: all data, standardised targets."""
+        values = self.kernel.shifted(self.ridge)
+        scaled = jnp.sum((self.kernel.vectors.T @ self.data.y) ** 2 / values[:, None])
+        log_determinant = jnp.sum(jnp.log(2 * jnp.pi * values))
+        return float(-(self.data.n_outputs * log_determinant + scaled) / 2)
+
+    def with_diag_reg(self, diag_reg: float) -> "ExactPosterior":
+        """The posterior with another regularisation and the same hyperparameters; the matrix is not decomposed again.
+
+        Raises:
+            ValueError: when it is not a finite number of at least 0.
+        """
+        return dataclasses.replace(self, diag_reg=_check.nonnegative_number("diag_reg", diag_reg))
+
+    def tuned(self, diag_regs: Sequence[float]) -> "ExactPosterior":
+        """The posterior with the one of `diag_regs` that has the least squared error in leave-one-out prediction.
+
+        Source: Allen 1974, *Technometrics* 16(1), the PRESS statistic.
+        """
+        candidates = [self.with_diag_reg(value) for value in diag_regs]
+        errors = [float(jnp.mean((p.leave_one_out()[0] - p.data.y) ** 2)) for p in candidates]
+        return candidates[int(np.argmin(errors))]
+
+    def leave_one_out(self) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
+        """Mean and variance of each y_n given all the others, standardised units; see :func:`leave_one_out`."""
+        return leave_one_out(self.kernel, self.data.y, self.ridge)
+
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """The posterior itself: a stack of one."""
-        _, law = _log_marginal_likelihood(self.model, self.values, self.data)
-        draw = Draw(values=self.values, inducing=self.data.x, factors=(), outputs=law)
+        draw = Draw(values=self.values, inducing=self.data.x, factors=(), outputs=self._law)
         return jax.tree.map(lambda a: jnp.asarray(a)[None], draw)
+
+    def latent_moments(
+        self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
+    ) -> tuple[Float[Array, "1 B C"], Float[Array, "1 B C"]]:
+        """Mean and variance of the latent functions at standardised points; nothing is random."""
+        parts = [self._moments(x[start : start + chunk]) for start in range(0, len(x), chunk)]
+        mean, variance = (jnp.concatenate(blocks) for blocks in zip(*parts, strict=True))
+        return mean[None], jnp.broadcast_to(variance[None, :, None], (1, *mean.shape))
+
+    def latent_covariance(self, x: Float[Array, "B *space D"]) -> Float[Array, "B B"]:
+        """Posterior covariance at standardised points, K_** - K_*X (K_XX + ridge I)^-1 K_X*."""
+        removed = self._cross(x) @ self._law.removed.T
+        return jnp.asarray(nngp_kernel(self.fitted_model, x)) - removed @ removed.T
 
     def summary(self) -> dict[str, Any]:
         """What to look at before trusting the fit."""
@@ -63,8 +121,25 @@ class ExactPosterior:
             "starts": self.starts,
             "iterations": self.iterations,
             "converged": self.converged,
+            "smallest_eigenvalue": float(self.kernel.values[0]),
+            "eigenvalue_noise": float(self.kernel.noise),
+            "ridge": self.ridge,
             "seconds": self.seconds,
         }
+
+    @functools.cached_property
+    def _law(self) -> OutputLaw:
+        values = self.kernel.shifted(self.ridge)
+        root = self.kernel.vectors.T / jnp.sqrt(values)[:, None]
+        return OutputLaw(weights=self.kernel.apply(1 / values, self.data.y), removed=root)
+
+    def _cross(self, x: Float[Array, "B *space D"]) -> Array:
+        return jnp.asarray(nngp_kernel(self.fitted_model, x, self.data.x))
+
+    def _moments(self, x: Float[Array, "B *space D"]) -> tuple[Array, Array]:
+        cross, own = self._cross(x), kernel_variances(self.fitted_model, x)
+        variance = own - squared_norms(cross @ self._law.removed.T)
+        return cross @ self._law.weights, jnp.maximum(variance, jnp.finfo(own.dtype).eps * own)
 
 
 def condition(
@@ -75,100 +150,91 @@ def condition(
     restarts: int = 3,
     max_iterations: int = 200,
     max_points: int = 10_000,
+    diag_reg: float = 0.0,
+    progress: bool | None = False,
 ) -> ExactPosterior:
-    """Condition a model without bottlenecks on data, exactly.
+    """Condition a model without bottlenecks on data, exactly: the NNGP posterior.
+
+    With the kernel K of the layers and the ridge r = noise^2 + diag_reg tr K / N, the latent function f has mean
+    K_*X (K_XX + r I)^-1 y and covariance K_** - K_*X (K_XX + r I)^-1 K_X*.
 
     Args:
         key: for the starts after the first, which are perturbed on the unconstrained scale; without a key there is
             one start.
         restarts: number of starts.
         max_iterations: of L-BFGS, for each start.
-        max_points: refuse larger data sets: memory is several matrices of N x N.
+        max_points: refuse larger data sets: memory is several matrices of N x N, time is cubic.
+        diag_reg: regularisation relative to the mean variance of the kernel, at least 0.
+        progress: show a progress bar for the kernel matrix.
+
+    Warns:
+        RuntimeWarning: when the smallest eigenvalue of K + r I is below the rounding errors of the dtype: beyond this
+            number of points a larger `diag_reg`, or float64, is needed.
 
     Raises:
         ValueError: for a model with bottlenecks, a likelihood other than Gaussian noise, hyperparameters with a
-            distribution, or too many data points.
+            distribution, too many data points, or numbers out of range.
+
+    Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv 1711.00165), section
+        2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
     """
-    check_model_and_data(model, data)
-    _check_exact(model, data, max_points)
+    check_exact(model, data, max_points)
+    _check.nonnegative_number("diag_reg", diag_reg)
     _check.positive_int("max_iterations", max_iterations)
     if key is None:
         restarts = 1
     else:
         _check.random_key("key", key)
         _check.positive_int("restarts", restarts)
-    names = hyperparameters(model, data.d, data.n_outputs)
-    learned = {name: h for name, h in names.items() if h.is_learned}
-    start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
     began = time.perf_counter()
-    fits = [_maximise(model, data, _perturbed(start, key, i), max_iterations) for i in range(restarts)]
-    heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
-    best, height, iterations = fits[int(np.argmax(heights))]
-    return ExactPosterior(
+    found = maximise(model, data, float(diag_reg), key=key, restarts=restarts, max_iterations=max_iterations)
+    matrix = nngp_kernel(substitute(model, found.values), data.x, progress=progress)
+    posterior = ExactPosterior(
         model=model,
         data=data,
-        values={name: h.constrain(best[name]) for name, h in learned.items()},
-        log_marginal_likelihood=float(height),
-        starts=tuple(heights),
-        iterations=int(iterations),
-        converged=int(iterations) < max_iterations and bool(np.isfinite(height)),
+        values=found.values,
+        diag_reg=float(diag_reg),
+        kernel=spectrum(jnp.asarray(matrix)),
+        starts=found.starts,
+        iterations=found.iterations,
+        converged=found.converged,
         seconds=time.perf_counter() - began,
     )
+    warn_where_noise_hides(posterior.kernel, posterior.ridge)
+    return posterior
 
 
-def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:
-    if key is None or index == 0:
-        return start
-    keys = jax.random.split(jax.random.fold_in(key, index), len(start))
-    return {n: v + jax.random.normal(k, v.shape, v.dtype) / 2 for k, (n, v) in zip(keys, start.items(), strict=True)}
+def leave_one_out(
+    kernel: Spectrum, y: Float[Array, "N C"], ridge: float
+) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
+    """Mean and variance of each y_n given all the others, from one decomposition: with A = (K + ridge I)^-1,
+
+        mean = y_n - (A y)_n / A_nn,    variance = 1 / A_nn.
+
+    Source: Rasmussen & Williams 2006, equation 5.12.
+    """
+    inverse = 1 / kernel.shifted(ridge)
+    own = kernel.diagonal_of(inverse)
+    return y - kernel.apply(inverse, y) / own[:, None], 1 / own
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _maximise(
-    model: DeepKernelProcess, data: Dataset, start: dict[str, Array], max_iterations: int
-) -> tuple[dict[str, Array], Array, Array]:
-    """L-BFGS with a zoom line search, until the gradient is small against the number of points."""
-    names = hyperparameters(model, data.d, data.n_outputs)
-    optimizer = optax.lbfgs()
-    tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
-
-    def loss(free: dict[str, Array]) -> Scalar:
-        values = {n: names[n].constrain(v) for n, v in free.items()}
-        return -_log_marginal_likelihood(model, values, data)[0] / data.x.shape[0]
-
-    value_and_grad = optax.value_and_grad_from_state(loss)
-
-    def step(carry: Any) -> Any:
-        free, state, count, _ = carry
-        value, gradient = value_and_grad(free, state=state)
-        updates, state = optimizer.update(gradient, state, free, value=value, grad=gradient, value_fn=loss)
-        return optax.apply_updates(free, updates), state, count + 1, optax.tree.norm(gradient)
-
-    def unfinished(carry: Any) -> Array:
-        return (carry[2] < max_iterations) & (carry[3] > tolerance)
-
-    if not start:
-        return start, -loss(start) * data.x.shape[0], jnp.zeros((), jnp.int32)
-    first = (start, optimizer.init(start), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, data.x.dtype))
-    free, _, count, _ = jax.lax.while_loop(unfinished, step, first)
-    return free, -loss(free) * data.x.shape[0], count
+def warn_where_noise_hides(kernel: Spectrum, ridge: float) -> None:
+    """Warn when rounding errors are as large as the smallest eigenvalue of the matrix that is inverted."""
+    smallest, noise = float(kernel.values[0]) + ridge, float(kernel.noise)
+    if smallest <= noise:
+        warnings.warn(
+            f"Expected the smallest eigenvalue of the regularised kernel matrix to be above {noise:.1e}, the size of "
+            f"{kernel.values.dtype} rounding errors at this number of points. Got {smallest:.1e}: predictions depend "
+            f"on the errors. Use a diag_reg above {noise / float(kernel.mean_variance):.1e}"
+            + (" or float64." if kernel.values.dtype == jnp.float32 else "."),
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
-def _log_marginal_likelihood(
-    model: DeepKernelProcess, values: dict[str, Array], data: Dataset
-) -> tuple[Scalar, OutputLaw]:
-    resolved = resolve(model, values, data.x.dtype, data.x.shape[1], data.y.shape[1])
-    gram = propagate(resolved.layers, Inputs(i=data.x), _no_bottleneck)
-    noise = resolved.likelihood.noise_variance(data.y.shape[1])
-    assert noise is not None
-    return exact_outputs(gram.ii, data.y, noise[0])
-
-
-def _no_bottleneck(index: int, layer: Any, kernel: Gram) -> Gram:
-    raise AssertionError("a bottleneck in a model that was checked to have none")
-
-
-def _check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> None:
+def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> None:
+    """Raise ValueError unless the model is a Gaussian process with Gaussian noise, and the data are few enough."""
+    check_model_and_data(model, data)
     if model.bottlenecks:
         raise ValueError(
             f"Expected a model without bottlenecks for exact inference. Got {model.bottlenecks[0]!r}: use dkp.fit_vi."

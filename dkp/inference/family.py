@@ -57,7 +57,7 @@ class VariationalFamily:
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         return hyperparameters(self.model, self.n_features, self.n_outputs)
 
-    def init(self, data: Dataset, inducing: Float[Array, "P D"]) -> dict[str, Any]:
+    def init(self, data: Dataset, inducing: Float[Array, "P *space D"]) -> dict[str, Any]:
         """Starting point: hyperparameters from the data, every guide centred on the deterministic network."""
         learned, inferred = {}, {}
         for name, h in self.hyperparameters.items():
@@ -73,7 +73,9 @@ class VariationalFamily:
         guides = tuple(guide_of(layer).init(layer, size, dtype) for layer in self.model.bottlenecks)
         return {**parameters, "bottlenecks": guides}
 
-    def deterministic(self, parameters: dict[str, Any], x: Float[Array, "B D"]) -> tuple[DeepKernelProcess, Gram]:
+    def deterministic(
+        self, parameters: dict[str, Any], x: Float[Array, "B *space D"]
+    ) -> tuple[DeepKernelProcess, Gram]:
         """The network without noise in its bottlenecks (G = K): the model at these hyperparameters, and the last
         kernel."""
         inferred = {
@@ -82,7 +84,9 @@ class VariationalFamily:
         model = self._resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
         return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), _no_noise)
 
-    def layer_pass(self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B D"] | None) -> LayerPass:
+    def layer_pass(
+        self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None
+    ) -> LayerPass:
         """One draw of hyperparameters and Gram matrices at the inducing points, and of the data blocks at `x`."""
         inducing = parameters["inducing"]
         inferred, kl = self._draw_inferred(parameters, jax.random.fold_in(key, 0))
@@ -105,7 +109,12 @@ class VariationalFamily:
         return LayerPass(model=model, values=values, factors=tuple(factors), kernel=kernel, **spent)
 
     def elbo(
-        self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B D"], y: Float[Array, "B C"], n: int
+        self,
+        parameters: dict[str, Any],
+        key: PRNGKeyArray,
+        x: Float[Array, "B *space D"],
+        y: Float[Array, "B C"],
+        n: int,
     ) -> tuple[Scalar, Scalar]:
         """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points, and the jitter
         used."""

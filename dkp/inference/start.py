@@ -27,7 +27,7 @@ _CLUSTERED_ROWS = 10_000
 _LEARNING_RATE = 0.02
 
 
-def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P D"]:
+def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P *space D"]:
     """Centres of k-means on the features (on a random subset of a large data set); the distinct rows where there are
     no more.
 
@@ -41,8 +41,9 @@ def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     if len(rows) > _CLUSTERED_ROWS:
         rows = np.random.default_rng(seed).choice(rows, _CLUSTERED_ROWS, replace=False)
-    centres = KMeans(n_inducing, random_state=seed).fit(rows).cluster_centers_
-    return jnp.asarray(centres, data.x.dtype)
+    shape = rows.shape[1:]
+    centres = KMeans(n_inducing, random_state=seed).fit(rows.reshape(len(rows), -1)).cluster_centers_
+    return jnp.asarray(centres.reshape(-1, *shape), data.x.dtype)
 
 
 def fit_deterministic(

@@ -10,14 +10,14 @@ import numpy as np
 import optax
 
 from dkp import _check
-from dkp._types import Array, PRNGKeyArray
+from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise
 from dkp.inference.start import fit_deterministic, inducing_points, optimal_outputs
 from dkp.model import DeepKernelProcess
-from dkp.posterior import Draw
+from dkp.posterior import Draw, moments_row_by_row
 from dkp.progress import Progress
 
 __all__ = ["VariationalPosterior", "default_optimizer", "fit_vi", "negative_elbo", "prepare"]
@@ -57,6 +57,12 @@ class VariationalPosterior:
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """A stack of n draws of networks."""
         return _draws(self.family, self.parameters, jax.random.split(key, n), self.data)
+
+    def latent_moments(
+        self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
+    ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
+        """Mean and variance of the latent functions at standardised points, given each draw of a stack."""
+        return moments_row_by_row(self.model, self.data.n_outputs, draws, key, x, chunk)
 
     def elbo(self, key: PRNGKeyArray, n: int = 100) -> tuple[float, float]:
         """Evidence lower bound on all data (nats, standardised targets) from n draws, and its standard error."""

@@ -52,12 +52,26 @@ class InputKernel(Spec):
 
     def __call__(self, inputs: Inputs) -> Gram:
         """The first Gram matrix, from features."""
-        itself = jnp.eye(inputs.i.shape[0], dtype=bool)
-        ii = self.pairs(Features(x=inputs.i, y=inputs.i, equal=itself, tangent=False, all_locations=False))
+        ii = self.block(inputs.i, inputs.i, jnp.eye(inputs.i.shape[0], dtype=bool))
         if inputs.t is None:
             return Gram(ii=ii.xy)
-        ti = self.pairs(Features(x=inputs.t, y=inputs.i, equal=None, tangent=False, all_locations=False))
+        ti = self.block(inputs.t, inputs.i)
         return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
+
+    def block(self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False) -> Pairs:
+        """The kernel between points of features x (M, …) and y (N, …), which must have become vectors.
+
+        Args:
+            equal: where a point of y is that point of x, (M, N); its kernel is then exactly its variance.
+            tangent: compute the tangent kernel as well.
+        """
+        pools = self.pools and x.ndim == 4
+        pairs = self.pairs(Features(x=x, y=y, equal=equal, tangent=tangent, all_locations=pools))
+        if pairs.xy.ndim != 2:
+            raise ValueError(
+                "Expected Flatten() or GlobalAvgPool() to make vectors of the images. Got neither: add one."
+            )
+        return pairs
 
 
 class PointwiseKernel(Kernel):

@@ -32,6 +32,7 @@ class Gaussian(Likelihood):
 
     def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
         """Half the residual standard deviation of a linear fit: a nonlinear model explains more than a linear one."""
+        x = x.reshape(x.shape[0], -1)
         design = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
         # A little ridge, because columns may be copies of one another.
         normal = design.T @ design + 1e-3 * x.shape[0] * jnp.eye(design.shape[1], dtype=x.dtype)

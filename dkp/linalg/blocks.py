@@ -28,8 +28,8 @@ def squared_norms(matrix: Float[Array, "B P"]) -> Float[Array, " B"]:
 class Inputs:
     """Features of the inducing points `i` and, when there are other points, of the data `t`."""
 
-    i: Float[Array, "P D"]
-    t: Float[Array, "B D"] | None = None
+    i: Float[Array, "P *space D"]
+    t: Float[Array, "B *space D"] | None = None
 
 
 @value

@@ -14,7 +14,7 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics import arviz
 from dkp.distributions.outputs import OutputLaw
-from dkp.posterior import Draw
+from dkp.posterior import Draw, moments_row_by_row
 from tests.support import relaxed
 
 N, S, NOISE = 25, 4000, 0.8
@@ -131,6 +131,9 @@ class GivenPosterior:
 
     def sample(self, key, n):
         return self.draws
+
+    def latent_moments(self, draws, key, x, chunk):
+        return moments_row_by_row(self.model, self.data.n_outputs, draws, key, x, chunk)
 
     def summary(self):
         return {"engine": "given", "converged": True, "starts": (1.0, 2.0)}

@@ -11,7 +11,7 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics import grams
 from dkp.distributions.outputs import OutputLaw
-from dkp.posterior import Draw
+from dkp.posterior import Draw, moments_row_by_row
 
 RNG = np.random.default_rng(3)
 N_DRAWS, P, N = 3, 5, 12
@@ -27,6 +27,9 @@ class GivenPosterior:
 
     def sample(self, key, n):
         return self.draws
+
+    def latent_moments(self, draws, key, x, chunk):
+        return moments_row_by_row(self.model, self.data.n_outputs, draws, key, x, chunk)
 
     def summary(self):
         return {"engine": "given"}

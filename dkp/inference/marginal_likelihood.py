@@ -1,0 +1,107 @@
+"""Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several starts."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dkp._types import Array, PRNGKeyArray, Scalar
+from dkp.data import Dataset
+from dkp.distributions.outputs import exact_outputs
+from dkp.linalg.blocks import Inputs, diagonal
+from dkp.model import DeepKernelProcess, from_features
+from dkp.priors import hyperparameters, resolve
+
+__all__ = ["Optimum", "log_marginal_likelihood", "maximise", "ridge_of"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """values: learned hyperparameters by name, at the best start. starts: log marginal likelihood of each start."""
+
+    values: dict[str, Array]
+    starts: tuple[float, ...]
+    iterations: int
+    converged: bool
+
+
+def maximise(
+    model: DeepKernelProcess,
+    data: Dataset,
+    diag_reg: float,
+    *,
+    key: PRNGKeyArray | None,
+    restarts: int,
+    max_iterations: int,
+) -> Optimum:
+    """Maximise the log marginal likelihood over the learned hyperparameters; `key` perturbs the starts after the
+    first."""
+    learned = {n: h for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned}
+    start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
+    if not start:
+        return Optimum(values={}, starts=(), iterations=0, converged=True)
+    fits = [_maximise(model, data, diag_reg, _perturbed(start, key, i), max_iterations) for i in range(restarts)]
+    heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
+    best, height, iterations = fits[int(np.argmax(heights))]
+    return Optimum(
+        values={name: h.constrain(best[name]) for name, h in learned.items()},
+        starts=tuple(heights),
+        iterations=int(iterations),
+        converged=int(iterations) < max_iterations and bool(np.isfinite(height)),
+    )
+
+
+def log_marginal_likelihood(
+    model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float
+) -> Scalar:
+    """log N(y; 0, K + ridge I), summed over outputs (Rasmussen & Williams 2006, equation 2.30)."""
+    resolved = resolve(model, values, data.x.dtype, data.d, data.n_outputs)
+    kernel = from_features(resolved.layers)[0](Inputs(i=data.x)).ii
+    return exact_outputs(kernel, data.y, ridge_of(resolved, diag_reg, jnp.mean(diagonal(kernel))))[0]
+
+
+def ridge_of(model: DeepKernelProcess, diag_reg: float, mean_variance: Scalar) -> Scalar:
+    """What is added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N."""
+    noise = model.likelihood.noise_variance(1)
+    assert noise is not None
+    return noise[0] + diag_reg * mean_variance
+
+
+def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:
+    if key is None or index == 0:
+        return start
+    keys = jax.random.split(jax.random.fold_in(key, index), len(start))
+    return {n: v + jax.random.normal(k, v.shape, v.dtype) / 2 for k, (n, v) in zip(keys, start.items(), strict=True)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 4))
+def _maximise(
+    model: DeepKernelProcess, data: Dataset, diag_reg: float, start: dict[str, Array], max_iterations: int
+) -> tuple[dict[str, Array], Array, Array]:
+    """L-BFGS with a zoom line search, until the gradient is small against the number of points."""
+    names = hyperparameters(model, data.d, data.n_outputs)
+    optimizer = optax.lbfgs()
+    tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
+
+    def loss(free: dict[str, Array]) -> Scalar:
+        values = {n: names[n].constrain(v) for n, v in free.items()}
+        return -log_marginal_likelihood(model, values, data, diag_reg) / data.x.shape[0]
+
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry: Any) -> Any:
+        free, state, count, _ = carry
+        value, gradient = value_and_grad(free, state=state)
+        updates, state = optimizer.update(gradient, state, free, value=value, grad=gradient, value_fn=loss)
+        return optax.apply_updates(free, updates), state, count + 1, optax.tree.norm(gradient)
+
+    def unfinished(carry: Any) -> Array:
+        return (carry[2] < max_iterations) & (carry[3] > tolerance)
+
+    first = (start, optimizer.init(start), jnp.zeros((), jnp.int32), jnp.asarray(jnp.inf, data.x.dtype))
+    free, _, count, _ = jax.lax.while_loop(unfinished, step, first)
+    return free, -loss(free) * data.x.shape[0], count

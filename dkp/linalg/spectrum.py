@@ -1,0 +1,62 @@
+"""The eigendecomposition of a kernel matrix: ridge systems for every ridge, gradient flow for every time.
+
+One decomposition, cubic in N, turns all functions of the matrix into products. It also shows the smallest
+eigenvalue, below which a floating-point number knows nothing about the matrix.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from dkp._types import Array, Float, Scalar
+from dkp._value import value
+from dkp.linalg.blocks import diagonal
+
+__all__ = ["Spectrum", "spectrum"]
+
+
+@value
+class Spectrum:
+    """K = V diag(values) V^T, N x N, symmetric positive semi-definite but for rounding.
+
+    values: ascending. vectors: V, by columns. noise: the size of rounding errors in `values`.
+    """
+
+    values: Float[Array, " N"]
+    vectors: Float[Array, "N N"]
+    noise: Scalar
+
+    @property
+    def mean_variance(self) -> Scalar:
+        """tr K / N."""
+        return jnp.mean(self.values)
+
+    def shifted(self, ridge: Array | float) -> Float[Array, " N"]:
+        """Eigenvalues of K + ridge I, raised to `noise` where they lie below it: smaller ones are rounding errors."""
+        return jnp.maximum(self.values + ridge, self.noise)
+
+    def apply(self, weights: Float[Array, " N"], y: Float[Array, "N C"]) -> Float[Array, "N C"]:
+        """V diag(weights) V^T y: a function of K, given by its values at the eigenvalues, times y."""
+        return self.vectors @ (weights[:, None] * (self.vectors.T @ y))
+
+    def diagonal_of(self, weights: Float[Array, " N"]) -> Float[Array, " N"]:
+        """The diagonal of V diag(weights) V^T."""
+        return self.vectors**2 @ weights
+
+    def matrix(self, function: Callable[[Array], Array]) -> Float[Array, "N N"]:
+        """V diag(function(values)) V^T."""
+        return (self.vectors * function(self.values)) @ self.vectors.T
+
+
+@jax.jit
+def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
+    """Decompose a symmetric matrix.
+
+    The noise is eps (lambda_max + 2 sqrt(N) tr K / N): the error of the decomposition (Anderson et al. 1999, *LAPACK
+    Users' Guide*, section 4.7) and, for entries that are rounded independently, the edge of Wigner's semicircle.
+    """
+    values, vectors = jnp.linalg.eigh(matrix)
+    size = matrix.shape[0]
+    spread = jnp.abs(values[-1]) + 2 * size**0.5 * jnp.mean(jnp.abs(diagonal(matrix)))
+    return Spectrum(values=values, vectors=vectors, noise=jnp.finfo(matrix.dtype).eps * spread)
