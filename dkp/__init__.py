@@ -1,29 +1,39 @@
 """Bayesian inference for deep kernel processes in JAX and NumPyro."""
 
-from dkp import datasets, distributions, kernels, likelihoods
+from dkp import datasets, distributions, kernels, likelihoods, preprocessing
 from dkp._spec import learn
 from dkp._version import __version__
 from dkp.bottlenecks import InverseWishart
+from dkp.classification import CalibratedClassifier, calibrate
 from dkp.data import Dataset
 from dkp.diagnostics.arviz import to_arviz
+from dkp.inference.ensembles import AugmentedPosterior, fit_augmented
 from dkp.inference.exact import ExactPosterior, condition
+from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
 from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
 from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.predict import Prediction, predict, prior_predictive
 
 __all__ = [
+    "AugmentedPosterior",
+    "CalibratedClassifier",
     "Dataset",
     "DeepKernelProcess",
     "ExactPosterior",
+    "GradientFlowEnsemble",
     "InverseWishart",
     "Prediction",
     "VariationalPosterior",
     "__version__",
+    "calibrate",
     "condition",
     "datasets",
+    "diag_reg_of_time",
     "distributions",
+    "fit_augmented",
     "fit_vi",
+    "gradient_flow",
     "kernels",
     "learn",
     "likelihoods",
@@ -31,6 +41,8 @@ __all__ = [
     "nngp_kernel",
     "ntk_kernel",
     "predict",
+    "preprocessing",
     "prior_predictive",
+    "time_of_diag_reg",
     "to_arviz",
 ]

@@ -156,7 +156,7 @@ REFUSED = {
     "rows": ((X, Y[:5]), "Expected x and y to have equally many rows. Got 12 and 5"),
     "empty": ((np.zeros((0, 2)), np.zeros(0)), "Expected x to hold at least one number"),
     "text": ((X, ["a"] * 12), "Expected y to be an array of real numbers"),
-    "three axes": ((np.zeros((2, 2, 2)), np.zeros(2)), "Expected x to have 1 or 2 axes"),
+    "three axes": ((np.zeros((2, 2, 2)), np.zeros(2)), "Expected x to have 1 or 2 or 4 axes"),
 }
 
 

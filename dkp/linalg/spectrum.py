@@ -4,8 +4,6 @@ One decomposition, cubic in N, turns all functions of the matrix into products. 
 eigenvalue, below which a floating-point number knows nothing about the matrix.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -44,9 +42,9 @@ class Spectrum:
         """The diagonal of V diag(weights) V^T."""
         return self.vectors**2 @ weights
 
-    def matrix(self, function: Callable[[Array], Array]) -> Float[Array, "N N"]:
-        """V diag(function(values)) V^T."""
-        return (self.vectors * function(self.values)) @ self.vectors.T
+    def matrix(self, weights: Float[Array, " N"]) -> Float[Array, "N N"]:
+        """V diag(weights) V^T."""
+        return (self.vectors * weights[None, :]) @ self.vectors.T
 
 
 @jax.jit
