@@ -130,7 +130,8 @@ def _dataset(group: str, variables: dict[str, Any], posterior: Posterior, attrib
 def _dims(posterior: Posterior) -> dict[str, list[str]]:
     data, targets = posterior.data, [] if posterior.data.y_was_vector else ["output"]
     named = {name: _axes(h) for name, h in hyperparameters(posterior.model, data.d, data.n_outputs).items()}
-    return {**named, "x": ["row", "feature"], "y": ["row", *targets], "f": ["row", "latent"]}
+    pixels = ["height", "width"] if data.x.ndim == 4 else []
+    return {**named, "x": ["row", *pixels, "feature"], "y": ["row", *targets], "f": ["row", "latent"]}
 
 
 def _axes(h: Hyperparameter) -> list[str]:

@@ -196,6 +196,8 @@ def test_images(top):
     np.testing.assert_allclose(prediction.mean, data.undo_targets(mean), rtol=1e-8)
     np.testing.assert_allclose(prediction.latent_covariance, scale**2 * covariance, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(prediction.variance, scale**2 * (np.diag(covariance) + 0.09), rtol=1e-8)
+    constant = dkp.to_arviz(posterior, key=jax.random.key(0), n_samples=2)["constant_data"]["x"]
+    assert constant.dims == ("row", "height", "width", "feature")
 
 
 def test_a_warning_beyond_the_critical_number_of_points():

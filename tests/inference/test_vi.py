@@ -401,3 +401,26 @@ def test_ctrl_c_returns_a_posterior_that_predicts(monkeypatch):
     assert posterior.stopped == "interrupted"
     assert 0 < len(posterior.elbo_trace) < 100_000
     assert np.all(np.isfinite(dkp.predict(posterior, X[:2], key=jax.random.key(0), n_samples=3).mean))
+
+
+def test_images_that_are_flattened_are_vectors():
+    """Flatten() on images is x x^T / D on all their numbers: fits, predictions and prior draws agree."""
+    images = RNG.normal(size=(8, 2, 2, 2))
+    described = [
+        dkp.DeepKernelProcess(
+            layers=[first, dkp.InverseWishart(delta=20.0), kernels.SquaredExponential(lengthscale=1.2, variance=0.9)],
+            likelihood=likelihoods.Gaussian(noise=NOISE),
+        )
+        for first in (kernels.Flatten(), kernels.Linear())
+    ]
+    datasets = [dkp.Dataset.from_arrays(x, Y, standardize=False) for x in (images, images.reshape(8, 8))]
+    fits = [
+        fit(m, d, key=jax.random.key(0), n_inducing=4, steps=3, start_steps=0, samples=1, progress=False)
+        for m, d in zip(described, datasets, strict=True)
+    ]
+    np.testing.assert_allclose(fits[0].elbo_trace, fits[1].elbo_trace, rtol=1e-9)
+    assert fits[0].sample(jax.random.key(0), 2).inducing.shape == (2, 4, 2, 2, 2)
+    means = [dkp.predict(f, f.data.x[:3], key=jax.random.key(1), n_samples=2).mean for f in fits]
+    np.testing.assert_allclose(means[0], means[1], rtol=1e-8)
+    priors = [dkp.prior_predictive(f.model, f.data, key=jax.random.key(2), n_samples=2) for f in fits]
+    np.testing.assert_allclose(priors[0], priors[1], rtol=1e-8)
