@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-__all__ = ["SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
+__all__ = ["NETWORKS", "SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,11 @@ class Settings:
     prediction_samples: int = 100
 
 
+NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
+"""Infinitely wide networks, which have no settings."""
+
 IGNORED_SETTINGS = {
+    **dict.fromkeys(NETWORKS, ("n_inducing", "batch_size", "steps", "samples", "prediction_samples")),
     "mean": ("n_inducing", "batch_size", "steps", "samples", "prediction_samples"),
     "gp": ("n_inducing", "batch_size", "steps", "samples"),
 }
@@ -31,12 +35,16 @@ IGNORED_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Data sets, with the splits, methods and settings used when the command line names none."""
+    """Data sets, with the splits, methods and settings used when the command line names none.
+
+    excluded: data sets and methods that do not go together.
+    """
 
     datasets: tuple[str, ...]
     splits: tuple[int, ...]
     methods: tuple[str, ...] = ("gp", "diwp")
     settings: Settings = Settings()
+    excluded: tuple[tuple[str, str], ...] = ()
 
 
 SUITES = {
@@ -53,6 +61,13 @@ SUITES = {
         splits=(0,),
         methods=("diwp",),
         settings=Settings(batch_size=500, steps=8000),
+    ),
+    # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
+    "nngp": Suite(
+        datasets=("digits", "mnist", "cifar10", "mnist-14x14", "cifar10-16x16"),
+        splits=(0,),
+        methods=NETWORKS,
+        excluded=tuple((dataset, method) for dataset in ("mnist", "cifar10") for method in ("gap", "gap-zca")),
     ),
 }
 
@@ -122,6 +137,7 @@ def plan(
         for name in _datasets_of(chosen, datasets)
         for split in parse_splits(splits) or chosen.splits
         for method in parse_names(methods) or chosen.methods
+        if (name, method) not in chosen.excluded
     ]
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import dkp
-from benchmarks import datasets, store
-from benchmarks.config import Run
+from benchmarks import datasets, networks, store
+from benchmarks.config import NETWORKS, Run
 from benchmarks.methods import METHODS
 from dkp.diagnostics import metrics
 
@@ -24,10 +24,23 @@ def evaluate(run: Run) -> dict[str, Any]:
         ValueError: when the method is not known.
         FloatingPointError: when a metric is not finite.
     """
-    if run.method not in METHODS:
-        raise ValueError(f"Expected method to be one of {', '.join(METHODS)}. Got {run.method!r}.")
+    if run.method not in (*METHODS, *NETWORKS):
+        raise ValueError(f"Expected method to be one of {', '.join((*METHODS, *NETWORKS))}. Got {run.method!r}.")
     if (default := jnp.result_type(float)) != run.dtype:
         raise ValueError(f"Expected JAX_ENABLE_X64 to be set for {run.dtype}. Got {default} as JAX's default.")
+    result = networks.evaluate(run) if run.method in NETWORKS else _regression(run)
+    _check_finite(result["metrics"])
+    return {
+        **json.loads(run.to_json()),
+        "status": "finished",
+        **result,
+        "date": store.now(),
+        "versions": store.versions(),
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _regression(run: Run) -> dict[str, Any]:
     method, table = METHODS[run.method], datasets.load(run.dataset, run.split)
     assert table.x_test is not None and table.y_test is not None
     fit_key, predict_key, elbo_key = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), run.split), 3)
@@ -42,10 +55,7 @@ def evaluate(run: Run) -> dict[str, Any]:
 
     if method.elbo is not None:
         scores["elbo"] = method.elbo(posterior, elbo_key)
-    _check_finite(scores)
     return {
-        **json.loads(run.to_json()),
-        "status": "finished",
         "metrics": scores,
         "fit": _scalars(method.summary(posterior)),
         "n_train": len(table.x),
@@ -53,9 +63,6 @@ def evaluate(run: Run) -> dict[str, Any]:
         "model": repr(getattr(posterior, "model", run.method)),
         "source": table.source.partition(" (")[0],  # without the path on this machine
         "times": {"fit": fitted - start, "predict": end - fitted, "total": end - start},
-        "date": store.now(),
-        "versions": store.versions(),
-        "device": jax.devices()[0].device_kind,
     }
 
 

@@ -6,7 +6,7 @@ deviation over the n splits. Differences from the baseline are taken split by sp
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +25,24 @@ Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A column of the records: its title, and whether the methods are also compared by differences."""
+    """A metric or a time of the records: its title, and whether the methods are also compared by differences."""
 
     title: str
-    value: Callable[[Record], float | None]
     paired: bool = False
 
 
 METRICS = {
-    "log_density": Metric(title="Test log density", value=lambda r: r["metrics"]["log_density"], paired=True),
-    "rmse": Metric(title="RMSE", value=lambda r: r["metrics"]["rmse"], paired=True),
-    "crps": Metric(title="CRPS", value=lambda r: r["metrics"]["crps"], paired=True),
-    "coverage_90": Metric(title="Coverage of the 90% interval", value=lambda r: r["metrics"]["coverage_90"]),
-    "elbo": Metric(title="ELBO per data point, standardised targets", value=lambda r: r["metrics"].get("elbo")),
-    "fit": Metric(title="Seconds a fit, one core", value=lambda r: r["times"]["fit"]),
+    "log_density": Metric(title="Test log density", paired=True),
+    "rmse": Metric(title="RMSE", paired=True),
+    "crps": Metric(title="CRPS", paired=True),
+    "coverage_90": Metric(title="Coverage of the 90% interval"),
+    "elbo": Metric(title="ELBO per data point, standardised targets"),
+    "accuracy_nngp": Metric(title="Test accuracy, NNGP"),
+    "accuracy_ntk": Metric(title="Test accuracy, NTK"),
+    "log_density_nngp": Metric(title="Test log density of the labels, NNGP"),
+    "log_density_ntk": Metric(title="Test log density of the labels, NTK"),
+    "fit": Metric(title="Seconds a fit, one core"),
+    "fit_ntk": Metric(title="Seconds a fit of the NTK, one core"),
 }
 
 
@@ -74,13 +78,13 @@ def render(
     return "\n\n".join([*sections, _provenance(shown, failed)])
 
 
-def tabulate(records: Iterable[Record], metric: Metric) -> Cells:
-    """Values by (data set, method label) and split; of several records for one split, the latest."""
+def tabulate(records: Iterable[Record], name: str) -> Cells:
+    """A metric or time by (data set, method label) and split; of several records for one split, the latest."""
     cells: Cells = {}
     for record in sorted(records, key=lambda r: r["date"]):
-        value = metric.value(record)
-        if value is not None:
-            cells.setdefault((record["dataset"], _method_label(record)), {})[record["split"]] = value
+        values = record["times"] | record["metrics"]
+        if name in values:
+            cells.setdefault((record["dataset"], _method_label(record)), {})[record["split"]] = values[name]
     return cells
 
 
@@ -117,7 +121,7 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     pieces, cited = [f"### {suite}"], {}
     for name, metric in METRICS.items():
-        values = _ordered(suite, tabulate(records, metric))
+        values = _ordered(suite, tabulate(records, name))
         cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
         datasets = {dataset for dataset, _ in cells}
         for entry in published["results"]:

@@ -154,6 +154,8 @@ def _collect(worker: _Worker, out: Path, time_limit: float | None) -> dict[str, 
 def _line(run: Run, record: dict[str, Any]) -> str:
     if record["status"] != "finished":
         return f"{run.label}: failed: {record['error'].strip().splitlines()[-1]}"
-    scores = record["metrics"]
-    shown = f"log density {scores['log_density']:.3f}, RMSE {scores['rmse']:.4g}"
+    named = ("log_density", "rmse", "accuracy_nngp", "accuracy_ntk", "log_density_nngp", "log_density_ntk")
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {record['metrics'][name]:.4g}" for name in named if name in record["metrics"]
+    )
     return f"{run.label}: {shown}, {record['times']['total']:.1f} s"
