@@ -8,6 +8,7 @@ from dkp.kernels.dense import Affine
 from dkp.kernels.elu import ELU
 from dkp.kernels.inputs import Linear
 from dkp.kernels.isotropic import Matern, RationalQuadratic, SquaredExponential
+from dkp.kernels.normalised import NormalisedGaussian
 from dkp.kernels.polynomials import Identity, Monomial, Polynomial
 from dkp.kernels.quadrature import Activation
 from dkp.kernels.smooth import GELU, Cosine, Erf, Exponential, Gaussian, Sine
@@ -37,6 +38,7 @@ __all__ = [
     "LocallyConnected",
     "Matern",
     "Monomial",
+    "NormalisedGaussian",
     "PointwiseKernel",
     "Polynomial",
     "Product",

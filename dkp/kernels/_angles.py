@@ -15,7 +15,16 @@ import numpy as np
 
 from dkp._types import Array
 
-__all__ = ["angle", "correlation", "monomial_moments", "pairings", "rectified_moment", "rectified_moment_slope"]
+__all__ = [
+    "angle",
+    "correlation",
+    "inverse_sqrt",
+    "monomial_moments",
+    "pairings",
+    "rectified_moment",
+    "rectified_moment_slope",
+    "sqrt",
+]
 
 
 def rectified_moment(order: int, kxy: Array, kxx: Array, kyy: Array) -> Array:
@@ -62,7 +71,7 @@ def _rectifier(kxy: Array, kxx: Array, kyy: Array) -> Array:
     # is of size s^3, so that a rounding error in the cosine is not magnified at either end.
     gap = 1 - jnp.abs(correlation(kxy, kxx, kyy))
     excess = _sine(gap) - _acute_angle(gap) * (1 - gap)
-    return jnp.maximum(kxy, 0) + (_sqrt(kxx) * _sqrt(kyy)) * excess / math.pi
+    return jnp.maximum(kxy, 0) + (sqrt(kxx) * sqrt(kyy)) * excess / math.pi
 
 
 @_rectifier.defjvp
@@ -71,15 +80,15 @@ def _rectifier_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> t
     (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
     cosine = correlation(kxy, kxx, kyy)
     half_sine = _sine(1 - jnp.abs(cosine)) / (2 * math.pi)
-    from_x = _sqrt(kyy) * (_inverse_sqrt(kxx) * kxx_dot)
-    from_y = _sqrt(kxx) * (_inverse_sqrt(kyy) * kyy_dot)
+    from_x = sqrt(kyy) * (inverse_sqrt(kxx) * kxx_dot)
+    from_y = sqrt(kxx) * (inverse_sqrt(kyy) * kyy_dot)
     return _rectifier(kxy, kxx, kyy), (1 - angle(cosine) / math.pi) * kxy_dot + half_sine * (from_x + from_y)
 
 
 def _half_power(variance: Array, order: int) -> Array:
     """variance^(n/2), by a power that is exact for even n."""
     whole = variance ** (order // 2)
-    return whole * _sqrt(variance) if order % 2 else whole
+    return whole * sqrt(variance) if order % 2 else whole
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -129,14 +138,14 @@ def _sine_factor(order: int) -> list[int]:
 @jax.custom_jvp
 def correlation(kxy: Array, kxx: Array, kyy: Array) -> Array:
     """k_xy / sqrt(k_xx k_yy), and 0 where a variance is 0; rounding may carry it past 1."""
-    return kxy * (_inverse_sqrt(kxx) * _inverse_sqrt(kyy))
+    return kxy * (inverse_sqrt(kxx) * inverse_sqrt(kyy))
 
 
 @correlation.defjvp
 def _correlation_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
     # Logarithmic derivatives: the plain chain rule has k_xx^(-3/2), which overflows for small variances.
     (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
-    x, y = _inverse_sqrt(kxx), _inverse_sqrt(kyy)
+    x, y = inverse_sqrt(kxx), inverse_sqrt(kyy)
     cosine = correlation(kxy, kxx, kyy)
     return cosine, (x * y) * kxy_dot - cosine * (x * x * kxx_dot + y * y * kyy_dot) / 2
 
@@ -152,12 +161,12 @@ def angle(cosine: Array) -> Array:
 def _angle_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (cosine,), (cosine_dot,) = primals, tangents
     gap = 1 - jnp.abs(cosine)
-    return angle(cosine), -_inverse_sqrt(gap * (2 - gap)) * cosine_dot
+    return angle(cosine), -inverse_sqrt(gap * (2 - gap)) * cosine_dot
 
 
 def _sine(gap: Array) -> Array:
     """sin t from gap = 1 - |cos t|."""
-    return _sqrt(2 * gap) * jnp.sqrt(1 - gap / 2)
+    return sqrt(2 * gap) * jnp.sqrt(1 - gap / 2)
 
 
 def _acute_angle(gap: Array) -> Array:
@@ -167,7 +176,7 @@ def _acute_angle(gap: Array) -> Array:
     ``jnp.arccos``, which would take longer than the matrix products around the kernel.
     """
     coefficients = _arccos_coefficients(19 if gap.dtype == jnp.float64 else 8)
-    return _sqrt(2 * gap) * functools.reduce(lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1])
+    return sqrt(2 * gap) * functools.reduce(lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1])
 
 
 @functools.cache
@@ -187,13 +196,13 @@ def _arccos_coefficients(degree: int) -> tuple[float, ...]:
 # The two roots are safe under plain differentiation: the rules above are lost in a loop that is differentiated twice.
 
 
-def _sqrt(value: Array) -> Array:
+def sqrt(value: Array) -> Array:
     """sqrt(value), and 0 where value is not positive."""
     positive = value > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1)), 0)
 
 
-def _inverse_sqrt(value: Array) -> Array:
+def inverse_sqrt(value: Array) -> Array:
     """1 / sqrt(value), and 0 where value is not positive (or so small that its inverse is no number)."""
     positive = value >= jnp.finfo(value.dtype).tiny
     return jnp.where(positive, 1 / jnp.sqrt(jnp.where(positive, value, 1)), 0)

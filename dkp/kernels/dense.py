@@ -20,6 +20,10 @@ class Affine(Kernel):
     In the standard parametrisation W ~ N(0, weight_var / n) and b ~ N(0, bias_var) are trained themselves:
     T' = n K + 1 + weight_var T, without the 1 where there is no bias, and n is the width of the layer that enters.
 
+    A distribution for `weight_var` makes it a scale mixture: Gaussian given one random variance, heavy-tailed without.
+    With ``dkp.distributions.PositiveStable(alpha / 2)`` it is a layer of a deep alpha-stable kernel process (Loria &
+    Bhadra 2025, arXiv 2410.01284), whose weights are symmetric alpha-stable, dependent through their variance.
+
     Args:
         weight_var: variance of the weights times the width, positive.
         bias_var: variance of the biases, nonnegative.

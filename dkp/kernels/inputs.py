@@ -23,6 +23,7 @@ class Linear(InputKernel):
         ard: give every feature its own weight (automatic relevance determination), learned unless `weights` says
             otherwise.
         weights: the factors a_d of the features, positive; shape (D,) with `ard`, a scalar (1 unless given) without.
+            ``dkp.distributions.SqrtPositiveStable(alpha / 2)`` makes the weights of each feature alpha-stable.
         bias: variance of a constant feature, nonnegative.
 
     Raises:

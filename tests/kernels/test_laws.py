@@ -23,6 +23,7 @@ from dkp.kernels import (
     LeakyReLU,
     Linear,
     Matern,
+    NormalisedGaussian,
     Polynomial,
     Product,
     RationalQuadratic,
@@ -57,6 +58,7 @@ GRAM_KERNELS = [
     Matern(0.5, lengthscale=0.8, variance=1.7),
     Matern(3.5, lengthscale=0.8, variance=1.7),
     RationalQuadratic(alpha=1.3, lengthscale=0.8, variance=1.7),
+    NormalisedGaussian(variance=1.7),
     Sum(ArcCosine(1), Product(ArcCosine(0), Matern(1.5, lengthscale=1.1, variance=2.0))),
     Repeat([ArcCosine(1), Scale(ArcCosine(1), scale=0.7)], depth=3),
 ]
