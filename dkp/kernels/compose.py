@@ -12,7 +12,7 @@ import jax
 
 from dkp._check import positive_int
 from dkp._spec import hyperparameter, learn, part
-from dkp.kernels.base import InputKernel, Kernel
+from dkp.kernels.base import InputKernel, Kernel, apply
 from dkp.linalg.pairs import Features, Pairs
 
 __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
@@ -21,6 +21,7 @@ __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 class _Composite(Kernel):
     """A kernel of the sort of its parts: with input kernels among them, the constructor makes the class's twin."""
 
+    is_composite: ClassVar[bool] = True
     _twin: ClassVar[type[Any]]
 
     def __new__(cls, *parts: Any, **keywords: Any) -> Any:
@@ -71,7 +72,7 @@ class Sum(_Variadic):
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return functools.reduce(_sum, [kernel.pairs(block) for kernel in self.kernels])
+        return functools.reduce(_sum, [apply(kernel, block) for kernel in self.kernels])
 
 
 class Product(_Variadic):
@@ -87,7 +88,7 @@ class Product(_Variadic):
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return functools.reduce(_product, [kernel.pairs(block) for kernel in self.kernels])
+        return functools.reduce(_product, [apply(kernel, block) for kernel in self.kernels])
 
 
 class Chain(_Variadic):
@@ -159,7 +160,7 @@ class Scale(_Composite):
         return self.kernel.pools
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return self.kernel.pairs(block).everywhere(lambda k, points: self.scale * k)
+        return apply(self.kernel, block).everywhere(lambda k, points: self.scale * k)
 
 
 class Repeat(Kernel):
@@ -194,14 +195,16 @@ class Repeat(Kernel):
 
 
 def _in_turn(kernels: Sequence[Any], block: Any) -> Pairs:
-    return functools.reduce(lambda value, kernel: kernel.pairs(value), kernels, block)
+    return functools.reduce(lambda value, kernel: apply(kernel, value), kernels, block)
 
 
+@jax.jit
 def _sum(a: Pairs, b: Pairs) -> Pairs:
     tangent = None if a.tangent is None or b.tangent is None else a.tangent + b.tangent
     return a.replace(xy=a.xy + b.xy, xx=a.xx + b.xx, yy=a.yy + b.yy, tangent=tangent)
 
 
+@jax.jit
 def _product(a: Pairs, b: Pairs) -> Pairs:
     # Of independent features: the tangent kernel obeys the product rule.
     tangent = None if a.tangent is None or b.tangent is None else a.tangent * b.xy + a.xy * b.tangent
