@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
+from jax.core import Tracer
 
 from dkp._check import positive_int
 from dkp._spec import hyperparameter, learn, part
@@ -166,7 +167,7 @@ class Scale(_Composite):
 class Repeat(Kernel):
     """The block applied `depth` times, with the same hyperparameters each time.
 
-    The repetition is a loop in the compiled program, which is therefore no larger for 100 layers than for two.
+    In a compiled program the repetition is a loop: the program is no larger for 100 layers than for two.
 
     Args:
         block: a kernel of Gram matrices, or a list of them that is applied in order.
@@ -176,6 +177,7 @@ class Repeat(Kernel):
         ValueError: when `block` has anything else in it, or `depth` is not a positive integer.
     """
 
+    is_composite: ClassVar[bool] = True
     block: Kernel = part()
     depth: int
 
@@ -191,6 +193,8 @@ class Repeat(Kernel):
         return self.block.pools
 
     def pairs(self, block: Pairs) -> Pairs:
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, block))):
+            return _in_turn(self.depth * [self.block], block)
         return jax.lax.scan(lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth)[0]
 
 
