@@ -103,6 +103,9 @@ class MatrixFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self.done == 0:
+            self._partial.unlink()
+            return
         self._save()
         if kind is None:
             self.matrix = np.empty((0, 0))  # closes the file

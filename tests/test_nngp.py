@@ -301,6 +301,12 @@ def test_a_finished_file_is_replaced_and_another_beginning_refused(tmp_path, mon
     np.testing.assert_array_equal(dkp.nngp_kernel(DENSE, X, tile=2, out=path), dkp.nngp_kernel(DENSE, X, tile=2))
 
 
+def test_what_fails_at_once_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="Flatten"):
+        dkp.nngp_kernel([Conv(3), ReLU()], IMAGES, out=tmp_path / "k.npy")
+    assert not list(tmp_path.iterdir())
+
+
 def test_functions_have_one_fingerprint_in_all_processes(tmp_path):
     def layers():
         return (kernels.Activation(lambda u: u), Affine())
