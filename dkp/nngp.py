@@ -110,8 +110,9 @@ def _matrices(
     x = _check_features("x1", x1, None)
     y = x if x2 is None else _check_features("x2", x2, x)
     layers, symmetric = _resolved(model, x), x2 is None
-    size, shape = _tile_size(layers, x, tile), (x.shape[0], y.shape[0])
-    rows, columns = _padded(x, size), _padded(y, size)
+    shape = (x.shape[0], y.shape[0])
+    size = _tile_shape(layers, x, shape, tile)
+    rows, columns = _padded(x, size[0]), _padded(y, size[1])
     compute = functools.partial(_tile, layers, rows, columns, size=size, kinds=kinds, symmetric=symmetric)
     run = functools.partial(fill, compute=compute, size=size, symmetric=symmetric, progress=progress)
     if isinstance(out, (str, os.PathLike)):
@@ -140,7 +141,7 @@ def kernel_block(
 
 
 def _tile(
-    layers: Any, x: Array, y: Array, i: int, j: int, *, size: int, kinds: tuple[str, ...], symmetric: bool
+    layers: Any, x: Array, y: Array, i: int, j: int, *, size: tuple[int, int], kinds: tuple[str, ...], symmetric: bool
 ) -> tuple[Array, ...]:
     rows, columns, equal = _points(x, y, i, j, size, symmetric)
     block = kernel_block(layers, rows, columns, equal, tangent="ntk" in kinds)
@@ -151,11 +152,12 @@ def _tile(
 
 
 @functools.partial(jax.jit, static_argnames=("size", "symmetric"))
-def _points(x: Array, y: Array, i: Any, j: Any, size: int, symmetric: bool) -> tuple[Array, Array, Array | None]:
+def _points(
+    x: Array, y: Array, i: Any, j: Any, size: tuple[int, int], symmetric: bool
+) -> tuple[Array, Array, Array | None]:
     """The points of a tile, and where they are the same."""
-    index = jnp.arange(size)
-    equal = (index[:, None] + i) == (index[None, :] + j) if symmetric else None
-    return jax.lax.dynamic_slice_in_dim(x, i, size), jax.lax.dynamic_slice_in_dim(y, j, size), equal
+    equal = (jnp.arange(size[0])[:, None] + i) == (jnp.arange(size[1])[None, :] + j) if symmetric else None
+    return jax.lax.dynamic_slice_in_dim(x, i, size[0]), jax.lax.dynamic_slice_in_dim(y, j, size[1]), equal
 
 
 def _as_model(layers: Any) -> DeepKernelProcess:
@@ -214,21 +216,33 @@ def _pools(layers: Sequence[Any]) -> bool:
     return any(layer.pools for layer in layers)
 
 
-def _tile_size(layers: Sequence[Any], x: Array, tile: int | None) -> int:
+def _tile_shape(layers: Sequence[Any], x: Array, shape: tuple[int, int], tile: int | None) -> tuple[int, int]:
     locations = math.prod(x.shape[1:3]) if x.ndim == 4 else 1
     each = locations**2 if _pools(layers) else locations
     free, bytes_each = memory(device=True), _TILE_BUFFERS * each * x.dtype.itemsize
-    largest = math.isqrt(int(min(_TILE_ENTRIES // each, free / bytes_each)))
-    size = min(x.shape[0], max(1, largest) if tile is None else positive_int("tile", tile))
-    needed = size**2 * bytes_each
+    if tile is None:
+        size = _tile_of(max(1, int(min(_TILE_ENTRIES // each, free / bytes_each))), shape)
+    else:
+        side = positive_int("tile", tile)
+        size = min(shape[0], side), min(shape[1], side)
+    needed = math.prod(size) * bytes_each
     if needed > free:
-        what = f"tiles of {size} x {size} points" if size > 1 else "one pair of images"
-        way = "a smaller tile" if size > 1 else "smaller images, or Flatten() and strides where the layers pool"
+        one = size == (1, 1)
+        what = "one pair of images" if one else f"tiles of {size[0]} x {size[1]} points"
+        way = "smaller images, or Flatten() and strides where the layers pool" if one else "a smaller tile"
         raise ValueError(
             f"Expected {what} with {each:,} numbers a pair to fit into memory. Got {needed:,} bytes where {free:,.0f} "
             f"are free: use {way}."
         )
     return size
+
+
+def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet many."""
+    side = math.isqrt(pairs)
+    short = min(side, *shape)
+    long = side if short == side else min(max(shape), pairs // short, 8 * side)
+    return (short, long) if shape[0] <= shape[1] else (long, short)
 
 
 def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:

@@ -24,7 +24,7 @@ def fill(
     results: Sequence[np.ndarray],
     compute: Callable[[int, int], Sequence[Array]],
     *,
-    size: int,
+    size: tuple[int, int],
     symmetric: bool,
     progress: bool | None,
     start: int = 0,
@@ -34,17 +34,18 @@ def fill(
 
     Args:
         results: matrices of one shape.
-        compute: makes as many tiles, (size, size), of which the part inside of the matrix counts.
-        symmetric: compute the upper triangle of tiles only, and copy it.
+        compute: makes as many tiles of shape `size`, of which the part inside of the matrix counts.
+        size: rows and columns of a tile.
+        symmetric: compute the upper triangle of tiles only, which are square, and copy it.
         progress: show a progress bar.
         start: number of tiles that are there already.
         finished: called with the number of tiles that are there, after each of them.
     """
-    height, width = results[0].shape
-    tiles = [(i, j) for i in range(0, height, size) for j in range(i if symmetric else 0, width, size)]
+    shape = results[0].shape
+    tiles = [(i, j) for i in range(0, shape[0], size[0]) for j in range(i if symmetric else 0, shape[1], size[1])]
 
     def write(i: int, j: int, blocks: Sequence[Array]) -> None:
-        rows, columns = slice(i, min(i + size, height)), slice(j, min(j + size, width))
+        rows, columns = slice(i, min(i + size[0], shape[0])), slice(j, min(j + size[1], shape[1]))
         for result, block in zip(results, blocks, strict=True):
             values = np.asarray(block)[: rows.stop - i, : columns.stop - j]
             result[rows, columns] = values

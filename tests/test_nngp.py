@@ -240,6 +240,28 @@ def test_a_given_array_takes_the_result(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), dkp.nngp_kernel(DENSE, X, tile=2))
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((900, 900), (18, 18)),
+        ((7, 7), (7, 7)),
+        ((7, 900), (7, 47)),
+        ((900, 7), (47, 7)),
+        ((1, 900), (1, 144)),
+        ((30, 20), (18, 18)),
+    ],
+)
+def test_tiles_are_square_unless_few_points_meet_many(shape, expected):
+    assert nngp._tile_of(334, shape) == expected
+
+
+def test_few_points_and_many(monkeypatch):
+    monkeypatch.setattr(nngp, "_TILE_ENTRIES", 16)
+    whole = dkp.nngp_kernel(DENSE, np.concatenate([X, Y]), tile=11)
+    np.testing.assert_allclose(dkp.nngp_kernel(DENSE, X, Y[:2]), whole[:7, 7:9], rtol=1e-13)
+    np.testing.assert_allclose(dkp.nngp_kernel(DENSE, Y[:2], X), whole[7:9, :7], rtol=1e-13)
+
+
 class Stops:
     """Tiles as ever, until one of them is interrupted; counts those that were computed."""
 
