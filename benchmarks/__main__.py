@@ -3,7 +3,7 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 from tyro.extras import SubcommandApp
@@ -104,31 +104,41 @@ def report(
 
 
 @app.command
-def speed(*, suite: Literal["all", "vi", "scaling"] = "all", repeats: int = 20, out: Path = RESULTS) -> None:
-    """Time one optimiser step: milliseconds, compilation, memory, and the ratio to a batched matrix product.
+def speed(
+    *,
+    suite: Literal["all", "vi", "scaling", "kernels", "kernels-large"] = "all",
+    repeats: int = 20,
+    out: Path = RESULTS,
+) -> None:
+    """Time what matters next to a matrix product: seconds, compilation, memory, and the ratio of the two.
 
     Args:
-        suite: vi (one data set, kernels and dtypes), scaling (growing data, fixed batch), or both.
+        suite: vi (one optimiser step; kernels and dtypes), scaling (growing data, fixed batch), kernels (NNGP and
+            tangent kernels of infinite networks), kernels-large (20,000 points, 2 GB), or all.
         repeats: timed steps a row, after warm-up.
         out: directory of the records.
     """
-    from benchmarks import speed as speeds
-
-    for name in ("vi", "scaling") if suite == "all" else (suite,):
-        speeds.run_suite(name, out, repeats=repeats)
+    for name in ("vi", "scaling", "kernels", "kernels-large") if suite == "all" else (suite,):
+        _speeds(name).run_suite(name, out, repeats=repeats)
 
 
 @app.command(name="speed-one")
-def speed_one(case: tyro.conf.Positional[str], *, repeats: int) -> None:
+def speed_one(suite: tyro.conf.Positional[str], case: tyro.conf.Positional[str], *, repeats: int) -> None:
     """Time one row in this process and print it as JSON (what `speed` starts for each row).
 
     Args:
+        suite: the suite of the row.
         case: the row, as JSON.
         repeats: timed steps, after warm-up.
     """
-    from benchmarks import speed as speeds
+    _speeds(suite).run_case(case, repeats)
 
-    speeds.run_case(case, repeats)
+
+def _speeds(suite: str) -> Any:
+    """The module with that suite."""
+    from benchmarks import speed, speed_kernels
+
+    return speed if suite in speed.SUITES else speed_kernels
 
 
 def main() -> None:

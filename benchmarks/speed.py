@@ -1,26 +1,16 @@
-"""Time and memory of one step of variational inference.
-
-Each row runs in a process of its own, which gives it a fresh peak memory and its own floating-point width. Steps are
-interleaved with one batched matrix product, so that the ratio of the two means the same on a busy machine.
-"""
+"""Time and memory of one step of variational inference, next to one batched matrix product."""
 
 import dataclasses
 import json
-import os
-import resource
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from benchmarks import store
+from benchmarks.timing import MEGABYTE, markdown, measure, peak_bytes, run_rows, write_suite
 
-__all__ = ["SUITES", "Case", "Timing", "measure", "run_case", "run_suite", "table"]
+__all__ = ["SUITES", "Case", "run_case", "run_suite", "table"]
 
-MEGABYTE = 1e6
 Dtype = Literal["float64", "float32"]
 
 
@@ -48,58 +38,13 @@ SUITES = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Seconds: the first step with its compilation, then every later step and every matrix product."""
-
-    first: float
-    steps: list[float]
-    products: list[float]
-
-
-def measure(
-    step: Callable[[Any], Any],
-    state: Any,
-    product: Callable[[], Any],
-    repeats: int,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    warmup: int = 3,
-) -> Timing:
-    """Time `step`, with `state = step(state)`, interleaved with `product`.
-
-    Args:
-        step: one optimiser step; returns when its result is ready.
-        state: the state to start from.
-        product: the operation to compare with; returns when its result is ready.
-        repeats: how many of each are timed.
-        clock: seconds.
-        warmup: how many of each are done before, beside the first step.
-    """
-
-    def timed(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-        start = clock()
-        result = call(*args)
-        return clock() - start, result
-
-    first, state = timed(step, state)
-    steps, products = [], []
-    for i in range(-warmup, repeats):
-        step_seconds, state = timed(step, state)
-        product_seconds, _ = timed(product)
-        if i >= 0:
-            steps.append(step_seconds)
-            products.append(product_seconds)
-    return Timing(first=first, steps=steps, products=products)
-
-
 def run_case(text: str, repeats: int) -> None:
     """Time one case, given as JSON, in this process and print the row as one line of JSON."""
     import jax
 
     case = Case(**json.loads(text))
     data, data_bytes = _data(case)
-    before = _peak_bytes()
+    before = peak_bytes()
     step, state = _vi_step(case, _model(case), data)
     timing = measure(lambda s: jax.block_until_ready(step(s)), state, _matrix_product(case), repeats)
     fastest, product = min(timing.steps), min(timing.products)
@@ -110,10 +55,10 @@ def run_case(text: str, repeats: int) -> None:
         "compile_s": timing.first - fastest,
         "product_ms_min": product * 1e3,
         "ratio": fastest / product,
-        "peak_mb": _peak_bytes() / MEGABYTE,
+        "peak_mb": peak_bytes() / MEGABYTE,
         "peak_before_model_mb": before / MEGABYTE,
         "data_mb": data_bytes / MEGABYTE,
-        "peak_beyond_data_mb": (_peak_bytes() - data_bytes) / MEGABYTE,
+        "peak_beyond_data_mb": (peak_bytes() - data_bytes) / MEGABYTE,
         "device": jax.devices()[0].device_kind,
     }
     print(json.dumps(row))
@@ -125,13 +70,8 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
     Raises:
         RuntimeError: when a row fails, with what its process said.
     """
-    rows = []
-    for case in SUITES[name]:
-        rows.append(_in_fresh_process(case, repeats))
-        print(f"{len(rows)}/{len(SUITES[name])}: {rows[-1]['step_ms_min']:.1f} ms a step", file=sys.stderr, flush=True)
-    record = {"suite": name, "date": store.now(), "versions": store.versions(), "cores": os.cpu_count(), "rows": rows}
-    path = out / "speed" / f"{name}.json"
-    store.write(path, record)
+    rows = run_rows(name, SUITES[name], repeats)
+    path = write_suite(name, out, rows)
     print(table(rows))
     return path
 
@@ -139,23 +79,13 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table."""
     titles = ["kernel", "dtype", "samples", "N", "batch", "ms_min", "ms_median", "compile_s", "ratio", "MB", "MB-data"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    lines = []
     for r in rows:
         sizes = [r["kernel"], r["dtype"], r["samples"], r["n"], r["batch_size"]]
         times = [f"{r[name]:.1f}" for name in ("step_ms_min", "step_ms_median", "compile_s", "ratio")]
         memory = [f"{r[name]:.0f}" for name in ("peak_mb", "peak_beyond_data_mb")]
-        lines.append(f"| {' | '.join(map(str, [*sizes, *times, *memory]))} |")
-    return "\n".join(lines)
-
-
-def _in_fresh_process(case: Case, repeats: int) -> dict[str, Any]:
-    text = json.dumps(dataclasses.asdict(case))
-    command = [sys.executable, "-m", "benchmarks", "speed-one", text, "--repeats", str(repeats)]
-    environment = {**os.environ, "JAX_ENABLE_X64": str(case.dtype == "float64")}
-    done = subprocess.run(command, check=False, cwd=store.ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"Expected a timing of {case}. Got exit status {done.returncode}:\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+        lines.append([*sizes, *times, *memory])
+    return markdown(titles, lines)
 
 
 def _model(case: Case) -> Any:
@@ -216,9 +146,3 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
 
     state = loop.LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
     return lambda s: step(s, rows, data.x, data.y), state
-
-
-def _peak_bytes() -> int:
-    """Largest resident set of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

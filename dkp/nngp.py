@@ -1,11 +1,14 @@
 """Kernels of infinitely wide networks: the NNGP kernel and the neural tangent kernel of a list of layers.
 
 Both are functions of a list of layers without bottlenecks, such as ``[Affine(2.0), ReLU(), Affine(1.0)]``. Matrices are
-computed tile by tile with one compiled program, of which the second half of a symmetric matrix is a copy.
+computed tile by tile, a compiled program for every layer; the second half of a symmetric matrix is a copy.
 """
 
 import functools
+import hashlib
 import math
+import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +18,19 @@ import numpy as np
 
 from dkp._check import finite_array, positive_int
 from dkp._types import Array, Float
+from dkp._version import __version__
 from dkp.likelihoods import Gaussian
 from dkp.linalg.pairs import Pairs
 from dkp.model import DeepKernelProcess, from_features
 from dkp.priors import hyperparameters, resolve
-from dkp.progress import Progress
+from dkp.tiles import MatrixFile, fill, memory
 
 __all__ = ["nngp_and_ntk_kernels", "nngp_kernel", "ntk_kernel"]
 
-_TILE_ENTRIES = 2**20
+_TILE_ENTRIES = 2**18
 """Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a call."""
+_TILE_BUFFERS = 8
+"""Arrays of the size of a tile in memory at a time: a layer's input, its output and what lies between."""
 
 
 def nngp_kernel(
@@ -33,7 +39,7 @@ def nngp_kernel(
     x2: Any = None,
     *,
     tile: int | None = None,
-    out: np.ndarray | None = None,
+    out: np.ndarray | str | os.PathLike[str] | None = None,
     progress: bool | None = False,
 ) -> np.ndarray:
     """Covariance of the outputs of an infinitely wide network with random weights, K(x1, x2).
@@ -44,7 +50,9 @@ def nngp_kernel(
         x1: features (N1, D), or images (N1, H, W, C); integers and booleans count as floating-point numbers.
         x2: the same for N2 points; x1 by default, which halves the work.
         tile: rows and columns of the blocks that are computed at a time; chosen for the layers by default.
-        out: array of shape (N1, N2) that takes the result, for example a ``numpy.memmap``; a new one by default.
+        out: array of shape (N1, N2) that takes the result, a new one by default; or the path of an ``.npy`` file for
+            it, of which the memory map is returned. An interrupted computation with a path goes on where it stopped
+            when it is called again: ``<path>.partial`` holds the matrix until it is complete.
         progress: show a progress bar.
 
     Returns:
@@ -52,11 +60,12 @@ def nngp_kernel(
 
     Raises:
         ValueError: for bottlenecks, distributions as hyperparameters, inputs that do not fit together or are not
-            finite, or images that are never made vectors.
+            finite, images that are never made vectors, a result or a tile that does not fit into memory, or a path
+            with the beginning of another matrix.
 
     Source: Lee et al. 2018 (arXiv 1711.00165), equation 5; for images Novak et al. 2019 (arXiv 1810.05148).
     """
-    return _matrices(layers, x1, x2, ("nngp",), tile, (out,), progress)[0]
+    return _matrices(layers, x1, x2, ("nngp",), tile, out, progress)[0]
 
 
 def ntk_kernel(
@@ -65,7 +74,7 @@ def ntk_kernel(
     x2: Any = None,
     *,
     tile: int | None = None,
-    out: np.ndarray | None = None,
+    out: np.ndarray | str | os.PathLike[str] | None = None,
     progress: bool | None = False,
 ) -> np.ndarray:
     """The neural tangent kernel of an infinitely wide network, sum_p (df(x1)/dp) (df(x2)/dp) over its parameters p.
@@ -76,14 +85,14 @@ def ntk_kernel(
     Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; for images Arora et al. 2019 (arXiv
         1904.11955).
     """
-    return _matrices(layers, x1, x2, ("ntk",), tile, (out,), progress)[0]
+    return _matrices(layers, x1, x2, ("ntk",), tile, out, progress)[0]
 
 
 def nngp_and_ntk_kernels(
     layers: Any, x1: Any, x2: Any = None, *, tile: int | None = None, progress: bool | None = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both kernels, at little more than the cost of the tangent kernel, which needs the other one. See there."""
-    nngp, ntk = _matrices(layers, x1, x2, ("nngp", "ntk"), tile, (None, None), progress)
+    nngp, ntk = _matrices(layers, x1, x2, ("nngp", "ntk"), tile, None, progress)
     return nngp, ntk
 
 
@@ -93,39 +102,24 @@ def _matrices(
     x2: Any,
     kinds: tuple[str, ...],
     tile: int | None,
-    outs: tuple[np.ndarray | None, ...],
+    out: Any,
     progress: bool | None,
 ) -> list[np.ndarray]:
     model = _as_model(layers)
     x = _check_features("x1", x1, None)
     y = x if x2 is None else _check_features("x2", x2, x)
-    layers = _resolved(model, x)
+    layers, symmetric = _resolved(model, x), x2 is None
     shape = (x.shape[0], y.shape[0])
-    results = [_destination(out, shape, x.dtype) for out in outs]
-    size = _tile_size(layers, x, tile)
-    rows, columns = _padded(x, size), _padded(y, size)
-    symmetric = x2 is None
-
-    def write(i: int, j: int, block: tuple[Array, ...]) -> None:
-        here = slice(i, min(i + size, shape[0])), slice(j, min(j + size, shape[1]))
-        for result, values in zip(results, block, strict=True):
-            values = np.asarray(values)[: here[0].stop - i, : here[1].stop - j]
-            result[here] = values
-            if symmetric and i != j:
-                result[here[1], here[0]] = values.T
-
-    tiles = [(i, j) for i in range(0, shape[0], size) for j in range(i if symmetric else 0, shape[1], size)]
-    pending: tuple[int, int, tuple[Array, ...]] | None = None
-    with Progress(len(tiles), label="kernel", enabled=progress) as bar:
-        for done, (i, j) in enumerate(tiles):
-            # The next tile is computed while the last one is copied.
-            block = _tile(layers, rows, columns, i, j, size, kinds, symmetric)
-            if pending is not None:
-                write(*pending)
-            pending = (i, j, block)
-            bar.update(done)
-        if pending is not None:
-            write(*pending)
+    size = _tile_shape(layers, x, shape, tile)
+    rows, columns = _padded(x, size[0]), _padded(y, size[1])
+    compute = functools.partial(_tile, layers, rows, columns, size=size, kinds=kinds, symmetric=symmetric)
+    run = functools.partial(fill, compute=compute, size=size, symmetric=symmetric, progress=progress)
+    if isinstance(out, (str, os.PathLike)):
+        with MatrixFile(out, shape, x.dtype, _fingerprint(layers, x, y, (kinds, size, symmetric))) as file:
+            run([file.matrix], start=file.done, finished=file.finished)
+        return [file.matrix]
+    results = _new(len(kinds), shape, x.dtype) if out is None else [_given(out, shape)]
+    run(results)
     return results
 
 
@@ -145,27 +139,28 @@ def kernel_block(
 def kernel_variances(model: DeepKernelProcess, x: Float[Array, "N *space D"]) -> Float[Array, " N"]:
     """The NNGP kernel of every point with itself, K(x, x)."""
     layers = _resolved(model, x)
-    return _variances(layers, x, _tile_size(layers, x, None))
+    size = _tile_shape(layers, x, (x.shape[0], 1), None)[0]
+    rows = _padded(x, size)
+    parts = [kernel_block(layers, rows[i : i + size], rows[:1]).xx for i in range(0, x.shape[0], size)]
+    return jnp.concatenate(parts)[: x.shape[0]]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _variances(layers: Any, x: Array, at_a_time: int) -> Array:
-    def of_point(point: Array) -> Array:
-        return kernel_block(layers, point[None], point[None]).xx[0]
-
-    return jax.lax.map(of_point, x, batch_size=at_a_time)
-
-
-@functools.partial(jax.jit, static_argnames=("size", "kinds", "symmetric"))
 def _tile(
-    layers: Any, x: Array, y: Array, i: Any, j: Any, size: int, kinds: tuple[str, ...], symmetric: bool
+    layers: Any, x: Array, y: Array, i: int, j: int, *, size: tuple[int, int], kinds: tuple[str, ...], symmetric: bool
 ) -> tuple[Array, ...]:
-    rows, columns = jax.lax.dynamic_slice_in_dim(x, i, size), jax.lax.dynamic_slice_in_dim(y, j, size)
-    index = jnp.arange(size)
-    equal = (index[:, None] + i) == (index[None, :] + j) if symmetric else None
+    rows, columns, equal = _points(x, y, i, j, size, symmetric)
     block = kernel_block(layers, rows, columns, equal, tangent="ntk" in kinds)
     found: dict[str, Any] = {"nngp": block.xy, "ntk": block.tangent}
     return tuple(found[kind] for kind in kinds)
+
+
+@functools.partial(jax.jit, static_argnames=("size", "symmetric"))
+def _points(
+    x: Array, y: Array, i: Any, j: Any, size: tuple[int, int], symmetric: bool
+) -> tuple[Array, Array, Array | None]:
+    """The points of a tile, and where they are the same."""
+    equal = (jnp.arange(size[0])[:, None] + i) == (jnp.arange(size[1])[None, :] + j) if symmetric else None
+    return jax.lax.dynamic_slice_in_dim(x, i, size[0]), jax.lax.dynamic_slice_in_dim(y, j, size[1]), equal
 
 
 def _as_model(layers: Any) -> DeepKernelProcess:
@@ -204,20 +199,62 @@ def _resolved(model: DeepKernelProcess, x: Array) -> tuple[Any, ...]:
     return resolve(model, values, x.dtype, x.shape[-1], 1).layers
 
 
-def _destination(out: np.ndarray | None, shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    if out is None:
-        return np.empty(shape, dtype)
+def _new(count: int, shape: tuple[int, int], dtype: Any) -> list[np.ndarray]:
+    needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, memory(device=False)
+    if needed > free:
+        raise ValueError(
+            f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where {free:,.0f} are free: "
+            "give out=, the path of a file."
+        )
+    return [np.empty(shape, dtype) for _ in range(count)]
+
+
+def _given(out: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if out.shape != shape:
         raise ValueError(f"Expected out of shape {shape}. Got shape {out.shape}.")
     return out
 
 
-def _tile_size(layers: Sequence[Any], x: Array, tile: int | None) -> int:
-    if tile is not None:
-        return min(positive_int("tile", tile), x.shape[0])
+def _pools(layers: Sequence[Any]) -> bool:
+    return any(layer.pools for layer in layers)
+
+
+def _tile_shape(layers: Sequence[Any], x: Array, shape: tuple[int, int], tile: int | None) -> tuple[int, int]:
     locations = math.prod(x.shape[1:3]) if x.ndim == 4 else 1
-    each = locations**2 if any(layer.pools for layer in layers) else locations
-    return max(1, min(x.shape[0], math.isqrt(_TILE_ENTRIES // each)))
+    each = locations**2 if _pools(layers) else locations
+    free, bytes_each = memory(device=True), _TILE_BUFFERS * each * x.dtype.itemsize
+    if tile is None:
+        size = _tile_of(max(1, int(min(_TILE_ENTRIES // each, free / bytes_each))), shape)
+    else:
+        side = positive_int("tile", tile)
+        size = min(shape[0], side), min(shape[1], side)
+    needed = math.prod(size) * bytes_each
+    if needed > free:
+        one = size == (1, 1)
+        what = "one pair of images" if one else f"tiles of {size[0]} x {size[1]} points"
+        way = "smaller images, or Flatten() and strides where the layers pool" if one else "a smaller tile"
+        raise ValueError(
+            f"Expected {what} with {each:,} numbers a pair to fit into memory. Got {needed:,} bytes where {free:,.0f} "
+            f"are free: use {way}."
+        )
+    return size
+
+
+def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet many."""
+    side = math.isqrt(pairs)
+    short = min(side, *shape)
+    long = side if short == side else min(max(shape), pairs // short, 8 * side)
+    return (short, long) if shape[0] <= shape[1] else (long, short)
+
+
+def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:
+    """Of everything that a matrix depends on; a function counts by its name, not by its place in memory."""
+    leaves, structure = jax.tree.flatten((layers, x, y))
+    found = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", f"{structure} {rest} {__version__}").encode())
+    for leaf in map(np.asarray, leaves):
+        found.update(f"{leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+    return found.hexdigest()
 
 
 def _padded(x: Array, size: int) -> Array:

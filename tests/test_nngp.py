@@ -1,12 +1,14 @@
 """NNGP and tangent kernels of whole networks, against recursions written out in NumPy and against finite networks."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dkp
-from dkp import kernels
+from dkp import kernels, nngp, tiles
 from dkp.kernels import (
     Affine,
     AvgPool,
@@ -236,6 +238,128 @@ def test_a_given_array_takes_the_result(tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "k.npy", mode="w+", dtype=np.float64, shape=(7, 7))
     assert dkp.nngp_kernel(DENSE, X, out=out, tile=2) is out
     np.testing.assert_array_equal(np.load(tmp_path / "k.npy"), dkp.nngp_kernel(DENSE, X, tile=2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((900, 900), (18, 18)),
+        ((7, 7), (7, 7)),
+        ((7, 900), (7, 47)),
+        ((900, 7), (47, 7)),
+        ((1, 900), (1, 144)),
+        ((30, 20), (18, 18)),
+    ],
+)
+def test_tiles_are_square_unless_few_points_meet_many(shape, expected):
+    assert nngp._tile_of(334, shape) == expected
+
+
+def test_few_points_and_many(monkeypatch):
+    monkeypatch.setattr(nngp, "_TILE_ENTRIES", 16)
+    whole = dkp.nngp_kernel(DENSE, np.concatenate([X, Y]), tile=11)
+    np.testing.assert_allclose(dkp.nngp_kernel(DENSE, X, Y[:2]), whole[:7, 7:9], rtol=1e-13)
+    np.testing.assert_allclose(dkp.nngp_kernel(DENSE, Y[:2], X), whole[7:9, :7], rtol=1e-13)
+
+
+class Stops:
+    """Tiles as ever, until one of them is interrupted; counts those that were computed."""
+
+    def __init__(self, monkeypatch, at=math.inf):
+        self.calls, self.at, self.tile = 0, at, nngp._tile
+        monkeypatch.setattr(nngp, "_tile", self)
+
+    def __call__(self, *args, **kwargs):
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        return self.tile(*args, **kwargs)
+
+
+@pytest.mark.parametrize("others", [None, Y])
+def test_an_interrupted_computation_goes_on(tmp_path, monkeypatch, others):
+    path, whole = tmp_path / "k.npy", dkp.ntk_kernel(DENSE, X, others, tile=2)
+    total = 10 if others is None else 8
+    first = Stops(monkeypatch, at=5)
+    with pytest.raises(KeyboardInterrupt):
+        dkp.ntk_kernel(DENSE, X, others, tile=2, out=path)
+    assert first.calls == 5 and not path.exists()
+    monkeypatch.undo()
+    second = Stops(monkeypatch)
+    found = dkp.ntk_kernel(DENSE, X, others, tile=2, out=str(path))
+    assert second.calls == total - 4  # the fifth was computed, but not yet written
+    np.testing.assert_array_equal(found, whole)
+    np.testing.assert_array_equal(np.load(path), whole)
+    assert [file.name for file in tmp_path.iterdir()] == ["k.npy"]
+
+
+def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiles, "_SECONDS", 0.0)
+    file = tiles.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same").__enter__()  # and never leaves
+    file.matrix[0] = 7.0
+    file.finished(1)
+    with tiles.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same") as again:
+        assert again.done == 1
+        np.testing.assert_array_equal(again.matrix[0], 7.0)
+
+
+def test_a_finished_file_is_replaced_and_another_beginning_refused(tmp_path, monkeypatch):
+    path = tmp_path / "k.npy"
+    dkp.nngp_kernel(DENSE, Y, out=path)
+    Stops(monkeypatch, at=2)
+    with pytest.raises(KeyboardInterrupt):
+        dkp.nngp_kernel(DENSE, X, tile=2, out=path)
+    assert np.load(path).shape == (4, 4)
+    for other in (
+        lambda: dkp.nngp_kernel(DENSE, X + 1, tile=2, out=path),
+        lambda: dkp.nngp_kernel(DENSE, X, tile=3, out=path),
+        lambda: dkp.nngp_kernel(DENSE[:3], X, tile=2, out=path),
+        lambda: dkp.nngp_kernel([Affine(2.1, 0.1), *DENSE[1:]], X, tile=2, out=path),
+        lambda: dkp.ntk_kernel(DENSE, X, tile=2, out=path),
+    ):
+        with pytest.raises(ValueError, match="Expected .*partial to be the beginning of this matrix.*Got"):
+            other()
+    monkeypatch.undo()
+    np.testing.assert_array_equal(dkp.nngp_kernel(DENSE, X, tile=2, out=path), dkp.nngp_kernel(DENSE, X, tile=2))
+
+
+def test_what_fails_at_once_leaves_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="Flatten"):
+        dkp.nngp_kernel([Conv(3), ReLU()], IMAGES, out=tmp_path / "k.npy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_functions_have_one_fingerprint_in_all_processes(tmp_path):
+    def layers():
+        return (kernels.Activation(lambda u: u), Affine())
+
+    assert len({nngp._fingerprint(layers(), jnp.asarray(X), jnp.asarray(Y), (1,)) for _ in range(2)}) == 1
+
+
+LARGE, MANY = np.ones((2, 100, 100, 1)), np.ones((1100, 1))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: dkp.nngp_kernel([ReLU(), GlobalAvgPool()], LARGE),
+            "one pair of images with 100,000,000 numbers a pair",
+        ),
+        (lambda: dkp.nngp_kernel(DENSE, MANY, tile=500), "a smaller tile"),
+        (lambda: dkp.nngp_kernel(DENSE, MANY), "Got 9,680,000 bytes where 9,000,000 are free: give out="),
+    ],
+)
+def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(make, message, monkeypatch):
+    monkeypatch.setattr(nngp, "memory", lambda device: 9e6)
+    Stops(monkeypatch, at=0)
+    with pytest.raises(ValueError, match="Expected .*to fit into memory.*Got ") as caught:
+        make()
+    assert message in str(caught.value)
+
+
+def test_free_memory_is_known():
+    assert 1e8 < tiles.memory(device=False) < 1e14
 
 
 def test_numbers_of_other_kinds_and_learned_hyperparameters():

@@ -5,6 +5,8 @@ Most kernels are *pointwise*: an elementwise function of (k_xy, k_xx, k_yy). Suc
 E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)], which neural tangent kernels need.
 """
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -13,11 +15,27 @@ from dkp._types import Array
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.pairs import Features, Pairs, location_variances, same_location
 
-__all__ = ["InputKernel", "Kernel", "PointwiseKernel"]
+__all__ = ["InputKernel", "Kernel", "PointwiseKernel", "apply"]
+
+
+def apply(kernel: Any, block: Any) -> Pairs:
+    """``kernel.pairs(block)``; outside of ``jit`` it is a program of its own, and so is every part of a composite.
+
+    Within one program XLA would fuse a layer into each of its uses in the next one, and compute it anew there: on a
+    processor, deep convolutional networks then take five times as long.
+    """
+    return kernel.pairs(block) if kernel.is_composite else _program(kernel, block)
+
+
+@jax.jit
+def _program(kernel: Any, block: Any) -> Pairs:
+    return kernel.pairs(block)
 
 
 class Kernel(Spec):
     """A deterministic map of Gram matrices. A subclass writes ``pairs``, for one block; the rest follows."""
+
+    is_composite: ClassVar[bool] = False
 
     @property
     def pools(self) -> bool:
@@ -41,6 +59,8 @@ class Kernel(Spec):
 
 class InputKernel(Spec):
     """A kernel over features: it may stand first in a list of layers, and only there."""
+
+    is_composite: ClassVar[bool] = False
 
     @property
     def pools(self) -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
+from jax.core import Tracer
 
 from dkp._check import positive_int
 from dkp._spec import hyperparameter, learn, part
-from dkp.kernels.base import InputKernel, Kernel
+from dkp.kernels.base import InputKernel, Kernel, apply
 from dkp.linalg.pairs import Features, Pairs
 
 __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
@@ -21,6 +22,7 @@ __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 class _Composite(Kernel):
     """A kernel of the sort of its parts: with input kernels among them, the constructor makes the class's twin."""
 
+    is_composite: ClassVar[bool] = True
     _twin: ClassVar[type[Any]]
 
     def __new__(cls, *parts: Any, **keywords: Any) -> Any:
@@ -71,7 +73,7 @@ class Sum(_Variadic):
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return functools.reduce(_sum, [kernel.pairs(block) for kernel in self.kernels])
+        return functools.reduce(_sum, [apply(kernel, block) for kernel in self.kernels])
 
 
 class Product(_Variadic):
@@ -87,7 +89,7 @@ class Product(_Variadic):
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return functools.reduce(_product, [kernel.pairs(block) for kernel in self.kernels])
+        return functools.reduce(_product, [apply(kernel, block) for kernel in self.kernels])
 
 
 class Chain(_Variadic):
@@ -159,13 +161,13 @@ class Scale(_Composite):
         return self.kernel.pools
 
     def pairs(self, block: Pairs | Features) -> Pairs:
-        return self.kernel.pairs(block).everywhere(lambda k, points: self.scale * k)
+        return apply(self.kernel, block).everywhere(lambda k, points: self.scale * k)
 
 
 class Repeat(Kernel):
     """The block applied `depth` times, with the same hyperparameters each time.
 
-    The repetition is a loop in the compiled program, which is therefore no larger for 100 layers than for two.
+    In a compiled program the repetition is a loop: the program is no larger for 100 layers than for two.
 
     Args:
         block: a kernel of Gram matrices, or a list of them that is applied in order.
@@ -175,6 +177,7 @@ class Repeat(Kernel):
         ValueError: when `block` has anything else in it, or `depth` is not a positive integer.
     """
 
+    is_composite: ClassVar[bool] = True
     block: Kernel = part()
     depth: int
 
@@ -190,18 +193,22 @@ class Repeat(Kernel):
         return self.block.pools
 
     def pairs(self, block: Pairs) -> Pairs:
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, block))):
+            return _in_turn(self.depth * [self.block], block)
         return jax.lax.scan(lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth)[0]
 
 
 def _in_turn(kernels: Sequence[Any], block: Any) -> Pairs:
-    return functools.reduce(lambda value, kernel: kernel.pairs(value), kernels, block)
+    return functools.reduce(lambda value, kernel: apply(kernel, value), kernels, block)
 
 
+@jax.jit
 def _sum(a: Pairs, b: Pairs) -> Pairs:
     tangent = None if a.tangent is None or b.tangent is None else a.tangent + b.tangent
     return a.replace(xy=a.xy + b.xy, xx=a.xx + b.xx, yy=a.yy + b.yy, tangent=tangent)
 
 
+@jax.jit
 def _product(a: Pairs, b: Pairs) -> Pairs:
     # Of independent features: the tangent kernel obeys the product rule.
     tangent = None if a.tangent is None or b.tangent is None else a.tangent * b.xy + a.xy * b.tangent

@@ -1,11 +1,12 @@
 """What is timed, with a clock that the test moves; and the row that a case prints."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from benchmarks import speed
+from benchmarks import speed, speed_kernels, timing
 from benchmarks.datasets import synthetic
 
 
@@ -34,18 +35,18 @@ def test_steps_and_products_alternate_and_the_first_step_stands_apart():
         calls.append("product")
         clock.spend(0.5)
 
-    timing = speed.measure(step, 0, product, repeats=3, clock=clock, warmup=2)
-    assert timing == speed.Timing(first=100.0, steps=[3.0, 4.0, 5.0], products=[0.5] * 3)
+    found = timing.measure(step, 0, product, repeats=3, clock=clock, warmup=2)
+    assert found == timing.Timing(first=100.0, steps=[3.0, 4.0, 5.0], products=[0.5] * 3)
     assert calls == ["step", *["step", "product"] * 5]
 
 
 def test_a_case_prints_its_row(monkeypatch, capsys):
-    timing = speed.Timing(first=2.0, steps=[0.3, 0.1, 0.2], products=[0.02, 0.04])
+    times = timing.Timing(first=2.0, steps=[0.3, 0.1, 0.2], products=[0.02, 0.04])
     monkeypatch.setattr(speed, "_data", lambda case: (None, 5_000_000))
     monkeypatch.setattr(speed, "_model", lambda case: None)
     monkeypatch.setattr(speed, "_vi_step", lambda case, model, data: (lambda state: state, 0))
-    monkeypatch.setattr(speed, "measure", lambda step, state, product, repeats: timing)
-    monkeypatch.setattr(speed, "_peak_bytes", lambda: 205_000_000)
+    monkeypatch.setattr(speed, "measure", lambda step, state, product, repeats: times)
+    monkeypatch.setattr(speed, "peak_bytes", lambda: 205_000_000)
     speed.run_case('{"n": 1000, "kernel": "relu", "dtype": "float32"}', repeats=3)
     row = json.loads(capsys.readouterr().out)
     expected = {"step_ms_min": 100.0, "step_ms_median": 200.0, "compile_s": 1.9, "ratio": 5.0, "product_ms_min": 20.0}
@@ -62,9 +63,47 @@ def test_the_yardstick_is_ten_matrix_products(dtype):
     assert (product.shape, product.dtype) == ((10, 100, 455), dtype)
 
 
+def test_a_case_of_kernels_prints_its_row(monkeypatch, capsys):
+    times, peaks = timing.Timing(first=2.0, steps=[0.3, 0.1, 0.2], products=[0.02, 0.04]), iter([3e8, 7e8])
+
+    def measure(step, state, product, repeats, warmup):
+        assert (repeats, warmup) == (5, 3) and product().shape == (40, 40)
+        step(state)
+        return times
+
+    monkeypatch.setattr(speed_kernels, "measure", measure)
+    monkeypatch.setattr(speed_kernels, "peak_bytes", lambda: next(peaks))
+    speed_kernels.run_case('{"network": "pool", "n": 40, "reference_s": 0.5}', repeats=5)
+    row = json.loads(capsys.readouterr().out)
+    expected = {"seconds_min": 0.1, "compile_s": 1.9, "ratio": 5.0, "speedup": 5.0, "result_mb": 2 * 1600 * 4 / 1e6}
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert (row["peak_mb"], row["peak_before_mb"], row["peak_beyond_result_mb"]) == pytest.approx((700, 300, 399.9872))
+    assert speed_kernels.table([row]).splitlines()[-1] == (
+        "| pool | 40 | 0.100 | 0.200 | 0.5 | 5.0 | 5.0 | 1.9 | 700 | 300 | 0 |"
+    )
+
+
+@pytest.mark.parametrize("case", [case for suite in speed_kernels.SUITES.values() for case in suite], ids=str)
+def test_every_row_of_kernels_computes_a_matrix(case):
+    small = dataclasses.replace(case, n=3)
+    found = speed_kernels._kernel(small, speed_kernels._points(small))()
+    assert {k.shape for k in found} == {(3, 3)} if case.tangent else found.shape == (3, 3)
+
+
+def test_exponents_are_slopes_of_the_logarithms():
+    rows = [{"network": "dense", "n": n, "seconds_min": 1e-8 * n**1.7} for n in (10, 100, 500)]
+    assert speed_kernels.exponents([*rows, {"network": "pool", "n": 3, "seconds_min": 1.0}]) == {
+        "dense": pytest.approx(1.7)
+    }
+
+
+def test_suites_have_names_of_their_own():
+    assert not set(speed.SUITES) & set(speed_kernels.SUITES)
+
+
 def test_peak_memory_is_in_bytes():
     # An interpreter with JAX takes more than 50 MB; in kilobytes the number would be a thousand times smaller.
-    assert speed._peak_bytes() > 50e6
+    assert timing.peak_bytes() > 50e6
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

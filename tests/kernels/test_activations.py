@@ -117,7 +117,7 @@ def test_fifty_rectified_layers_in_float32_are_those_in_float64():
     x = np.random.default_rng(0).normal(size=(12, 3))
     x = np.concatenate([x, x[:2], x[2:4] + 1e-3, -x[4:5]]).astype(np.float32)
     gram = x.astype(float) @ x.astype(float).T / 3
-    deep = Repeat(ArcCosine(1), depth=50)
+    deep = jax.jit(Repeat(ArcCosine(1), depth=50))
     narrow, wide = deep(Gram(ii=jnp.asarray(gram, jnp.float32))).ii, deep(Gram(ii=jnp.asarray(gram))).ii
     np.testing.assert_allclose(narrow, wide, rtol=1e-5)
 

@@ -37,7 +37,9 @@ def test_repeat_is_the_block_unrolled(depth):
     unrolled = GRAM
     for _ in range(depth):
         unrolled = Scale(A, scale=0.9)(B(unrolled))
-    assert_same(Repeat([B, Scale(A, scale=0.9)], depth)(GRAM), unrolled)
+    repeated = Repeat([B, Scale(A, scale=0.9)], depth)
+    assert_same(repeated(GRAM), unrolled)
+    assert_same(jax.jit(repeated)(GRAM), unrolled)
 
 
 def test_repeat_shares_hyperparameters_in_the_gradient():
