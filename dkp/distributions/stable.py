@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.scipy.special import gammaln
 from numpyro.distributions import Distribution, TransformedDistribution, constraints
@@ -127,7 +128,8 @@ def _log_density_of_log(a: Array, log_s: Array) -> Array:
     u = pi sigmoid(t), e^t = expm1((1 - a) w) sqrt(1 + 1 / w) pi / sin(pi a); the hump is where A(0) s^-b e^r is 1.
     """
     limits, step = jnp.finfo(log_s.dtype), 0.25
-    span = -2 * math.log(float(limits.eps))  # the integrand falls like e^(r / 2) to the left, or faster
+    # To the left the integrand falls like e^(r / 2) or faster; for a < 1/2 and s beyond e^(span / b), like e^(a r).
+    span = -2 * math.log(float(limits.eps))
     a, offsets = a[..., None], jnp.arange(-span, 5.0, step, dtype=log_s.dtype)
     log_x = _log_smallest(a) - a / (1 - a) * log_s[..., None]
     hump = jax.lax.stop_gradient(jnp.maximum(-log_x, -span))  # the integral does not depend on the nodes
@@ -172,6 +174,6 @@ def _log_sinc(fraction: Array, t: Array) -> Array:
 def _check_concentration(concentration: Array | float) -> None:
     if isinstance(concentration, Tracer):
         return
-    value = jnp.asarray(concentration)
-    if not bool(jnp.all((value > 0) & (value < 1))):
+    value = np.asarray(concentration)  # not jnp: under jit its comparisons are traced, even those of constants
+    if not np.all((value > 0) & (value < 1)):
         raise ValueError(f"Expected concentration to lie between 0 and 1, both excluded. Got {concentration}.")
