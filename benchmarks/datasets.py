@@ -22,10 +22,10 @@ class Sizes:
 
 IMAGES = {
     "digits": Sizes(source="digits", n_train=1000, n_test=797),
-    "mnist": Sizes(source="mnist", n_train=5000, n_test=2000),
-    "cifar10": Sizes(source="cifar10", n_train=2000, n_test=2000),
-    "mnist-14x14": Sizes(source="mnist", n_train=400, n_test=800, block=2),
-    "cifar10-16x16": Sizes(source="cifar10", n_train=300, n_test=600, block=2),
+    "mnist": Sizes(source="mnist", n_train=5000, n_test=1000),
+    "cifar10": Sizes(source="cifar10", n_train=2000, n_test=1000),
+    "mnist-14x14": Sizes(source="mnist", n_train=300, n_test=300, block=2),
+    "cifar10-16x16": Sizes(source="cifar10", n_train=250, n_test=250, block=2),
 }
 """The coarser ones are small enough for covariances between all pairs of locations."""
 

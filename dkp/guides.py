@@ -86,7 +86,11 @@ class HyperparameterGuide:
     """Mean-field normal on the unconstrained scale of one inferred hyperparameter."""
 
     def init(self, h: Hyperparameter, dtype: jnp.dtype) -> Parameters:
-        start = jnp.broadcast_to(jnp.asarray(h.prior.mean, dtype), h.shape)
+        try:
+            mean = jnp.asarray(h.prior.mean, dtype)
+        except NotImplementedError:  # of transformed distributions
+            mean = jnp.asarray(jnp.nan, dtype)
+        start = jnp.broadcast_to(mean, h.shape)
         start = jnp.where(jnp.isfinite(start), start, jnp.ones_like(start))
         return {"loc": h.unconstrain(start), "log_scale": jnp.full(h.shape, -3.0, dtype)}
 

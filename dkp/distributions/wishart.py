@@ -10,6 +10,7 @@ sampled centred (S) or non-centred (T, by ``numpyro.infer.reparam.TransformRepar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from numpyro.distributions import Distribution, TransformedDistribution, constraints
 from numpyro.distributions.transforms import Transform
@@ -146,5 +147,5 @@ def check_degrees_of_freedom(df: Array | float, size: int) -> None:
     """Raise ValueError unless df > size - 1; traced values cannot be looked at and pass."""
     if isinstance(df, Tracer):
         return
-    if not bool(jnp.all(jnp.asarray(df) > size - 1)):
+    if not np.all(np.asarray(df) > size - 1):  # by NumPy: a number is a tracer to jnp inside of jit
         raise ValueError(f"Expected degrees of freedom larger than size - 1 = {size - 1}. Got df={df}.")

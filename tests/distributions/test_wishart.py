@@ -171,3 +171,10 @@ def test_unconstrained_space_has_the_right_dimension():
         t = transform(jnp.zeros(6))
         np.testing.assert_allclose(transform.inv(t), np.zeros(6), atol=1e-12)
     assert t.shape == (3, 3) and np.all(np.diagonal(t) > 0)
+
+
+def test_laws_with_plain_numbers_can_be_made_while_tracing():
+    made = jax.jit(lambda: InverseBartlett(5.0, 3).df)()
+    assert made == 5.0
+    with pytest.raises(ValueError, match="degrees of freedom"):
+        jax.jit(lambda: InverseBartlett(2.0, 3).df)()

@@ -360,7 +360,12 @@ def test_all_three_sorts_of_hyperparameters():
     assert "layers.1.delta" not in values or np.all(values["layers.1.delta"] == 6.0)
 
 
-@pytest.mark.parametrize("prior", [dist.Uniform(0.05, 0.2), dist.HalfCauchy(1.0)], ids=["interval", "no mean"])
+SQUARED = dist.TransformedDistribution(dist.Gamma(2.0, 2.0), dist.transforms.PowerTransform(jnp.asarray(2.0)))
+
+
+@pytest.mark.parametrize(
+    "prior", [dist.Uniform(0.05, 0.2), dist.HalfCauchy(1.0), SQUARED], ids=["interval", "infinite mean", "no mean"]
+)
 def test_priors_with_bounds_or_without_a_mean(prior):
     """The guide draws within the prior's support, and starts at finite numbers."""
     data = dataset()
