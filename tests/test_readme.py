@@ -8,20 +8,33 @@ from tests.support import ROOT, relaxed
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_the_python_of_the_readme_runs_as_it_stands(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 1
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(block):
     names: dict = {}
     with relaxed():
-        exec(compile(blocks[0], "README.md", "exec"), names)
-    assert "test log density" in capsys.readouterr().out
+        exec(compile(block, "README.md", "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_runs_as_it_stands(capsys):
+    names = run(BLOCKS[0])
+    assert len(BLOCKS) == 2 and "test log density" in capsys.readouterr().out
     assert names["posterior"].stopped == "finished"
     # A fit that learned nothing predicts the training mean with the spread of the targets.
     baseline = jax.scipy.stats.norm.logpdf(
         names["table"].y_test, names["table"].y.mean(), names["table"].y.std()
     ).mean()
     assert names["prediction"].log_density(names["table"].y_test).mean() > baseline + 0.1
+
+
+@pytest.mark.slow
+def test_the_networks_of_the_readme_read_digits(capsys):
+    run(BLOCKS[1])
+    accuracies = re.findall(r"accuracy ([\d.]+)", capsys.readouterr().out)
+    assert len(accuracies) == 2 and all(float(a) > 0.9 for a in accuracies)
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
