@@ -179,7 +179,7 @@ def _check_features(name: str, x: Any, like: Array | None) -> Array:
     """Numbers as they are, in their own floating-point width."""
     values = finite_array(name, x, ndim=(2, 4))
     floating = isinstance(x, (np.ndarray, jax.Array)) and jnp.issubdtype(x.dtype, jnp.floating)
-    dtype = jnp.result_type(x.dtype if floating else float)
+    dtype = jax.dtypes.canonicalize_dtype(x.dtype) if floating else jnp.result_type(float)
     if like is not None and (values.shape[1:] != like.shape[1:] or dtype != like.dtype):
         raise ValueError(
             f"Expected {name} to have the dtype of x1 and its shape after the first axis, {like.dtype} and "

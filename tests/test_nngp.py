@@ -228,6 +228,11 @@ def test_float32_is_close_to_float64():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_double_precision_becomes_single_where_jax_has_no_other():
+    with jax.enable_x64(False):
+        assert dkp.nngp_kernel(DENSE, X).dtype == np.float32
+
+
 def test_depth_fifty_in_float32():
     layers = [Repeat([Affine(2.0), ReLU()], depth=50), Affine()]
     low, high = (dkp.nngp_kernel(layers, X.astype(dtype)) for dtype in (np.float32, np.float64))
