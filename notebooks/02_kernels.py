@@ -89,18 +89,18 @@ _ = ax.legend()
 x = np.sort(rng.uniform(-2, 2, 12))[:, None]
 y = np.sin(3 * x[:, 0]) + 0.05 * rng.normal(size=12)
 model = dkp.DeepKernelProcess(
-    layers=[*[kernels.Affine(2.0, 0.5), kernels.Erf()] * 2, kernels.Affine(2.0)], likelihood=likelihoods.Gaussian(0.05)
+    layers=[*[kernels.Affine(2.0, 0.5), kernels.ReLU()] * 3, kernels.Affine(1.0)], likelihood=likelihoods.Gaussian(0.05)
 )
 data = dkp.Dataset.from_arrays(x, y)
 flow = dkp.gradient_flow(model, data)
 posteriors = {
-    "trained for t = 0.3": flow.at(0.3),
-    "t = 30": flow.at(30.0),
+    "trained for t = 0.1": flow.at(0.1),
+    "t = 3": flow.at(3.0),
     "trained to the end": flow,
     "Bayesian network": dkp.condition(model, data),
 }
 grid = np.linspace(-3, 3, 200)[:, None]
-figure, axes = plt.subplots(1, 4, figsize=(14, 3), sharey=True)
+figure, axes = plt.subplots(1, 4, figsize=(12, 2.8), sharey=True)
 for ax, (name, posterior) in zip(axes, posteriors.items(), strict=True):
     plots.band(ax, grid, dkp.predict(posterior, grid, key=key), level=0.9)
     ax.plot(x, y, "k.")
