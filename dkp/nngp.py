@@ -16,21 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp._check import finite_array, positive_int
+from dkp._check import finite_array
 from dkp._types import Array, Float
 from dkp._version import __version__
 from dkp.likelihoods import Gaussian
 from dkp.linalg.pairs import Pairs
+from dkp.matrix_file import MatrixFile
 from dkp.model import DeepKernelProcess, from_features
 from dkp.priors import hyperparameters, resolve
-from dkp.tiles import MatrixFile, fill, memory
+from dkp.tiles import fill, new_matrices, tile_shape
 
-__all__ = ["nngp_and_ntk_kernels", "nngp_kernel", "ntk_kernel"]
-
-_TILE_ENTRIES = 2**18
-"""Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a call."""
-_TILE_BUFFERS = 8
-"""Arrays of the size of a tile in memory at a time: a layer's input, its output and what lies between."""
+__all__ = ["kernel_block", "kernel_variances", "nngp_and_ntk_kernels", "nngp_kernel", "ntk_kernel"]
 
 
 def nngp_kernel(
@@ -110,7 +106,7 @@ def _matrices(
     y = x if x2 is None else _check_features("x2", x2, x)
     layers, symmetric = _resolved(model, x), x2 is None
     shape = (x.shape[0], y.shape[0])
-    size = _tile_shape(layers, x, shape, tile)
+    size = tile_shape(_entries(layers, x), x.dtype, shape, tile)
     rows, columns = _padded(x, size[0]), _padded(y, size[1])
     compute = functools.partial(_tile, layers, rows, columns, size=size, kinds=kinds, symmetric=symmetric)
     run = functools.partial(fill, compute=compute, size=size, symmetric=symmetric, progress=progress)
@@ -118,7 +114,7 @@ def _matrices(
         with MatrixFile(out, shape, x.dtype, _fingerprint(layers, x, y, (kinds, size, symmetric))) as file:
             run([file.matrix], start=file.done, finished=file.finished)
         return [file.matrix]
-    results = _new(len(kinds), shape, x.dtype) if out is None else [_given(out, shape)]
+    results = new_matrices(len(kinds), shape, x.dtype) if out is None else [_given(out, shape)]
     run(results)
     return results
 
@@ -139,7 +135,7 @@ def kernel_block(
 def kernel_variances(model: DeepKernelProcess, x: Float[Array, "N *space D"]) -> Float[Array, " N"]:
     """The NNGP kernel of every point with itself, K(x, x)."""
     layers = _resolved(model, x)
-    size = _tile_shape(layers, x, (x.shape[0], 1), None)[0]
+    size = tile_shape(_entries(layers, x), x.dtype, (x.shape[0], 1))[0]
     rows = _padded(x, size)
     parts = [kernel_block(layers, rows[i : i + size], rows[:1]).xx for i in range(0, x.shape[0], size)]
     return jnp.concatenate(parts)[: x.shape[0]]
@@ -199,53 +195,16 @@ def _resolved(model: DeepKernelProcess, x: Array) -> tuple[Any, ...]:
     return resolve(model, values, x.dtype, x.shape[-1], 1).layers
 
 
-def _new(count: int, shape: tuple[int, int], dtype: Any) -> list[np.ndarray]:
-    needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, memory(device=False)
-    if needed > free:
-        raise ValueError(
-            f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where {free:,.0f} are free: "
-            "give out=, the path of a file."
-        )
-    return [np.empty(shape, dtype) for _ in range(count)]
-
-
 def _given(out: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     if out.shape != shape:
         raise ValueError(f"Expected out of shape {shape}. Got shape {out.shape}.")
     return out
 
 
-def _pools(layers: Sequence[Any]) -> bool:
-    return any(layer.pools for layer in layers)
-
-
-def _tile_shape(layers: Sequence[Any], x: Array, shape: tuple[int, int], tile: int | None) -> tuple[int, int]:
+def _entries(layers: Sequence[Any], x: Array) -> int:
+    """Numbers that one pair of points needs: for images one a location, or one a pair of locations."""
     locations = math.prod(x.shape[1:3]) if x.ndim == 4 else 1
-    each = locations**2 if _pools(layers) else locations
-    free, bytes_each = memory(device=True), _TILE_BUFFERS * each * x.dtype.itemsize
-    if tile is None:
-        size = _tile_of(max(1, int(min(_TILE_ENTRIES // each, free / bytes_each))), shape)
-    else:
-        side = positive_int("tile", tile)
-        size = min(shape[0], side), min(shape[1], side)
-    needed = math.prod(size) * bytes_each
-    if needed > free:
-        one = size == (1, 1)
-        what = "one pair of images" if one else f"tiles of {size[0]} x {size[1]} points"
-        way = "smaller images, or Flatten() and strides where the layers pool" if one else "a smaller tile"
-        raise ValueError(
-            f"Expected {what} with {each:,} numbers a pair to fit into memory. Got {needed:,} bytes where {free:,.0f} "
-            f"are free: use {way}."
-        )
-    return size
-
-
-def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet many."""
-    side = math.isqrt(pairs)
-    short = min(side, *shape)
-    long = side if short == side else min(max(shape), pairs // short, 8 * side)
-    return (short, long) if shape[0] <= shape[1] else (long, short)
+    return locations**2 if any(layer.pools for layer in layers) else locations
 
 
 def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:

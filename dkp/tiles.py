@@ -1,23 +1,24 @@
-"""Large matrices, filled tile by tile in a fixed order: in memory, or in a file that survives an interruption."""
+"""Large matrices of pairs of points, filled tile by tile in a fixed order, and the memory that this takes."""
 
-import json
+import math
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import numpy as np
 
+from dkp._check import positive_int
 from dkp._types import Array
 from dkp.progress import Progress
 
-__all__ = ["MatrixFile", "fill", "memory"]
+__all__ = ["fill", "memory", "new_matrices", "tile_shape"]
 
-_SECONDS = 10.0
-"""Between two records of what is done, each of which waits for the disk."""
+_TILE_ENTRIES = 2**18
+"""Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a call."""
+_BUFFERS = 8
+"""Arrays of the size of a tile in memory at a time: a layer's input, its output and what lies between."""
 
 
 def fill(
@@ -62,75 +63,57 @@ def fill(
             bar.update(count + 1)
 
 
-class MatrixFile:
-    """A matrix in an ``.npy`` file, which appears when it is complete.
-
-    Until then ``<path>.partial`` holds the matrix, and ``<path>.partial.json`` how many of its tiles are there and the
-    fingerprint of the computation, which goes on with them when it is started again. Leaving the context by an error or
-    Ctrl-C keeps all tiles; a process that is killed loses those of its last ten seconds.
-
-    Args:
-        path: of the file; one that exists is replaced when the new one is complete.
-        shape: of the matrix.
-        dtype: of the matrix.
-        fingerprint: of everything that the matrix depends on.
+def new_matrices(count: int, shape: tuple[int, int], dtype: Any) -> list[np.ndarray]:
+    """Matrices for results.
 
     Raises:
-        ValueError: on entry, when the tiles that are there belong to another computation.
+        ValueError: when they do not fit into memory.
     """
+    needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, memory(device=False)
+    if needed > free:
+        raise ValueError(
+            f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where {free:,.0f} are free: "
+            "give out=, the path of a file."
+        )
+    return [np.empty(shape, dtype) for _ in range(count)]
 
-    def __init__(self, path: str | os.PathLike[str], shape: tuple[int, int], dtype: Any, fingerprint: str) -> None:
-        self.path, self._shape, self._dtype, self._fingerprint = Path(path), shape, np.dtype(dtype), fingerprint
-        self._partial, self._state = Path(f"{self.path}.partial"), Path(f"{self.path}.partial.json")
-        self.done = 0
-        self._saved = time.monotonic()
-        self.matrix: np.ndarray = np.empty((0, 0))
 
-    def __enter__(self) -> "MatrixFile":
-        if self._partial.exists() and self._state.exists():
-            self.done = self._read()
-            self.matrix = np.lib.format.open_memmap(self._partial, mode="r+")
-        else:
-            self._state.unlink(missing_ok=True)
-            self.matrix = np.lib.format.open_memmap(self._partial, mode="w+", dtype=self._dtype, shape=self._shape)
-        return self
+def tile_shape(entries: int, dtype: Any, shape: tuple[int, int], tile: int | None = None) -> tuple[int, int]:
+    """Rows and columns of the tiles of a matrix of pairs of points.
 
-    def finished(self, done: int) -> None:
-        """The first `done` tiles are in the matrix."""
-        self.done = done
-        if time.monotonic() - self._saved > _SECONDS:
-            self._save()
+    Args:
+        entries: numbers that one pair needs while its kernel is computed.
+        dtype: of these numbers.
+        shape: of the matrix.
+        tile: rows and columns that the user asks for; chosen for speed and memory by default.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None and self.done == 0:
-            self._partial.unlink()
-            return
-        self._save()
-        if kind is None:
-            self.matrix = np.empty((0, 0))  # closes the file
-            self._partial.replace(self.path)
-            self._state.unlink()
-            self.matrix = np.lib.format.open_memmap(self.path, mode="r+")
+    Raises:
+        ValueError: when a tile does not fit into memory.
+    """
+    free, bytes_each = memory(device=True), _BUFFERS * entries * np.dtype(dtype).itemsize
+    if tile is None:
+        size = _tile_of(max(1, int(min(_TILE_ENTRIES // entries, free / bytes_each))), shape)
+    else:
+        side = positive_int("tile", tile)
+        size = min(shape[0], side), min(shape[1], side)
+    needed = math.prod(size) * bytes_each
+    if needed > free:
+        one = size == (1, 1)
+        what = "one pair of images" if one else f"tiles of {size[0]} x {size[1]} points"
+        way = "smaller images, or Flatten() and strides where the layers pool" if one else "a smaller tile"
+        raise ValueError(
+            f"Expected {what} with {entries:,} numbers a pair to fit into memory. Got {needed:,} bytes where "
+            f"{free:,.0f} are free: use {way}."
+        )
+    return size
 
-    def _save(self) -> None:
-        """Data first: what the record names is on the disk."""
-        assert isinstance(self.matrix, np.memmap)
-        self.matrix.flush()
-        temporary = Path(f"{self._state}.tmp")
-        temporary.write_text(json.dumps({"done": self.done, "fingerprint": self._fingerprint}), encoding="utf-8")
-        temporary.replace(self._state)
-        self._saved = time.monotonic()
 
-    def _read(self) -> int:
-        state = json.loads(self._state.read_text(encoding="utf-8"))
-        if state["fingerprint"] != self._fingerprint:
-            raise ValueError(
-                f"Expected {self._partial} to be the beginning of this matrix: the same layers, inputs, kernel and "
-                "tile. Got the beginning of another one: delete it, or choose another path."
-            )
-        return state["done"]
+def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet many."""
+    side = math.isqrt(pairs)
+    short = min(side, *shape)
+    long = side if short == side else min(max(shape), pairs // short, 8 * side)
+    return (short, long) if shape[0] <= shape[1] else (long, short)
 
 
 def memory(*, device: bool) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dkp
-from dkp import kernels, nngp, tiles
+from dkp import kernels, matrix_file, nngp, tiles
 from dkp.kernels import (
     Affine,
     AvgPool,
@@ -257,11 +257,11 @@ def test_a_given_array_takes_the_result(tmp_path):
     ],
 )
 def test_tiles_are_square_unless_few_points_meet_many(shape, expected):
-    assert nngp._tile_of(334, shape) == expected
+    assert tiles._tile_of(334, shape) == expected
 
 
 def test_few_points_and_many(monkeypatch):
-    monkeypatch.setattr(nngp, "_TILE_ENTRIES", 16)
+    monkeypatch.setattr(tiles, "_TILE_ENTRIES", 16)
     whole = dkp.nngp_kernel(DENSE, np.concatenate([X, Y]), tile=11)
     np.testing.assert_allclose(dkp.nngp_kernel(DENSE, X, Y[:2]), whole[:7, 7:9], rtol=1e-13)
     np.testing.assert_allclose(dkp.nngp_kernel(DENSE, Y[:2], X), whole[7:9, :7], rtol=1e-13)
@@ -299,11 +299,11 @@ def test_an_interrupted_computation_goes_on(tmp_path, monkeypatch, others):
 
 
 def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr(tiles, "_SECONDS", 0.0)
-    file = tiles.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same").__enter__()  # and never leaves
+    monkeypatch.setattr(matrix_file, "_SECONDS", 0.0)
+    file = matrix_file.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same").__enter__()  # and never leaves
     file.matrix[0] = 7.0
     file.finished(1)
-    with tiles.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same") as again:
+    with matrix_file.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same") as again:
         assert again.done == 1
         np.testing.assert_array_equal(again.matrix[0], 7.0)
 
@@ -356,7 +356,7 @@ LARGE, MANY = np.ones((2, 100, 100, 1)), np.ones((1100, 1))
     ],
 )
 def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(make, message, monkeypatch):
-    monkeypatch.setattr(nngp, "memory", lambda device: 9e6)
+    monkeypatch.setattr(tiles, "memory", lambda device: 9e6)
     Stops(monkeypatch, at=0)
     with pytest.raises(ValueError, match="Expected .*to fit into memory.*Got ") as caught:
         make()
