@@ -41,6 +41,7 @@ def test_networks_learn_digits(monkeypatch, method):
     monkeypatch.setitem(datasets.IMAGES, "digits", small)
     (run,) = plan("nngp", datasets="digits", methods=method)
     record = networks.evaluate(run)
+    assert record["fit"].get("zca_eps") in ((None,) if method == "gap" else networks.WHITENINGS)
     assert record["n_train"] == 60 and record["n_test"] == 40
     for kernel in ("nngp", "ntk"):
         assert record["metrics"][f"accuracy_{kernel}"] > 0.4
