@@ -1,8 +1,7 @@
 """Infinitely wide networks on images: accuracy and log density of their exact predictors, NNGP and NTK.
 
-A method is an architecture, with or without whitening. Every record holds both kernels, because they share most of
-their work. Nothing is tuned on test images: regularisation, temperature and the strength of whitening come from leave-one-out
-prediction of training images.
+A method is an architecture, with or without whitening. Every record holds both kernels. Nothing is tuned on test
+images: regularisation, temperature and the strength of whitening come from leave-one-out prediction of training images.
 """
 
 import time
