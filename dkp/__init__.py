@@ -10,6 +10,7 @@ from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.ensembles import AugmentedPosterior, fit_augmented
 from dkp.inference.exact import ExactPosterior, condition
 from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
+from dkp.inference.tuning import tune_diag_reg
 from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
 from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
@@ -45,4 +46,5 @@ __all__ = [
     "prior_predictive",
     "time_of_diag_reg",
     "to_arviz",
+    "tune_diag_reg",
 ]

@@ -53,8 +53,7 @@ def positive_number(name: str, value: Any) -> float:
     Raises:
         ValueError: for anything else; booleans included.
     """
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > 0):
+    if not (_is_real_number(value) and math.isfinite(value) and value > 0):
         raise ValueError(f"Expected {name} to be a finite number above 0. Got {value!r}.")
     return float(value)
 
@@ -65,10 +64,16 @@ def nonnegative_number(name: str, value: Any) -> float:
     Raises:
         ValueError: for anything else; booleans included.
     """
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value >= 0):
+    if not (_is_real_number(value) and math.isfinite(value) and value >= 0):
         raise ValueError(f"Expected {name} to be a finite number of at least 0. Got {value!r}.")
     return float(value)
+
+
+def _is_real_number(value: Any) -> bool:
+    """A Python or NumPy number other than a boolean, or an array without axes that holds one."""
+    if isinstance(value, (np.ndarray, jax.Array)):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def random_key(name: str, value: Any) -> None:
@@ -149,7 +154,8 @@ def finite_array(
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if array.ndim not in allowed:
         axes = " or ".join(map(str, allowed))
-        raise ValueError(f"Expected {name} to have {axes} axes. Got {array.ndim}: shape {array.shape}.")
+        remedy = ". Give images an axis of channels, x[..., None]" if array.ndim == 3 and 4 in allowed else ""
+        raise ValueError(f"Expected {name} to have {axes} axes. Got {array.ndim}: shape {array.shape}{remedy}.")
     if array.size == 0:
         raise ValueError(f"Expected {name} to hold at least one number. Got an empty array of shape {array.shape}.")
     bad = np.isinf(array) if allow_nan else ~np.isfinite(array)

@@ -7,44 +7,37 @@ maximises the likelihood of held-out labels: by default those of leave-one-out p
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import special
 
 from dkp import _check
-from dkp._types import Array, Float
+from dkp._types import Float
 from dkp.data import Dataset
-from dkp.posterior import Posterior
+from dkp.inference.tuning import LinearPredictor, check_linear_predictor
 
 __all__ = ["CalibratedClassifier", "calibrate"]
 
 _LARGEST_LOG_GAIN = 12.0
 
 
-@runtime_checkable
-class _Regularised(Posterior, Protocol):
-    """A posterior that predicts its own data one by one, for any regularisation."""
-
-    def leave_one_out(self) -> tuple[Array, Array]: ...
-
-    def with_diag_reg(self, diag_reg: float) -> Any: ...
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibratedClassifier:
     """Class probabilities softmax(m(x) / temperature) of a regression posterior with mean m.
 
-    diag_reg: chosen by :func:`calibrate`, or None for that of the posterior. log_density, accuracy: means over the
-        held-out labels that chose the temperature.
+    log_density, accuracy: means over the held-out labels that chose the temperature.
     """
 
-    posterior: Posterior
+    posterior: LinearPredictor
     temperature: float
-    diag_reg: float | None
     log_density: float
     accuracy: float
+
+    @property
+    def diag_reg(self) -> float:
+        """The regularisation of the posterior, as :func:`calibrate` chose it."""
+        return self.posterior.diag_reg
 
     @property
     def classes(self) -> tuple[Any, ...]:
@@ -57,7 +50,7 @@ class CalibratedClassifier:
         Raises:
             ValueError: when x does not have the features of the training data.
         """
-        return special.softmax(_means(self.posterior, x, chunk) / self.temperature, axis=1)
+        return special.softmax(self._scores(x, chunk), axis=1)
 
     def classify(self, x: Any, *, chunk: int = 1000) -> np.ndarray:
         """The most probable label of each point."""
@@ -70,9 +63,12 @@ class CalibratedClassifier:
             ValueError: also when a label is none of the classes.
         """
         index = _index_of(self.posterior.data, labels)
-        scores = _means(self.posterior, x, chunk) / self.temperature
+        scores = self._scores(x, chunk)
         _check.same_length("x", scores, "labels", index)
         return special.log_softmax(scores, axis=1)[np.arange(len(index)), index]
+
+    def _scores(self, x: Any, chunk: int) -> np.ndarray:
+        return _means(self.posterior, x, chunk) / self.temperature
 
 
 def calibrate(
@@ -94,60 +90,66 @@ def calibrate(
     Source: temperatures: Guo et al. 2017 (arXiv 1706.04599), section 4.2; one-hot regression: Lee et al. 2020 (arXiv
         2007.15801).
     """
-    if not isinstance(posterior, _Regularised):
-        raise ValueError(
-            "Expected a posterior of dkp.condition, dkp.gradient_flow or dkp.fit_augmented. "
-            f"Got {type(posterior).__name__}."
-        )
+    check_linear_predictor(posterior, diag_reg)
     if not posterior.data.classes:
         raise ValueError("Expected data with classes. Got none: make them with dkp.Dataset.from_labels(x, labels).")
-    if diag_reg is not None and not len(diag_reg):
-        raise ValueError("Expected diag_reg to hold at least one number. Got an empty list.")
-    candidates = [None] if diag_reg is None else list(diag_reg)
-    fitted = [_calibrated(posterior, value, validation) for value in candidates]
-    return max(fitted, key=lambda classifier: classifier.log_density)
-
-
-def _calibrated(
-    posterior: _Regularised, diag_reg: float | None, validation: tuple[Any, Any] | None
-) -> CalibratedClassifier:
-    chosen = posterior if diag_reg is None else posterior.with_diag_reg(diag_reg)
-    if validation is None:
-        means, index = np.asarray(chosen.leave_one_out()[0], float), np.argmax(np.asarray(chosen.data.y), axis=1)
-    else:
-        means, index = _means(chosen, validation[0], 1000), _index_of(chosen.data, validation[1])
-        _check.same_length("the validation points", means, "their labels", index)
-    log_gain, log_density = _best_gain(means, index)
+    candidates = [posterior.diag_reg] if diag_reg is None else list(diag_reg)
+    found = [_scored(posterior, value, validation) for value in candidates]
+    best = min(range(len(found)), key=lambda i: found[i].loss)
     return CalibratedClassifier(
-        posterior=chosen,
-        temperature=float(np.exp(-log_gain)),
-        diag_reg=diag_reg,
-        log_density=log_density,
-        accuracy=float(np.mean(np.argmax(means, axis=1) == index)),
+        posterior=posterior if diag_reg is None else posterior.with_diag_reg(candidates[best]),
+        temperature=found[best].temperature,
+        log_density=found[best].log_density,
+        accuracy=found[best].accuracy,
     )
 
 
-def _best_gain(means: np.ndarray, index: np.ndarray) -> tuple[float, float]:
-    """The log of 1 / temperature with the highest mean log density, and that density; it has one maximum, because the
-    log density is concave in 1 / temperature."""
+class _Scores(NamedTuple):
+    loss: float
+    temperature: float
+    log_density: float
+    accuracy: float
 
+
+def _scored(posterior: LinearPredictor, diag_reg: float, validation: tuple[Any, Any] | None) -> _Scores:
+    """The best temperature for predictions with a regularisation, and how good they are."""
+    if validation is None:
+        means, index = posterior.leave_one_out_mean(diag_reg), np.argmax(np.asarray(posterior.data.y), axis=1)
+    else:
+        same = diag_reg == posterior.diag_reg
+        means = _means(posterior if same else posterior.with_diag_reg(diag_reg), validation[0], 1000)
+        index = _index_of(posterior.data, validation[1])
+        _check.same_length("the validation points", means, "their labels", index)
+    temperature, loss = _best_temperature(means, index)
+    log_density = special.log_softmax(means / temperature, axis=1)[np.arange(len(index)), index]
+    accuracy = np.mean(np.argmax(means, axis=1) == index)
+    return _Scores(loss, temperature, float(log_density.mean()), float(accuracy))
+
+
+def _best_temperature(means: np.ndarray, index: np.ndarray) -> tuple[float, float]:
+    """The temperature with the least mean log loss, and that loss.
+
+    One observation is added whose label is any class with equal probability: without it, classes that are perfectly
+    separated would have temperature 0. The loss is convex in 1 / temperature, so it has one minimum.
+    """
     from scipy import optimize  # not by `import dkp`
 
+    n = len(index)
+
     def loss(log_gain: float) -> float:
-        chosen = special.log_softmax(np.exp(log_gain) * means, axis=1)[np.arange(len(index)), index]
-        return -float(np.mean(chosen))
+        log_probabilities = special.log_softmax(np.exp(log_gain) * means, axis=1)
+        own = np.sum(log_probabilities[np.arange(n), index])
+        return -float(own + np.mean(log_probabilities)) / (n + 1)
 
     bounds = (-_LARGEST_LOG_GAIN, _LARGEST_LOG_GAIN)
     found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return float(found.x), -float(found.fun)
+    return float(np.exp(-found.x)), float(found.fun)
 
 
-def _means(posterior: Posterior, x: Any, chunk: int) -> np.ndarray:
-    """Predictive means at new points, (B, C); the members of an ensemble are averaged."""
-    key = jax.random.key(0)  # nothing is random in these posteriors
+def _means(posterior: LinearPredictor, x: Any, chunk: int) -> np.ndarray:
+    """Predictive means at new points, (B, C)."""
     chunk = _check.positive_int("chunk", chunk)
-    mean, _ = posterior.latent_moments(posterior.sample(key, 1), key, posterior.data.standardize_inputs(x), chunk)
-    return np.mean(np.asarray(mean, float), axis=0)
+    return np.asarray(posterior.latent_mean(posterior.data.standardize_inputs(x), chunk), float)
 
 
 def _index_of(data: Dataset, labels: Any) -> np.ndarray:
@@ -155,6 +157,6 @@ def _index_of(data: Dataset, labels: Any) -> np.ndarray:
     index = np.minimum(np.searchsorted(classes, given), len(classes) - 1)
     unknown = classes[index] != given
     if given.ndim != 1 or np.any(unknown):
-        wrong = f"shape {given.shape}" if given.ndim != 1 else repr(given[unknown][0].item())
+        wrong = f"shape {given.shape}" if given.ndim != 1 else repr(given[unknown].tolist()[0])
         raise ValueError(f"Expected labels of shape (B,) among {classes.tolist()}. Got {wrong}.")
     return index

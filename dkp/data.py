@@ -132,6 +132,9 @@ class Dataset:
         given = np.asarray(labels)
         if given.ndim != 1:
             raise ValueError(f"Expected labels of shape (N,). Got shape {given.shape}.")
+        missing = sum(label is None or label != label for label in given.tolist())  # NaN is not itself
+        if missing:
+            raise ValueError(f"Expected labels without gaps. Got {missing} that are missing: leave out those rows.")
         classes, index = np.unique(given, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"Expected at least two classes among the labels. Got {classes.tolist()}.")

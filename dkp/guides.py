@@ -91,8 +91,9 @@ class HyperparameterGuide:
         except NotImplementedError:  # of transformed distributions
             mean = jnp.asarray(jnp.nan, dtype)
         start = jnp.broadcast_to(mean, h.shape)
-        start = jnp.where(jnp.isfinite(start), start, jnp.ones_like(start))
-        return {"loc": h.unconstrain(start), "log_scale": jnp.full(h.shape, -3.0, dtype)}
+        loc = h.unconstrain(jnp.where(jnp.isfinite(start), start, jnp.ones_like(start)))
+        loc = jnp.where(jnp.isfinite(loc), loc, jnp.zeros_like(loc))  # 1 may lie at the end of the support
+        return {"loc": loc, "log_scale": jnp.full(h.shape, -3.0, dtype)}
 
     def centre(self, h: Hyperparameter, parameters: Parameters) -> Array:
         """The median, in the hyperparameter's own domain."""

@@ -35,7 +35,7 @@ def nngp_kernel(
     x2: Any = None,
     *,
     tile: int | None = None,
-    out: np.ndarray | str | os.PathLike[str] | None = None,
+    out: Any = None,
     progress: bool | None = False,
 ) -> np.ndarray:
     """Covariance of the outputs of an infinitely wide network with random weights, K(x1, x2).
@@ -70,7 +70,7 @@ def ntk_kernel(
     x2: Any = None,
     *,
     tile: int | None = None,
-    out: np.ndarray | str | os.PathLike[str] | None = None,
+    out: Any = None,
     progress: bool | None = False,
 ) -> np.ndarray:
     """The neural tangent kernel of an infinitely wide network, sum_p (df(x1)/dp) (df(x2)/dp) over its parameters p.
@@ -176,6 +176,8 @@ def _check_features(name: str, x: Any, like: Array | None) -> Array:
     values = finite_array(name, x, ndim=(2, 4))
     floating = isinstance(x, (np.ndarray, jax.Array)) and jnp.issubdtype(x.dtype, jnp.floating)
     dtype = jax.dtypes.canonicalize_dtype(x.dtype) if floating else jnp.result_type(float)
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"Expected {name} in float32 or float64. Got {dtype}: kernels lose all digits in it, cast it.")
     if like is not None and (values.shape[1:] != like.shape[1:] or dtype != like.dtype):
         raise ValueError(
             f"Expected {name} to have the dtype of x1 and its shape after the first axis, {like.dtype} and "
@@ -195,9 +197,10 @@ def _resolved(model: DeepKernelProcess, x: Array) -> tuple[Any, ...]:
     return resolve(model, values, x.dtype, x.shape[-1], 1).layers
 
 
-def _given(out: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if out.shape != shape:
-        raise ValueError(f"Expected out of shape {shape}. Got shape {out.shape}.")
+def _given(out: Any, shape: tuple[int, int]) -> np.ndarray:
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype.kind != "f":
+        got = f"shape {out.shape} of {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ValueError(f"Expected out of shape {shape}: a NumPy array of floating-point numbers. Got {got}.")
     return out
 
 
@@ -208,10 +211,12 @@ def _entries(layers: Sequence[Any], x: Array) -> int:
 
 
 def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:
-    """Of everything that a matrix depends on; a function counts by its name, not by its place in memory."""
+    """Of everything that a matrix depends on; a function counts by its name, and by what the kernel of a few points
+    is."""
     leaves, structure = jax.tree.flatten((layers, x, y))
     found = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", f"{structure} {rest} {__version__}").encode())
-    for leaf in map(np.asarray, leaves):
+    probe = kernel_block(layers, x[:2], y[:2]).xy
+    for leaf in map(np.asarray, [*leaves, probe]):
         found.update(f"{leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
     return found.hexdigest()
 

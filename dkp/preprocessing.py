@@ -69,18 +69,24 @@ def zca(x: Any, eps: float = 0.1) -> ZCA:
     return ZCA(mean=mean, matrix=(directions / np.sqrt(shifted)) @ directions.T)
 
 
-def random_flips(key: PRNGKeyArray, images: Float[Array, "N H W C"]) -> Float[Array, "N H W C"]:
-    """Each image mirrored left to right with probability 1/2."""
+def random_flips(key: PRNGKeyArray, images: Array) -> Float[Array, "N H W C"]:
+    """Each image mirrored left to right with probability 1/2.
+
+    Raises:
+        ValueError: when `images` are not (N, H, W, C).
+    """
+    _check_images(images)
     flipped = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
-def random_shifts(key: PRNGKeyArray, images: Float[Array, "N H W C"], pixels: int = 4) -> Float[Array, "N H W C"]:
+def random_shifts(key: PRNGKeyArray, images: Array, pixels: int = 4) -> Float[Array, "N H W C"]:
     """Each image moved by up to `pixels` along both axes, uniformly; what enters at the edges is 0.
 
     Raises:
-        ValueError: when `pixels` is not a positive integer.
+        ValueError: when `pixels` is not a positive integer, or `images` are not (N, H, W, C).
     """
+    _check_images(images)
     reach = _check.positive_int("pixels", pixels)
     widths = ((0, 0), (reach, reach), (reach, reach), (0, 0))
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1)
@@ -89,3 +95,8 @@ def random_shifts(key: PRNGKeyArray, images: Float[Array, "N H W C"], pixels: in
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros_like(corner[0])), images.shape[1:])
 
     return jax.vmap(crop)(jnp.pad(images, widths), corners)
+
+
+def _check_images(images: Array) -> None:
+    if jnp.ndim(images) != 4:
+        raise ValueError(f"Expected images of shape (N, H, W, C). Got shape {jnp.shape(images)}.")

@@ -92,6 +92,8 @@ def tile_shape(entries: int, dtype: Any, shape: tuple[int, int], tile: int | Non
     """
     free, bytes_each = memory(device=True), _BUFFERS * entries * np.dtype(dtype).itemsize
     if tile is None:
+        # Powers of two: matrices of almost the same shape share their compiled programs.
+        shape = 1 << (shape[0] - 1).bit_length(), 1 << (shape[1] - 1).bit_length()
         size = _tile_of(max(1, int(min(_TILE_ENTRIES // entries, free / bytes_each))), shape)
     else:
         side = positive_int("tile", tile)

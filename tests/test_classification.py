@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import special
 
@@ -69,7 +70,7 @@ def test_probabilities_are_calibrated_on_new_points(kind):
 
 
 def test_leave_one_out_scores_are_those_of_retraining():
-    loo = np.asarray(posterior().leave_one_out()[0])
+    loo = posterior().leave_one_out_mean()
     for n in (0, 7):
         others = np.delete(np.arange(60), n)
         kernel = dkp.nngp_kernel(MODEL, np.asarray(data().x)) + posterior().ridge * np.eye(60)
@@ -81,8 +82,33 @@ def test_the_regularisation_with_the_best_held_out_density_is_kept():
     grid = [1e-6, 1e-3, 0.1, 1e3]
     chosen = dkp.calibrate(posterior(), diag_reg=grid)
     each = [dkp.calibrate(posterior().with_diag_reg(value)).log_density for value in grid]
-    assert chosen.diag_reg == grid[int(np.argmax(each))] and chosen.log_density == max(each)
-    assert chosen.posterior.diag_reg == chosen.diag_reg
+    assert chosen.diag_reg == grid[int(np.argmax(each))] == chosen.posterior.diag_reg
+    np.testing.assert_allclose(chosen.log_density, max(each), rtol=1e-9)
+
+
+@pytest.mark.parametrize("time", [0.05, 1.0, 20.0])
+def test_temperatures_of_finite_times_are_those_of_retraining(time):
+    flow = dkp.gradient_flow(MODEL, data(), time=time)
+    x, y = np.asarray(data().x), np.asarray(data().y)
+    theta, index = dkp.ntk_kernel(MODEL, x), y.argmax(1)
+    means = np.empty_like(y)
+    for n in range(60):
+        others = np.delete(np.arange(60), n)
+        values, vectors = np.linalg.eigh(theta[np.ix_(others, others)])
+        means[n] = theta[n, others] @ (vectors * -np.expm1(-values * time) / values) @ (vectors.T @ y[others])
+    log_densities = special.log_softmax(means / dkp.calibrate(flow).temperature, axis=1)[np.arange(60), index]
+    np.testing.assert_allclose(dkp.calibrate(flow).log_density, log_densities.mean(), rtol=1e-7)
+
+
+def test_separated_classes_have_a_temperature():
+    """Two clusters: the held-out labels alone would want temperature 0, one more observation of either label does
+    not."""
+    x = np.concatenate([RNG.normal(-4, 0.3, size=(20, 1)), RNG.normal(4, 0.3, size=(20, 1))])
+    separated = dkp.Dataset.from_labels(x, np.repeat([False, True], 20))
+    classifier = dkp.calibrate(dkp.condition(MODEL, separated))
+    assert classifier.temperature > 0.05 and classifier.classes == (False, True)
+    assert 0.9 < classifier.probabilities(x)[:20, 0].mean() < 0.9999
+    assert abs(classifier.probabilities([[0.0]])[0, 0] - 0.5) < 0.2
 
 
 def test_an_ensemble_of_identical_copies_is_its_member():
@@ -109,7 +135,22 @@ def test_an_ensemble_averages_the_predictors():
     np.testing.assert_allclose(prediction.mean, expected, rtol=1e-8, atol=1e-10)
     assert prediction.latent_mean.shape == (3, 5, 3) and np.all(prediction.variance > 0)
     loo = np.mean([m.leave_one_out()[0] for m in many.members], axis=0)
-    np.testing.assert_allclose(many.leave_one_out()[0], loo, rtol=1e-10)
+    np.testing.assert_allclose(many.leave_one_out_mean(), loo, rtol=1e-10)
+    np.testing.assert_allclose(many.latent_mean(new, 2), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_members_keep_their_own_learned_noise():
+    learned = MODEL.replace(likelihood=likelihoods.Gaussian())
+
+    def jitter(key, x):
+        return x + jax.random.normal(key, x.shape, x.dtype)
+
+    many = dkp.fit_augmented(lambda d: dkp.gradient_flow(learned, d), data(), jitter, key=KEY, copies=3)
+    noise = [float(member.values["likelihood.noise"]) for member in many.members]
+    prediction = dkp.predict(many, NEW[:4], key=KEY)
+    own = np.mean(np.asarray(prediction.latent_variance) + np.array(noise)[:, None, None] ** 2, axis=0)
+    np.testing.assert_allclose(prediction.variance, own + np.var(np.asarray(prediction.latent_mean), axis=0), rtol=1e-9)
+    assert len(set(noise)) == 3
 
 
 def test_images_by_convolutions():
@@ -137,6 +178,10 @@ def test_images_by_convolutions():
         (lambda: dkp.Dataset.from_labels(X, ["a"] * 60), "two classes"),
         (lambda: dkp.Dataset.from_labels(X, LABELS[:, None]), "labels of shape"),
         (lambda: dkp.Dataset.from_labels(X, LABELS[:5]), "equally many rows"),
+        (lambda: dkp.Dataset.from_labels(X, [None, *LABELS[1:]]), "1 that are missing"),
+        (lambda: dkp.Dataset.from_labels(X, np.where(X[:, 0] > 0, np.nan, 1.0)), "missing"),
+        (lambda: dkp.calibrate(posterior(), validation=(NEW, pd.Series(["other"] * 500))), "Got 'other'"),
+        (lambda: dkp.fit_augmented(lambda d: MODEL, data(), lambda k, x: x, key=KEY), "fit to return"),
         (lambda: dkp.calibrate(posterior(), diag_reg=[]), "at least one"),
         (lambda: dkp.calibrate(posterior(), diag_reg=[-1.0]), "diag_reg"),
         (lambda: dkp.calibrate(posterior(), validation=(NEW, NEW_LABELS[:3])), "equally many rows"),

@@ -341,6 +341,16 @@ def test_functions_have_one_fingerprint_in_all_processes(tmp_path):
     assert len({nngp._fingerprint(layers(), jnp.asarray(X), jnp.asarray(Y), (1,)) for _ in range(2)}) == 1
 
 
+def test_another_function_of_the_same_name_does_not_go_on(tmp_path, monkeypatch):
+    first = Stops(monkeypatch, at=5)
+    with pytest.raises(KeyboardInterrupt):
+        dkp.nngp_kernel([kernels.Activation(lambda u: u)], X, tile=2, out=tmp_path / "k.npy")
+    assert first.calls == 5
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="Expected .*beginning of this matrix.*Got "):
+        dkp.nngp_kernel([kernels.Activation(lambda u: 1 - u)], X, tile=2, out=tmp_path / "k.npy")
+
+
 LARGE, MANY = np.ones((2, 100, 100, 1)), np.ones((1100, 1))
 
 
@@ -398,6 +408,10 @@ NAN = np.where(np.arange(7)[:, None] == 2, np.nan, X)
         (lambda: dkp.nngp_kernel([Conv(3), Flatten()], IMAGES, IMAGES[:, :3]), "shape after the first axis"),
         (lambda: Conv((3, 2.0)), "filter_shape=…"),
         (lambda: dkp.nngp_kernel(DENSE, X, out=np.empty((3, 3))), "out of shape"),
+        (lambda: dkp.nngp_kernel(DENSE, X, out=np.empty((7, 7), int)), "floating-point numbers"),
+        (lambda: dkp.nngp_kernel(DENSE, X, out=[[0.0]]), "Got list"),
+        (lambda: dkp.nngp_kernel(DENSE, X.astype(np.float16)), "float32 or float64"),
+        (lambda: dkp.nngp_kernel([Conv(3), Flatten()], IMAGES[..., 0]), "x[..., None]"),
         (lambda: dkp.nngp_kernel(DENSE, X, tile=0), "tile"),
         (lambda: dkp.nngp_kernel([*DENSE, dkp.InverseWishart()], X), "without bottlenecks"),
         (lambda: dkp.nngp_kernel([], X), "at least one layer"),

@@ -78,6 +78,8 @@ def test_pixels_that_leave_are_lost():
         (lambda: zca(np.full((4, 2), np.nan)), "finite"),
         (lambda: zca(X).apply(X[:, :2]), "5 numbers"),
         (lambda: random_shifts(jax.random.key(0), jnp.ones((2, 3, 3, 1)), pixels=0), "pixels"),
+        (lambda: random_shifts(jax.random.key(0), jnp.ones((2, 3))), "images of shape"),
+        (lambda: random_flips(jax.random.key(0), jnp.ones((2, 3))), "images of shape"),
     ],
 )
 def test_bad_input(call, message):

@@ -9,6 +9,7 @@ variances of weights, and any layer that has a variance of weights can be given 
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,10 @@ class PositiveStable(Distribution):
         return jnp.clip(jnp.exp(log_s), limits.tiny, limits.max)
 
     @validate_sample
-    def log_prob(self, value: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def log_prob(self, value: Any) -> Float[Array, "*shape"]:
+        value = jnp.asarray(value)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(self.concentration.dtype)
         shape = jnp.broadcast_shapes(self.batch_shape, value.shape)
         a = jnp.broadcast_to(self.concentration.astype(value.dtype), shape)
         log_s = jnp.log(jnp.maximum(jnp.broadcast_to(value, shape), jnp.finfo(value.dtype).tiny))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
@@ -29,23 +30,31 @@ class AugmentedPosterior:
 
     @property
     def model(self) -> DeepKernelProcess:
-        """The model, the same for all members."""
+        """The model that was fitted; learned values differ between the members."""
         return self.members[0].model
 
     def with_diag_reg(self, diag_reg: float) -> "AugmentedPosterior":
         """All members with another regularisation."""
         return dataclasses.replace(self, members=tuple(m.with_diag_reg(diag_reg) for m in self.members))
 
-    def leave_one_out(self) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-        """Mean and variance of each y_n given the others, at its augmented copies: moments of the mixture."""
-        found = [member.leave_one_out() for member in self.members]
-        mean, variance = (jnp.stack(parts) for parts in zip(*found, strict=True))
-        return jnp.mean(mean, axis=0), jnp.mean(variance, axis=0) + jnp.mean(jnp.var(mean, axis=0), axis=-1)
+    @property
+    def diag_reg(self) -> float:
+        """The regularisation of the members."""
+        return self.members[0].diag_reg
+
+    def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
+        """Mean prediction of each y_n given all the others, standardised units: every member predicts its own copy of
+        the point, where new points are not augmented."""
+        return np.mean([member.leave_one_out_mean(diag_reg) for member in self.members], axis=0)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """The members themselves, as a stack."""
-        draws = [dataclasses.replace(m.sample(key, 1), outputs=None) for m in self.members]
+        draws = [member.sample(key, 1) for member in self.members]
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *draws)
+
+    def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
+        """Mean of the latent functions at standardised points, without the cost of variances."""
+        return jnp.mean(jnp.stack([member.latent_mean(x, chunk) for member in self.members]), axis=0)
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
@@ -63,7 +72,7 @@ class AugmentedPosterior:
 
 
 def fit_augmented(
-    fit: Callable[[Dataset], GaussianPosterior],
+    fit: Callable[[Dataset], Any],
     data: Dataset,
     augment: Callable[[PRNGKeyArray, Array], Array],
     *,
@@ -84,13 +93,18 @@ def fit_augmented(
         copies: B, at least 1.
 
     Raises:
-        ValueError: when `augment` changes the shape or the dtype of the features.
+        ValueError: when `augment` changes the shape or the dtype of the features, or `fit` makes another posterior.
 
     Source: Lee et al. 2020 (arXiv 2007.15801), ensembles of kernel predictors.
     """
     _check.random_key("key", key)
     copies = _check.positive_int("copies", copies)
     members = [fit(data)]
+    if not isinstance(members[0], (ExactPosterior, GradientFlowEnsemble)):
+        raise ValueError(
+            "Expected fit to return a posterior of dkp.condition or dkp.gradient_flow. "
+            f"Got {type(members[0]).__name__}."
+        )
     for b in range(1, copies):
         x = augment(jax.random.fold_in(key, b), data.x)
         if jnp.shape(x) != data.x.shape or jnp.result_type(x) != data.x.dtype:

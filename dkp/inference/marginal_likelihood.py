@@ -13,6 +13,7 @@ from dkp._types import Array, PRNGKeyArray, Scalar
 from dkp.data import Dataset
 from dkp.distributions.outputs import exact_outputs
 from dkp.linalg.blocks import Inputs, diagonal
+from dkp.linalg.spectrum import Spectrum
 from dkp.model import DeepKernelProcess, from_features
 from dkp.priors import hyperparameters, resolve
 
@@ -33,18 +34,25 @@ def maximise(
     model: DeepKernelProcess,
     data: Dataset,
     diag_reg: float,
+    kernel: Spectrum | None,
     *,
     key: PRNGKeyArray | None,
     restarts: int,
     max_iterations: int,
 ) -> Optimum:
-    """Maximise the log marginal likelihood over the learned hyperparameters; `key` perturbs the starts after the
-    first."""
+    """Maximise the log marginal likelihood over the learned hyperparameters.
+
+    Args:
+        kernel: spectrum of the kernel matrix, where only the likelihood is learned; None where the kernel is.
+        key: perturbs the starts after the first.
+    """
     learned = {n: h for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned}
     start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
     if not start:
         return Optimum(values={}, starts=(), iterations=0, converged=True)
-    fits = [_maximise(model, data, diag_reg, _perturbed(start, key, i), max_iterations) for i in range(restarts)]
+    fits = [
+        _maximise(model, max_iterations, _perturbed(start, key, i), data, diag_reg, kernel) for i in range(restarts)
+    ]
     heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
     best, height, iterations = fits[int(np.argmax(heights))]
     return Optimum(
@@ -56,19 +64,27 @@ def maximise(
 
 
 def log_marginal_likelihood(
-    model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float
+    model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: Any, kernel: Spectrum | None = None
 ) -> Scalar:
-    """log N(y; 0, K + ridge I), summed over outputs (Rasmussen & Williams 2006, equation 2.30)."""
+    """log N(y; 0, K + ridge I), summed over outputs (Rasmussen & Williams 2006, equation 2.30).
+
+    With the spectrum of K it costs no more than products with its eigenvectors; without, K is computed from the
+    hyperparameters and factorised.
+    """
     resolved = resolve(model, values, data.x.dtype, data.d, data.n_outputs)
-    kernel = from_features(resolved.layers)[0](Inputs(i=data.x)).ii
-    return exact_outputs(kernel, data.y, ridge_of(resolved, diag_reg, jnp.mean(diagonal(kernel))))[0]
+    if kernel is None:
+        matrix = from_features(resolved.layers)[0](Inputs(i=data.x)).ii
+        return exact_outputs(matrix, data.y, ridge_of(resolved, diag_reg, jnp.mean(diagonal(matrix))))[0]
+    eigenvalues = kernel.shifted(ridge_of(resolved, diag_reg, kernel.mean_variance))
+    scaled = jnp.sum((kernel.vectors.T @ data.y) ** 2 / eigenvalues[:, None])
+    return -(data.n_outputs * jnp.sum(jnp.log(2 * jnp.pi * eigenvalues)) + scaled) / 2
 
 
-def ridge_of(model: DeepKernelProcess, diag_reg: float, mean_variance: Scalar) -> Scalar:
+def ridge_of(model: DeepKernelProcess, diag_reg: Any, mean_variance: Scalar) -> Scalar:
     """What is added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N."""
     noise = model.likelihood.noise_variance(1)
     assert noise is not None
-    return noise[0] + diag_reg * mean_variance
+    return noise[0] + jnp.asarray(diag_reg, mean_variance.dtype) * mean_variance
 
 
 def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:
@@ -78,9 +94,14 @@ def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) ->
     return {n: v + jax.random.normal(k, v.shape, v.dtype) / 2 for k, (n, v) in zip(keys, start.items(), strict=True)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _maximise(
-    model: DeepKernelProcess, data: Dataset, diag_reg: float, start: dict[str, Array], max_iterations: int
+    model: DeepKernelProcess,
+    max_iterations: int,
+    start: dict[str, Array],
+    data: Dataset,
+    diag_reg: Any,
+    kernel: Spectrum | None,
 ) -> tuple[dict[str, Array], Array, Array]:
     """L-BFGS with a zoom line search, until the gradient is small against the number of points."""
     names = hyperparameters(model, data.d, data.n_outputs)
@@ -89,7 +110,7 @@ def _maximise(
 
     def loss(free: dict[str, Array]) -> Scalar:
         values = {n: names[n].constrain(v) for n, v in free.items()}
-        return -log_marginal_likelihood(model, values, data, diag_reg) / data.x.shape[0]
+        return -log_marginal_likelihood(model, values, data, diag_reg, kernel) / data.x.shape[0]
 
     value_and_grad = optax.value_and_grad_from_state(loss)
 

@@ -11,7 +11,7 @@ from dkp._types import Array, Float, Scalar
 from dkp._value import value
 from dkp.linalg.blocks import diagonal
 
-__all__ = ["Spectrum", "spectrum"]
+__all__ = ["Spectrum", "leave_one_out", "spectrum"]
 
 
 @value
@@ -49,12 +49,29 @@ class Spectrum:
 
 @jax.jit
 def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
-    """Decompose a symmetric matrix.
+    """Decompose a symmetric positive semi-definite matrix.
 
     The noise is eps (lambda_max + 2 sqrt(N) tr K / N): the error of the decomposition (Anderson et al. 1999, *LAPACK
-    Users' Guide*, section 4.7) and, for entries that are rounded independently, the edge of Wigner's semicircle.
+    Users' Guide*, section 4.7) and, for entries that are rounded independently, the edge of Wigner's semicircle. Errors
+    of the entries that are larger, such as those of tangent kernels between points that almost agree, show in negative
+    eigenvalues: where these are more negative than that, the noise is their size.
     """
     values, vectors = jnp.linalg.eigh(matrix)
     size = matrix.shape[0]
     spread = jnp.abs(values[-1]) + 2 * size**0.5 * jnp.mean(jnp.abs(diagonal(matrix)))
-    return Spectrum(values=values, vectors=vectors, noise=jnp.finfo(matrix.dtype).eps * spread)
+    rounding = jnp.finfo(matrix.dtype).eps * spread
+    return Spectrum(values=values, vectors=vectors, noise=jnp.maximum(rounding, -values[0]))
+
+
+def leave_one_out(
+    kernel: Spectrum, y: Float[Array, "N C"], ridge: Array | float
+) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
+    """Mean and variance of each y_n given all the others, y ~ N(0, K + ridge I): with A = (K + ridge I)^-1,
+
+        mean = y_n - (A y)_n / A_nn,    variance = 1 / A_nn.
+
+    Source: Rasmussen & Williams 2006, equation 5.12.
+    """
+    inverse = 1 / kernel.shifted(ridge)
+    own = kernel.diagonal_of(inverse)
+    return y - kernel.apply(inverse, y) / own[:, None], 1 / own

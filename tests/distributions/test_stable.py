@@ -193,3 +193,11 @@ def test_pytree_round_trip(law):
 def test_concentrations_outside_the_domain(make, a):
     with pytest.raises(ValueError, match="Expected concentration to lie between 0 and 1, both excluded. Got"):
         make(a)
+
+
+def test_numbers_and_integers_are_values():
+    law = PositiveStable(0.5)
+    expected = law.log_prob(jnp.asarray(1.0))
+    np.testing.assert_array_equal(law.log_prob(1.0), expected)
+    with relaxed():  # NumPyro's own check of the support promotes
+        np.testing.assert_array_equal(law.log_prob(jnp.asarray([1])), [expected])

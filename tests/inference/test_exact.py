@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import numpyro.distributions as dist
 import pytest
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, WhiteKernel
 
@@ -162,7 +162,27 @@ def test_leave_one_out_is_conditioning_without_the_point():
 def test_tuning_keeps_the_least_leave_one_out_error():
     posterior, grid = dkp.condition(NETWORK, dataset()), [0.0, 0.1, 10.0]
     errors = [np.mean((p.leave_one_out()[0] - p.data.y) ** 2) for p in map(posterior.with_diag_reg, grid)]
-    assert posterior.tuned(grid).diag_reg == grid[int(np.argmin(errors))]
+    assert dkp.tune_diag_reg(posterior, grid).diag_reg == grid[int(np.argmin(errors))]
+    for wrong in ([], [-1.0]):
+        with pytest.raises(ValueError, match="Expected diag_reg .*Got "):
+            dkp.tune_diag_reg(posterior, wrong)
+    with pytest.raises(ValueError, match="Expected a posterior of .*Got "):
+        dkp.tune_diag_reg(NETWORK, grid)
+
+
+def test_noise_alone_is_learned_from_the_spectrum():
+    """The optimum of the noise is that of scipy's search over the dense likelihood."""
+    noise_only = NETWORK.replace(likelihood=likelihoods.Gaussian(noise=dkp.learn(0.3)))
+    with relaxed():
+        posterior = dkp.condition(noise_only, dataset())
+    kernel, y = dkp.nngp_kernel(LAYERS, dataset().x), np.asarray(dataset().y[:, 0])
+
+    def loss(log_noise):
+        return -stats.multivariate_normal(np.zeros(12), kernel + np.exp(2 * log_noise) * np.eye(12)).logpdf(y)
+
+    found = optimize.minimize_scalar(loss, bounds=(-5, 2), method="bounded")
+    np.testing.assert_allclose(posterior.log_marginal_likelihood, -found.fun, atol=1e-4)
+    np.testing.assert_allclose(np.log(posterior.hyperparameters["likelihood.noise"]), found.x, atol=0.02)
 
 
 def test_learned_hyperparameters_of_a_network():
@@ -212,7 +232,9 @@ def test_a_warning_beyond_the_critical_number_of_points():
     assert posterior.summary()["smallest_eigenvalue"] < posterior.summary()["eigenvalue_noise"]
     assert np.all(np.isfinite(dkp.predict(posterior, x, key=jax.random.key(0)).mean))
     dkp.condition(smooth, double)
-    dkp.condition(smooth, single, diag_reg=1e-4)
+    regularised = dkp.condition(smooth, single, diag_reg=1e-4)
+    with pytest.warns(RuntimeWarning, match="smallest eigenvalue"):
+        regularised.with_diag_reg(0.0)
 
 
 REFUSED = {

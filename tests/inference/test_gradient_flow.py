@@ -122,14 +122,25 @@ def test_the_ridge_that_acts_like_early_stopping():
     np.testing.assert_allclose(dkp.predict(flow, NEW, key=KEY).mean, ridge_mean, rtol=2e-3)
 
 
-def test_leave_one_out_is_training_without_the_point():
-    flow = dkp.gradient_flow(model(), raw(), diag_reg=0.05)
-    mean, _ = flow.leave_one_out()
-    theta = matrices()[1][0] + flow.ridge * np.eye(9)
+@pytest.mark.parametrize("time", [0.01, 1.0, 100.0, 1e4, math.inf])
+@pytest.mark.parametrize("diag_reg", [0.0, 0.05])
+def test_leave_one_out_is_training_without_the_point(time, diag_reg):
+    mean = dkp.gradient_flow(model(), raw(), time=time).leave_one_out_mean(diag_reg)
+    theta = matrices()[1][0]
+    theta = theta + diag_reg * np.trace(theta) / 9 * np.eye(9)
     for n in (0, 5):
         others = np.delete(np.arange(9), n)
-        expected = theta[n, others] @ np.linalg.solve(theta[np.ix_(others, others)], Y[others])
-        np.testing.assert_allclose(mean[n, 0], expected, rtol=1e-9)
+        rest = theta[np.ix_(others, others)]
+        decay = np.zeros((8, 8)) if time == math.inf else linalg.expm(-rest * time)
+        expected = theta[n, others] @ np.linalg.solve(rest, (np.eye(8) - decay) @ Y[others])
+        np.testing.assert_allclose(mean[n, 0], expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_mean_without_variances_is_the_mean():
+    flow = dkp.gradient_flow(model(), raw(), time=3.0)
+    new = flow.data.standardize_inputs(NEW)
+    mean = dkp.predict(flow, NEW, key=KEY).mean
+    np.testing.assert_allclose(flow.latent_mean(new, 3)[:, 0], mean, rtol=1e-9)
 
 
 def test_units_outputs_and_dtypes():
@@ -163,7 +174,9 @@ def test_a_warning_where_rounding_hides_the_smallest_eigenvalue():
     with pytest.warns(RuntimeWarning, match=r"smallest eigenvalue .*Use a diag_reg above"):
         dkp.gradient_flow(model(), twice)
     dkp.gradient_flow(model(), twice, diag_reg=1e-8)  # no warning
-    dkp.gradient_flow(model(), twice, time=100.0)
+    early = dkp.gradient_flow(model(), twice, time=100.0)
+    with pytest.warns(RuntimeWarning, match="smallest eigenvalue"):
+        early.at(math.inf)
 
 
 @pytest.mark.parametrize(
@@ -186,5 +199,5 @@ def test_bad_input(change, message):
 
 def test_bad_matrices_for_the_map():
     for matrix in (np.ones((2, 3)), -np.eye(2)):
-        with pytest.raises(ValueError, match="Expected kernel to be a square matrix"):
+        with pytest.raises(ValueError, match="Expected kernel to be a square matrix.* Got shape .* and trace"):
             dkp.diag_reg_of_time(1.0, matrix)

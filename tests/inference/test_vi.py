@@ -360,11 +360,14 @@ def test_all_three_sorts_of_hyperparameters():
     assert "layers.1.delta" not in values or np.all(values["layers.1.delta"] == 6.0)
 
 
+UNIT = dist.TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.SigmoidTransform())
 SQUARED = dist.TransformedDistribution(dist.Gamma(2.0, 2.0), dist.transforms.PowerTransform(jnp.asarray(2.0)))
 
 
 @pytest.mark.parametrize(
-    "prior", [dist.Uniform(0.05, 0.2), dist.HalfCauchy(1.0), SQUARED], ids=["interval", "infinite mean", "no mean"]
+    "prior",
+    [dist.Uniform(0.05, 0.2), dist.HalfCauchy(1.0), SQUARED, UNIT],
+    ids=["interval", "infinite mean", "no mean", "no mean on an interval"],
 )
 def test_priors_with_bounds_or_without_a_mean(prior):
     """The guide draws within the prior's support, and starts at finite numbers."""

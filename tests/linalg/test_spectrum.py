@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from scipy import linalg
 
+import dkp
+from dkp import kernels
 from dkp.linalg.spectrum import spectrum
 
 RNG = np.random.default_rng(0)
@@ -37,3 +39,13 @@ def test_noise_is_the_size_of_the_errors_of_float32(n):
     found = spectrum(jnp.asarray(kernel))
     error = np.max(np.abs(np.asarray(found.values, float)[: n // 2]))  # the true ones are below 1e-20
     assert error < float(found.noise) < 20 * error
+
+
+def test_negative_eigenvalues_show_errors_of_the_entries():
+    """Arc-cosine kernels of points that almost agree have larger errors in float32 than independent rounding."""
+    x = np.random.default_rng(1).normal(size=(150, 5))
+    x = np.concatenate([x, x + 1e-3 * np.random.default_rng(2).normal(size=x.shape)]).astype(np.float32)
+    layers = [*[kernels.Affine(2.0), kernels.ReLU()] * 3, kernels.Affine()]
+    found = spectrum(jnp.asarray(dkp.nngp_kernel(layers, x)))
+    assert float(found.noise) >= -float(found.values[0]) > 0
+    assert np.all(np.asarray(found.shifted(0.0)) > 0)
