@@ -158,7 +158,7 @@ REFUSED = {
     "text": (lambda: dkp.Dataset.from_arrays([["a"], ["b"]], [1, 2]), "x to be an array of real numbers"),
     "complex": (lambda: dkp.Dataset.from_arrays(X * 1j, Y), "x to be an array of real numbers"),
     "ragged": (lambda: dkp.Dataset.from_arrays([[1, 2], [3]], [1, 2]), "x to be an array of real numbers"),
-    "three axes": (lambda: dkp.Dataset.from_arrays(X[None], Y), "x to have 1 or 2 axes"),
+    "three axes": (lambda: dkp.Dataset.from_arrays(X[None], Y), "x to have 1 or 2 or 4 axes"),
     "rows that differ": (lambda: dkp.Dataset.from_arrays(X, Y[:3]), "equally many rows"),
     "no rows": (lambda: dkp.Dataset.from_arrays(X[:0], Y[:0]), "x to hold at least one number"),
     "no features": (lambda: dkp.Dataset.from_arrays(X[:, :0], Y), "x to hold at least one number"),
