@@ -5,6 +5,7 @@ values at any point follow from it by :func:`latent_moments`, in the same way fo
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -20,7 +21,15 @@ from dkp.linalg.cholesky import cholesky
 from dkp.model import DeepKernelProcess, propagate
 from dkp.priors import resolve
 
-__all__ = ["Draw", "JointlyGaussian", "Posterior", "latent_moments", "moments_row_by_row", "resolve_draw"]
+__all__ = [
+    "Draw",
+    "JointlyGaussian",
+    "Posterior",
+    "in_chunks",
+    "latent_moments",
+    "moments_row_by_row",
+    "resolve_draw",
+]
 
 
 @value
@@ -104,6 +113,12 @@ def moments_row_by_row(
     parts = [_moments(model, n_outputs, draws, key, rows) for rows in _padded_chunks(x, min(chunk, len(x)))]
     mean, variance = (jnp.concatenate(blocks, axis=1)[:, : len(x)] for blocks in zip(*parts, strict=True))
     return mean, variance
+
+
+def in_chunks(function: Callable[[Array], Any], x: Float[Array, "B *space D"], chunk: int) -> Any:
+    """``function(x)``, an array or several with one row a point, from `chunk` rows of x at a time."""
+    parts = [function(x[start : start + chunk]) for start in range(0, len(x), chunk)]
+    return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *parts)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -25,7 +25,7 @@ from dkp.linalg.blocks import squared_norms
 from dkp.linalg.spectrum import Spectrum, leave_one_out, spectrum
 from dkp.model import DeepKernelProcess
 from dkp.nngp import kernel_variances, nngp_kernel
-from dkp.posterior import Draw
+from dkp.posterior import Draw, in_chunks
 from dkp.priors import hyperparameters, substitute
 
 __all__ = ["ExactPosterior", "check_exact", "condition", "warn_where_noise_hides"]
@@ -103,14 +103,12 @@ class ExactPosterior:
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "1 B C"], Float[Array, "1 B C"]]:
         """Mean and variance of the latent functions at standardised points; nothing is random."""
-        parts = [self._moments(x[start : start + chunk]) for start in range(0, len(x), chunk)]
-        mean, variance = (jnp.concatenate(blocks) for blocks in zip(*parts, strict=True))
+        mean, variance = in_chunks(self._moments, x, chunk)
         return mean[None], jnp.broadcast_to(variance[None, :, None], (1, *mean.shape))
 
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean of the latent functions at standardised points, without the cost of variances."""
-        parts = [self._cross(x[start : start + chunk]) @ self._weights for start in range(0, len(x), chunk)]
-        return jnp.concatenate(parts)
+        return in_chunks(lambda rows: self._cross(rows) @ self._weights, x, chunk)
 
     def latent_covariance(self, x: Float[Array, "B *space D"]) -> Float[Array, "B B"]:
         """Posterior covariance at standardised points, K_** - K_*X (K_XX + ridge I)^-1 K_X*."""

@@ -21,7 +21,7 @@ from dkp.inference.exact import check_exact, warn_where_noise_hides
 from dkp.linalg.spectrum import Spectrum, leave_one_out, spectrum
 from dkp.model import DeepKernelProcess
 from dkp.nngp import kernel_variances, nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
-from dkp.posterior import Draw
+from dkp.posterior import Draw, in_chunks
 from dkp.priors import hyperparameters, substitute
 
 __all__ = ["GradientFlowEnsemble", "diag_reg_of_time", "gradient_flow", "time_of_diag_reg"]
@@ -111,18 +111,13 @@ class GradientFlowEnsemble:
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean over the ensemble at standardised points, without the cost of variances."""
         weights = self.tangent.apply(self._filter, self.data.y)
-        parts = [
-            jnp.asarray(ntk_kernel(self.fitted_model, x[start : start + chunk], self.data.x)) @ weights
-            for start in range(0, len(x), chunk)
-        ]
-        return jnp.concatenate(parts)
+        return in_chunks(lambda rows: ntk_kernel(self.fitted_model, rows, self.data.x) @ weights, x, chunk)
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "1 B C"], Float[Array, "1 B C"]]:
         """Mean and variance over the ensemble at standardised points; nothing is random."""
-        parts = [self._moments(x[start : start + chunk]) for start in range(0, len(x), chunk)]
-        mean, variance = (jnp.concatenate(blocks) for blocks in zip(*parts, strict=True))
+        mean, variance = in_chunks(self._moments, x, chunk)
         return mean[None], jnp.broadcast_to(variance[None, :, None], (1, *mean.shape))
 
     def latent_covariance(self, x: Float[Array, "B *space D"]) -> Float[Array, "B B"]:
