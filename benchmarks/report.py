@@ -42,8 +42,6 @@ METRICS = {
     "log_density_nngp": Metric(title="Test log density of the labels, NNGP"),
     "log_density_ntk": Metric(title="Test log density of the labels, NTK"),
     "fit": Metric(title="Seconds a fit, one core"),
-    "fit_nngp": Metric(title="Seconds a fit of the NNGP, one core"),
-    "fit_ntk": Metric(title="Seconds a fit of the NTK, one core"),
 }
 
 
