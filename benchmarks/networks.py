@@ -62,6 +62,10 @@ def evaluate(run: Run) -> dict[str, Any]:
         scores = score(classifier.probabilities(x_test, chunk=CHUNK), images.y_test, classifier.classes)
         times |= {f"fit_{name}": fitted - start, f"predict_{name}": time.perf_counter() - fitted}
         metrics |= {f"{key}_{name}": value for key, value in scores.items()}
+        if run.method == "fcn":  # cheap enough to be done again
+            plain = dkp.calibrate(make(model, data))
+            scores = score(plain.probabilities(x_test, chunk=CHUNK), images.y_test, plain.classes)
+            metrics |= {f"{key}_{name}_unregularised": value for key, value in scores.items()}
         summary = classifier.posterior.summary()
         fit |= {
             f"diag_reg_{name}": classifier.diag_reg,

@@ -41,6 +41,8 @@ METRICS = {
     "accuracy_ntk": Metric(title="Test accuracy, NTK"),
     "log_density_nngp": Metric(title="Test log density of the labels, NNGP"),
     "log_density_ntk": Metric(title="Test log density of the labels, NTK"),
+    "log_density_nngp_unregularised": Metric(title="The same without diagonal regularisation, NNGP"),
+    "log_density_ntk_unregularised": Metric(title="The same without diagonal regularisation, NTK"),
     "fit": Metric(title="Seconds a fit, one core"),
 }
 
