@@ -91,8 +91,7 @@ class ExactPosterior:
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
         """The means of :meth:`leave_one_out`, with another regularisation where one is given."""
         value = self.diag_reg if diag_reg is None else _check.nonnegative_number("diag_reg", diag_reg)
-        ridge = ridge_of(self.fitted_model, value, self.kernel.mean_variance)
-        return np.asarray(leave_one_out(self.kernel, self.data.y, ridge)[0], float)
+        return np.asarray(dataclasses.replace(self, diag_reg=value).leave_one_out()[0], float)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """The posterior itself: a stack of one."""

@@ -91,7 +91,7 @@ class GradientFlowEnsemble:
             *BIT* 46, section 3.
         """
         value = self.diag_reg if diag_reg is None else _check.nonnegative_number("diag_reg", diag_reg)
-        ridge = value * float(self.tangent.mean_variance)
+        ridge = dataclasses.replace(self, diag_reg=value).ridge
         if self.time == math.inf:
             return np.asarray(leave_one_out(self.tangent, self.data.y, ridge)[0], float)
         values, vectors = np.asarray(self.tangent.shifted(ridge), float), np.asarray(self.tangent.vectors, float)
