@@ -4,19 +4,22 @@ A bottleneck gives the prior of the factor of the inducing block, and draws the 
 given that factor. Nothing else in the package knows what kind of bottleneck a layer is.
 """
 
-from typing import Any
+import dataclasses
+import math
+from typing import Any, cast
 
 import jax.numpy as jnp
-from numpyro.distributions import Distribution
+import numpy as np
+from numpyro.distributions import Distribution, TransformedDistribution
 
-from dkp._spec import Spec, hyperparameter, learn
+from dkp._spec import Learn, Spec, hyperparameter, learn
 from dkp._types import Array, Float, PRNGKeyArray
-from dkp.distributions.conditional import inverse_wishart_conditional
-from dkp.distributions.wishart import InverseWishartFactor
+from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
+from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
 from dkp.linalg.blocks import Gram
-from dkp.linalg.cholesky import Cholesky
+from dkp.linalg.cholesky import Cholesky, cholesky
 
-__all__ = ["Bottleneck", "InverseWishart"]
+__all__ = ["Bottleneck", "InverseWishart", "Wishart", "bartlett_factor"]
 
 
 class Bottleneck(Spec):
@@ -26,10 +29,28 @@ class Bottleneck(Spec):
         """Law of the factor S of G_ii, given the Cholesky factor L of K_ii."""
         raise NotImplementedError
 
+    def check_points(self, n: int) -> None:
+        """Raise ValueError where the prior has no law for a matrix of n points."""
+
     def whitened_prior(self, size: int, dtype: Any) -> Distribution:
         """Law of L^-1 S, which does not depend on K: the prior for K = I."""
         eye = jnp.eye(size, dtype=dtype)
         return self.prior(Cholesky(eye, eye, jnp.zeros((), dtype)))
+
+    def extend(
+        self, key: PRNGKeyArray, kernel: Float[Array, "Q Q"], factor: Float[Array, "P M"]
+    ) -> Float[Array, "Q R"]:
+        """Draw a factor of G at Q >= P points together, given the factor of its leading P x P block.
+
+        The entries of Bartlett factors are independent, and the factor of more points begins with that of fewer: the
+        further rows come from the prior.
+        """
+        law: Any = self.prior(cholesky(kernel))
+        known = bartlett_factor(self.prior(cholesky(kernel[: len(factor), : len(factor)])), factor)
+        joint = law.base_dist.sample(key).at[: known.shape[0], : known.shape[1]].set(known)
+        for transform in law.transforms:
+            joint = transform(joint)
+        return joint
 
     def condition(
         self,
@@ -44,6 +65,13 @@ class Bottleneck(Spec):
         `whitened` is L^-1 S where it is known already; computed on demand otherwise.
         """
         raise NotImplementedError
+
+
+def bartlett_factor(prior: Distribution, factor: Float[Array, "P M"]) -> Float[Array, "P M"]:
+    """The Bartlett factor behind a factor S, under its prior."""
+    for transform in reversed(cast(TransformedDistribution, prior).transforms):
+        factor = transform.inv(factor)
+    return factor
 
 
 class InverseWishart(Bottleneck):
@@ -83,3 +111,70 @@ class InverseWishart(Bottleneck):
         if kernel.ti is None:
             return Gram(ii=factor @ factor.T)
         return inverse_wishart_conditional(key, kernel, scale, jnp.asarray(self.delta), factor, whitened)
+
+
+class Wishart(Bottleneck):
+    """G ~ W(K / nu, nu), so that E[G] = K: the Gram matrix of a linear layer of nu units, its width.
+
+    G = F F^T / nu for nu features drawn from N(0, K). With nu below the number of points G is singular, of rank nu;
+    nu -> infinity is the deterministic network.
+
+    Args:
+        width: nu, an integer of at least 1; or a real number, or a distribution over real numbers, of at least the
+            number P of points at which the matrix lives (so that P + 1 points have a Wishart law too, and one more
+            can be predicted).
+
+    Raises:
+        ValueError: when `width` is anything else: not positive, infinite (leave the bottleneck out), or learned.
+
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); Ober & Aitchison 2021 (arXiv 2107.10125), section 2.
+    """
+
+    width: Any = hyperparameter()
+    integer: int | None = dataclasses.field(init=False, repr=False, default=None)
+    """nu where it is an integer: known when a program is traced, since it may be the rank of G."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.width, Learn):
+            raise ValueError(
+                "Expected Wishart(width=…) to be a number or a distribution. Got learn(): compare the evidence of "
+                "several widths (dkp.compare_widths), or give it a prior."
+            )
+        if isinstance(self.width, (int, float)) and math.isinf(self.width) and self.width > 0:
+            raise ValueError(
+                "Expected Wishart(width=…) to be finite. Got infinity, which is no bottleneck: leave the layer out."
+            )
+        self.check_hyperparameters()
+        number = np.asarray(self.width) if isinstance(self.width, (int, float, np.number)) else None
+        if number is not None and float(number).is_integer():
+            object.__setattr__(self, "integer", int(number))
+
+    def check_points(self, n: int) -> None:
+        lowest = self.width
+        if hasattr(self.width, "log_prob"):
+            support = getattr(self.width.support, "base_constraint", self.width.support)
+            lowest = getattr(support, "lower_bound", 0.0)
+        if self.integer is None and not np.all(np.asarray(lowest, float) >= n):
+            raise ValueError(
+                f"Expected Wishart(width=…) to be an integer, or real numbers of at least the number of points, {n}. "
+                f"Got {self.width!r} with smallest value {lowest}."
+            )
+
+    def prior(self, scale: Cholesky) -> WishartFactor:
+        size = scale.tril.shape[-1]
+        root = jnp.sqrt(jnp.asarray(self.width, scale.tril.dtype))
+        df = jnp.asarray(self.width) if self.integer is None else self.integer
+        columns = None if self.integer is None else min(self.integer, size)
+        return WishartFactor(df, scale.tril / root, columns, scale.inverse * root)
+
+    def condition(
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Float[Array, "P M"],
+        whitened: Float[Array, "P M"] | None = None,
+    ) -> Gram:
+        if kernel.ti is None:
+            return Gram(ii=factor @ factor.T)
+        return wishart_conditional(key, kernel, scale, jnp.asarray(self.width, factor.dtype), factor, whitened)

@@ -5,6 +5,7 @@ would do without randomness (the limit of an infinitely wide network, in which n
 them for comparison.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,12 +15,13 @@ import numpy as np
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.bottlenecks import Bottleneck
+from dkp.linalg.alignment import centred_alignment
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
-from dkp.model import propagate
+from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw, Posterior, resolve_draw
 
-__all__ = ["GramDraws", "centred_alignment", "gram_draws", "gram_summaries", "label_alignment"]
+__all__ = ["GramDraws", "gram_draws", "gram_summaries", "grams_at", "label_alignment"]
 
 
 class GramDraws(NamedTuple):
@@ -50,6 +52,35 @@ def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
     return jax.jit(lambda stack: jax.lax.map(one, stack))(draws)
 
 
+def grams_at(
+    posterior: Posterior, draws: Draw, x: Float[Array, "B *space D"], *, key: PRNGKeyArray
+) -> tuple[Array, ...]:
+    """Gram matrices of `draws` at any standardised points together: of each bottleneck, and last the kernel matrix K
+    of the outputs; (S, B, B) each.
+
+    Given a draw, they come from the joint conditional prior of the points. Cost cubic in P + B.
+    """
+    keys = jax.random.split(key, draws.inducing.shape[0])
+    return _grams_at(posterior.model, posterior.data.n_outputs, draws, x, keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _grams_at(model: DeepKernelProcess, n_outputs: int, draws: Draw, x: Array, keys: Array) -> tuple[Array, ...]:
+    def one(pair: tuple[Draw, PRNGKeyArray]) -> tuple[Array, ...]:
+        draw, key = pair
+        p = draw.inducing.shape[0]
+
+        def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+            factor = layer.extend(jax.random.fold_in(key, index), kernel.ii, draw.factors[index - 1])
+            return Gram(ii=factor @ factor.T)
+
+        layers = resolve_draw(model, draw, n_outputs).layers
+        joint = _walk(layers, Inputs(i=jnp.concatenate([draw.inducing, x])), bottleneck)
+        return tuple(gram.ii[p:, p:] for gram in joint)
+
+    return jax.lax.map(one, (draws, keys))
+
+
 def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
     """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular values s of their
     factors.
@@ -69,21 +100,6 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
     share = eigenvalues / trace[:, None]
     entropy = -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=-1)
     return {"log_det": np.log(eigenvalues).sum(axis=-1), "trace": trace, "effective_rank": np.exp(entropy)}
-
-
-def centred_alignment(features: Float[Array, "N M"], labels: Float[Array, "N C"]) -> Float[Array, ""]:
-    """Centred alignment of the Gram matrices K = F F^T and Y Y^T, in [0, 1], without forming them.
-
-        <HKH, HYY^TH> / (||HKH|| ||HYY^TH||) = ||F_c^T Y_c||^2 / (||F_c^T F_c|| ||Y_c^T Y_c||),   H = I - 11^T / N
-
-    Args:
-        features: F, (N, M), not constant over rows.
-        labels: Y, (N, C), not constant over rows.
-
-    Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), definition 4.
-    """
-    f, y = (a - jnp.mean(a, axis=0, keepdims=True) for a in (features, labels))
-    return jnp.sum((f.T @ y) ** 2) / (jnp.linalg.norm(f.T @ f) * jnp.linalg.norm(y.T @ y))
 
 
 def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> Float[np.ndarray, "S L"]:

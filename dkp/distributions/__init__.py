@@ -1,15 +1,18 @@
 """NumPyro distributions: factors of Gram matrices, their conditionals and divergences, and random scales."""
 
-from dkp.distributions.conditional import inverse_wishart_conditional
+from dkp.distributions.bartlett import Bartlett
+from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
 from dkp.distributions.kl import kl_divergence
 from dkp.distributions.stable import PositiveStable, SqrtPositiveStable
-from dkp.distributions.wishart import InverseBartlett, InverseWishartFactor
+from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
 
 __all__ = [
-    "InverseBartlett",
+    "Bartlett",
     "InverseWishartFactor",
     "PositiveStable",
     "SqrtPositiveStable",
+    "WishartFactor",
     "inverse_wishart_conditional",
     "kl_divergence",
+    "wishart_conditional",
 ]

@@ -7,7 +7,7 @@ from dkp.linalg.blocks import Gram, squared_norms
 from dkp.linalg.cholesky import Cholesky
 from dkp.linalg.random import gamma_and_normal
 
-__all__ = ["inverse_wishart_conditional"]
+__all__ = ["inverse_wishart_conditional", "wishart_conditional"]
 
 
 def inverse_wishart_conditional(
@@ -51,3 +51,44 @@ def inverse_wishart_conditional(
     noisy = projected + noise * noise_scale[:, None]
     w = noisy @ (scale.inverse @ factor if whitened is None else whitened)
     return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=conditional_variance + squared_norms(w))
+
+
+def wishart_conditional(
+    key: PRNGKeyArray,
+    kernel: Gram,
+    scale: Cholesky,
+    width: Scalar,
+    factor: Float[Array, "P M"],
+    whitened: Float[Array, "P M"] | None = None,
+) -> Gram:
+    """Draw (G_ti, g_tt) of every data point by itself, given G_ii = S S^T, for G ~ W(K / nu, nu).
+
+    With K_ii = L L^T, A_t = L^-1 k_it and k_tt.i = k_tt - ||A_t||^2, point by point:
+
+        W_t  = (L^-1 S)^T A_t + e_t sqrt(k_tt.i / nu),   e_t ~ N(0, I_m)
+        G_it = S W_t,   g_tt = ||W_t||^2 + (k_tt.i / nu) c_t,   c_t ~ chi^2(nu - m)
+
+    W_t are the features of the point in the coordinates in which those of the inducing points are S. The nu - m
+    features in which the inducing points have none (nu > P) contribute c_t; with nu <= P there are none.
+
+    Args:
+        kernel: K, with data blocks.
+        scale: Cholesky factor of K_ii.
+        width: nu, at least m: the integer m itself where m < P, any real number of at least P otherwise.
+        factor: S, a root of G_ii with m = min(P, nu) columns; the result does not depend on which.
+        whitened: L^-1 S where it is known already; computed on demand otherwise.
+
+    Source: Ober & Aitchison 2021 (arXiv 2107.10125), conditional of the features; see also Muirhead 1982, theorem
+        3.2.10.
+    """
+    assert kernel.ti is not None and kernel.tt is not None
+    columns, n = factor.shape[1], kernel.tt.shape[0]
+    rest = jnp.broadcast_to(width - columns, (n,))
+    has_rest = rest > 0
+    half_chi_square, noise = gamma_and_normal(key, jnp.where(has_rest, rest, jnp.ones_like(rest)) / 2, (n, columns))
+    projected = kernel.ti @ scale.inverse.T
+    # Below the jitter the residual is rounding error, and the derivative of the square root below would amplify it.
+    residual = jnp.maximum(kernel.tt - squared_norms(projected), scale.jitter) / width
+    w = projected @ (scale.inverse @ factor if whitened is None else whitened) + noise * jnp.sqrt(residual)[:, None]
+    outside = jnp.where(has_rest, 2 * residual * half_chi_square, jnp.zeros_like(residual))
+    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=squared_norms(w) + outside)

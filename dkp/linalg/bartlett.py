@@ -1,35 +1,41 @@
-"""Bartlett factors: triangular matrices with independent entries whose products are Wishart.
+"""Bartlett factors: lower-trapezoidal matrices with independent entries whose products are Wishart.
 
-``A`` lower-triangular (Bartlett): A_jj^2 ~ chi^2(nu - j + 1), A_ij ~ N(0, 1) below the diagonal, A A^T ~ W(I, nu).
-``U`` upper-triangular (reverse Bartlett): U_jj^2 ~ chi^2(nu - p + j), normals above, U U^T ~ W(I, nu). Its inverse
-transpose is lower-triangular, so T = U^-T is at once the Cholesky factor of the inverse Wishart matrix T T^T ~ IW(I,
-nu). (j counts from 1. Bartlett 1933; the reversed form follows by reversing the order of the coordinates.)
+``A`` (p x m): A_jj^2 ~ chi^2(df_j), A_ij ~ N(0, 1) below the diagonal. With df_j = nu - j + 1 (j from 1) and m = min(p,
+nu), A A^T ~ W(I, nu), of rank m. With df_j = nu - p + j and m = p, A^-1 is the Cholesky factor of a matrix of IW(I,
+nu): A^T is the upper-triangular factor of the Wishart matrix of the reversed order of the coordinates. (Bartlett 1933;
+singular: Ober & Aitchison 2021, arXiv 2107.10125.)
 """
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float, PRNGKeyArray, Scalar
-from dkp.linalg.cholesky import triangular_inverse
+from dkp._types import Array, Float, PRNGKeyArray
+from dkp.linalg.blocks import embed_diagonal
 from dkp.linalg.random import gamma_and_normal
 
-__all__ = ["bartlett", "inverse_bartlett", "reverse_bartlett"]
+__all__ = ["bartlett", "inverse_wishart_df", "wishart_df"]
 
 
-def bartlett(key: PRNGKeyArray, df: Scalar, size: int) -> Float[Array, "P P"]:
-    """Draw a lower-triangular A with A A^T ~ W(I, df). Domain: df > size - 1."""
-    return _triangular(key, df - jnp.arange(size, dtype=df.dtype), size)
+def wishart_df(df: Float[Array, "*batch"], columns: int) -> Float[Array, "*batch M"]:
+    """Degrees of freedom of the diagonal of the factor of W(I, df)."""
+    return df[..., None] - _counting(df, columns)
 
 
-def reverse_bartlett(key: PRNGKeyArray, df: Scalar, size: int) -> Float[Array, "P P"]:
-    """Draw an upper-triangular U with U U^T ~ W(I, df). Domain: df > size - 1."""
-    return _triangular(key, df - jnp.arange(size - 1, -1, -1, dtype=df.dtype), size).T
+def inverse_wishart_df(df: Float[Array, "*batch"], size: int) -> Float[Array, "*batch P"]:
+    """Degrees of freedom of the diagonal of the inverse of the factor of IW(I, df)."""
+    return df[..., None] - _counting(df, size)[..., ::-1]
 
 
-def inverse_bartlett(key: PRNGKeyArray, df: Scalar, size: int) -> Float[Array, "P P"]:
-    """Draw a lower-triangular T with T T^T ~ IW(I, df). Domain: df > size - 1."""
-    return triangular_inverse(reverse_bartlett(key, df, size).T)
+def bartlett(key: PRNGKeyArray, df: Float[Array, " M"], rows: int) -> Float[Array, "P M"]:
+    """Draw a lower-trapezoidal A, p x m with p >= m.
+
+    Args:
+        df: df_j, positive, one a column.
+        rows: p.
+    """
+    half_chi_square, rest = gamma_and_normal(key, df / 2, (rows, df.shape[0]))
+    return jnp.tril(rest, -1) + embed_diagonal(jnp.sqrt(2 * half_chi_square), rows)
 
 
-def _triangular(key: PRNGKeyArray, df: Float[Array, " P"], size: int) -> Float[Array, "P P"]:
-    half_chi_square, rest = gamma_and_normal(key, df / 2, (size, size))
-    return jnp.tril(rest, -1) + jnp.diag(jnp.sqrt(2 * half_chi_square))
+def _counting(df: Array, count: int) -> Array:
+    """0, 1, … on the last axis of an array that broadcasts against df[..., None]."""
+    return jnp.arange(count, dtype=df.dtype).reshape((1,) * df.ndim + (count,))

@@ -10,13 +10,20 @@ import jax.numpy as jnp
 from dkp._types import Array, Float
 from dkp._value import value
 
-__all__ = ["Gram", "Inputs", "diagonal", "squared_norms"]
+__all__ = ["Gram", "Inputs", "diagonal", "embed_diagonal", "squared_norms"]
 
 
-def diagonal(matrix: Float[Array, "*batch P P"]) -> Float[Array, "*batch P"]:
-    """The diagonal, as a masked sum: it fuses with its surroundings, and its derivative is no scatter."""
-    mask = jnp.eye(matrix.shape[-1], dtype=bool)
-    return jnp.sum(jnp.where(mask, matrix, jnp.zeros_like(matrix)), axis=-1)
+def diagonal(matrix: Float[Array, "*batch P M"]) -> Float[Array, "*batch M"]:
+    """The diagonal of a matrix with P >= M, as a masked sum: it fuses with its surroundings, and its derivative is no
+    scatter."""
+    mask = jnp.eye(*matrix.shape[-2:], dtype=bool)
+    return jnp.sum(jnp.where(mask, matrix, jnp.zeros_like(matrix)), axis=-2)
+
+
+def embed_diagonal(values: Float[Array, "*batch M"], rows: int) -> Float[Array, "*batch P M"]:
+    """The matrix of P = `rows` >= M rows with `values` on its diagonal and zeros elsewhere; no scatter either."""
+    eye = jnp.eye(rows, values.shape[-1], dtype=values.dtype)
+    return eye.reshape((1,) * (values.ndim - 1) + eye.shape) * values[..., None, :]
 
 
 def squared_norms(matrix: Float[Array, "B P"]) -> Float[Array, " B"]:

@@ -12,92 +12,102 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dkp.linalg.bartlett import bartlett, inverse_bartlett, reverse_bartlett
+from dkp.linalg.bartlett import bartlett, inverse_wishart_df, wishart_df
 
-SIZE, DF, DRAWS = 3, 7.5, 20_000
+DRAWS = 20_000
+# degrees of freedom by column, degrees of freedom of the matrix, columns, rows, and those of the diagonal by hand
+FACTORS = {
+    "Wishart": (wishart_df, 7.5, 3, 3, [7.5, 6.5, 5.5]),
+    "singular Wishart": (wishart_df, 2.0, 2, 4, [2.0, 1.0]),
+    "singular Wishart of rank one": (wishart_df, 1.0, 1, 3, [1.0]),
+    "inverse Wishart": (inverse_wishart_df, 7.5, 3, 3, [5.5, 6.5, 7.5]),
+}
+
+factors = pytest.mark.parametrize("name", FACTORS)
 
 
 @functools.cache
-def draws(function, df=DF):
+def draws(name, df=None):
+    by_column, default, columns, rows, _ = FACTORS[name]
     keys = jax.random.split(jax.random.key(11), DRAWS)
-    return np.asarray(jax.jit(jax.vmap(lambda k: function(k, jnp.asarray(df), SIZE)))(keys))
+    values = by_column(jnp.asarray(default if df is None else df), columns)
+    return np.asarray(jax.jit(jax.vmap(lambda key: bartlett(key, values, rows)))(keys))
 
 
 def z_scores(samples, truth):
     return (samples.mean(0) - truth) / (samples.std(0, ddof=1) / np.sqrt(len(samples)))
 
 
-FACTORS = {
-    # name: draws turned into independent entries, whether lower-triangular, degrees of freedom of the diagonal
-    "bartlett": (lambda: draws(bartlett), True, DF - np.arange(SIZE)),
-    "reverse_bartlett": (lambda: draws(reverse_bartlett), False, DF - np.arange(SIZE)[::-1]),
-    "inverse_bartlett": (
-        lambda: np.linalg.inv(draws(inverse_bartlett)).transpose(0, 2, 1),
-        False,
-        DF - np.arange(SIZE)[::-1],
-    ),
-}
+@factors
+def test_degrees_of_freedom(name):
+    by_column, df, columns, _, expected = FACTORS[name]
+    np.testing.assert_allclose(by_column(jnp.asarray(df), columns), expected, rtol=1e-15)
+    batch = by_column(jnp.asarray([[df, df + 1]], jnp.float32), columns)
+    assert batch.shape == (1, 2, columns) and batch.dtype == jnp.float32
+    np.testing.assert_allclose(batch[0, 1] - batch[0, 0], np.ones(columns), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@factors
 def test_entries(name):
-    make, lower, df = FACTORS[name]
-    samples = make()
-    zeros = np.triu(samples, 1) if lower else np.tril(samples, -1)
-    np.testing.assert_allclose(zeros, 0, atol=1e-12)
-    for j in range(SIZE):
+    samples, (*_, columns, rows, df) = draws(name), FACTORS[name]
+    assert samples.shape == (DRAWS, rows, columns)
+    np.testing.assert_array_equal(np.triu(samples, 1), 0)
+    for j in range(columns):
         assert stats.kstest(samples[:, j, j] ** 2, stats.chi2(df[j]).cdf).pvalue > 1e-4
         assert np.all(samples[:, j, j] > 0)
-    rows, columns = np.tril_indices(SIZE, -1) if lower else np.triu_indices(SIZE, 1)
-    for i, j in zip(rows, columns, strict=True):
+    for i, j in zip(*np.tril_indices(rows, -1, columns), strict=True):
         assert stats.kstest(samples[:, i, j], stats.norm.cdf).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("name", FACTORS)
+@factors
 def test_entries_are_uncorrelated(name):
-    make, lower, _ = FACTORS[name]
-    samples = make()
-    index = np.tril_indices(SIZE) if lower else np.triu_indices(SIZE)
-    correlation = np.corrcoef(samples[:, index[0], index[1]].T) * np.sqrt(DRAWS)
+    samples, (*_, columns, rows, _) = draws(name), FACTORS[name]
+    i, j = np.tril_indices(rows, 0, columns)
+    correlation = np.corrcoef(samples[:, i, j].T) * np.sqrt(DRAWS)
     off_diagonal = correlation[~np.eye(len(correlation), dtype=bool)]
     assert np.max(np.abs(off_diagonal)) < 4.5
 
 
-@pytest.mark.parametrize("function", [bartlett, reverse_bartlett])
-def test_products_have_the_moments_of_the_wishart(function):
-    a = draws(function)
-    g = a @ a.transpose(0, 2, 1)
-    eye = np.eye(SIZE)
-    assert np.max(np.abs(z_scores(g, DF * eye))) < 4.5
-    variance = DF * (eye**2 + 1)
-    assert np.max(np.abs(z_scores((g - DF * eye) ** 2, variance))) < 4.5
+@factors
+def test_products_have_the_moments_of_the_wishart(name):
+    """A A^T, and A^T A for the factor of the inverse, whose transpose is the upper-triangular factor of a Wishart."""
+    a, (by_column, df, _, rows, _) = draws(name), FACTORS[name]
+    transposed = a.transpose(0, 2, 1)
+    g = a @ transposed if by_column is wishart_df else transposed @ a
+    eye = np.eye(rows)
+    assert np.max(np.abs(z_scores(g, df * eye))) < 4.5
+    assert np.max(np.abs(z_scores((g - df * eye) ** 2, df * (eye**2 + 1)))) < 4.5
 
 
 def test_inverse_factor_has_the_mean_of_the_inverse_wishart():
-    t = draws(inverse_bartlett, df=12.0)
+    t = np.linalg.inv(draws("inverse Wishart", df=12.0))
     g = t @ t.transpose(0, 2, 1)
-    assert np.max(np.abs(z_scores(g, np.eye(SIZE) / (12.0 - SIZE - 1)))) < 4.5
-    np.testing.assert_array_equal(np.triu(t, 1), 0)
+    assert np.max(np.abs(z_scores(g, np.eye(3) / (12.0 - 3 - 1)))) < 4.5
+    np.testing.assert_allclose(np.triu(t, 1), 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("function", [bartlett, reverse_bartlett])
-def test_gradient_in_the_degrees_of_freedom(function):
-    """E tr(A A^T) = df p, so the mean of the pathwise derivative is p."""
+@factors
+def test_gradient_in_the_degrees_of_freedom(name):
+    """E tr(A A^T) is the sum of df_j and a constant: the mean of the pathwise derivative is the number of columns."""
+    by_column, df, columns, rows, _ = FACTORS[name]
+
+    def squared_norm(df, key):
+        return jnp.sum(bartlett(key, by_column(df, columns), rows) ** 2)
+
     keys = jax.random.split(jax.random.key(5), 2_000)
-    derivative = jax.vmap(jax.grad(lambda df, k: jnp.sum(function(k, df, SIZE) ** 2)), in_axes=(None, 0))
-    samples = np.asarray(jax.jit(derivative)(jnp.asarray(DF), keys))
-    assert abs(z_scores(samples, SIZE)) < 4
+    samples = np.asarray(jax.jit(jax.vmap(jax.grad(squared_norm), in_axes=(None, 0)))(jnp.asarray(df), keys))
+    assert abs(z_scores(samples, columns)) < 4
 
 
-@pytest.mark.parametrize("function", [bartlett, reverse_bartlett, inverse_bartlett])
-def test_float32_draws_are_the_float64_draws(function):
-    key = jax.random.key(1)
-    draw = jax.jit(lambda df: function(key, df, SIZE))
-    single, double = draw(jnp.asarray(DF, jnp.float32)), draw(jnp.asarray(DF))
+@factors
+def test_float32_draws_are_the_float64_draws(name):
+    by_column, df, columns, rows, _ = FACTORS[name]
+    draw = jax.jit(lambda df: bartlett(jax.random.key(1), by_column(df, columns), rows))
+    single, double = draw(jnp.asarray(df, jnp.float32)), draw(jnp.asarray(df))
     assert single.dtype == jnp.float32 and double.dtype == jnp.float64
     np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-5)
 
 
 def test_barely_enough_degrees_of_freedom():
-    t = draws(bartlett, df=SIZE - 1 + 1e-3)
+    t = draws("Wishart", df=2 + 1e-3)
     assert np.all(np.isfinite(t)) and np.all(np.diagonal(t, axis1=1, axis2=2) >= 0)

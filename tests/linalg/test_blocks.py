@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dkp.linalg.blocks import Gram, Inputs, diagonal, squared_norms
+from dkp.linalg.blocks import Gram, Inputs, diagonal, embed_diagonal, squared_norms
 
 BLOCKS = [
     Gram(ii=jnp.eye(3)),
@@ -50,17 +50,30 @@ def test_diagonal_of_a_gram_matrix():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("shape", [(3, 3), (2, 4, 4)])
+@pytest.mark.parametrize("shape", [(3, 3), (2, 4, 4), (4, 2), (3, 1), (2, 5, 3)])
 def test_diagonal(shape, dtype):
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
     assert diagonal(matrix).dtype == dtype
     np.testing.assert_array_equal(diagonal(matrix), np.diagonal(matrix, axis1=-2, axis2=-1))
     gradient = jax.grad(lambda m: jnp.sum(diagonal(m) ** 2))(matrix)
-    np.testing.assert_array_equal(gradient, np.where(np.eye(shape[-1], dtype=bool), 2 * matrix, 0))
+    np.testing.assert_array_equal(gradient, np.where(np.eye(*shape[-2:], dtype=bool), 2 * matrix, 0))
 
 
 def test_diagonal_ignores_what_is_off_it():
     np.testing.assert_array_equal(diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0]])), [1, 2])
+    np.testing.assert_array_equal(diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0], [jnp.nan] * 2])), [1, 2])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(("shape", "rows"), [((3,), 3), ((2,), 4), ((1,), 3), ((2, 3), 5)])
+def test_embed_diagonal(shape, rows, dtype):
+    values = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
+    matrix = embed_diagonal(values, rows)
+    assert matrix.shape == (*shape[:-1], rows, shape[-1]) and matrix.dtype == dtype
+    np.testing.assert_array_equal(diagonal(matrix), values)
+    np.testing.assert_array_equal(np.where(np.eye(rows, shape[-1], dtype=bool), 0, matrix), 0)
+    gradient = jax.grad(lambda v: jnp.sum(embed_diagonal(v, rows) ** 2))(values)
+    np.testing.assert_array_equal(gradient, 2 * values)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
