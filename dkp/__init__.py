@@ -3,13 +3,15 @@
 from dkp import datasets, distributions, kernels, likelihoods, preprocessing
 from dkp._spec import learn
 from dkp._version import __version__
-from dkp.bottlenecks import InverseWishart
+from dkp.bottlenecks import InverseWishart, Wishart
 from dkp.classification import CalibratedClassifier, calibrate
 from dkp.data import Dataset
 from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.ensembles import AugmentedPosterior, fit_augmented
 from dkp.inference.exact import ExactPosterior, condition
 from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
+from dkp.inference.hmc import sample_hmc
+from dkp.inference.mcmc import MCMCPosterior
 from dkp.inference.tuning import tune_diag_reg
 from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
@@ -24,8 +26,10 @@ __all__ = [
     "ExactPosterior",
     "GradientFlowEnsemble",
     "InverseWishart",
+    "MCMCPosterior",
     "Prediction",
     "VariationalPosterior",
+    "Wishart",
     "__version__",
     "calibrate",
     "condition",
@@ -44,6 +48,7 @@ __all__ = [
     "predict",
     "preprocessing",
     "prior_predictive",
+    "sample_hmc",
     "time_of_diag_reg",
     "to_arviz",
     "tune_diag_reg",

@@ -37,13 +37,15 @@ class Draw:
     """One posterior draw of a network (or a stack of draws, along a leading axis of every array).
 
     values: hyperparameters by name. inducing: (P, D), or images (P, H, W, D). factors: S_l of every bottleneck.
-    outputs: law of f; None where the posterior itself computes the latent functions.
+    outputs: law of f; None where the posterior itself computes the latent functions. f: latent functions at the
+    inducing points, (P, Q), where they are part of the draw.
     """
 
     values: dict[str, Array]
     inducing: Float[Array, "..."]
     factors: tuple[Array, ...]
     outputs: OutputLaw | None = None
+    f: Float[Array, "..."] | None = None
 
 
 @runtime_checkable

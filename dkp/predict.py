@@ -159,7 +159,15 @@ class Prediction:
         return values[..., 0] if self.posterior.data.y_was_vector else values
 
 
-def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, chunk: int = 1000) -> Prediction:
+def predict(
+    posterior: Posterior,
+    x: Any,
+    *,
+    key: PRNGKeyArray,
+    n_samples: int = 100,
+    chunk: int = 1000,
+    draws: Draw | None = None,
+) -> Prediction:
     """Predict y at new points.
 
     Args:
@@ -168,6 +176,7 @@ def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int =
         key: for the posterior draws and the data blocks of the Gram matrices.
         n_samples: posterior draws, the components of the predictive mixture (an exact posterior has one).
         chunk: rows computed at a time; the result does not depend on it.
+        draws: the posterior draws to use, such as ``posterior.sample(key, n)``; drawn here by default.
 
     Raises:
         ValueError: when x does not have the features of the training data, or holds anything but finite numbers.
@@ -181,7 +190,7 @@ def predict(posterior: Posterior, x: Any, *, key: PRNGKeyArray, n_samples: int =
     data = posterior.data
     rows = data.standardize_inputs(x)
     key_draws, key_rows, key_y = jax.random.split(key, 3)
-    draws = posterior.sample(key_draws, n_samples)
+    draws = posterior.sample(key_draws, n_samples) if draws is None else draws
     mean, variance = posterior.latent_moments(draws, key_rows, rows, chunk)
     return Prediction(
         posterior=posterior,

@@ -1,1 +1,5 @@
 """What to look at once there is a posterior."""
+
+from dkp.diagnostics.compare import Comparison, compare
+
+__all__ = ["Comparison", "compare"]

@@ -81,7 +81,7 @@ class VariationalFamily:
         inferred = {
             n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()
         }
-        model = self._resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
+        model = self.resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
         return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), _no_noise)
 
     def layer_pass(
@@ -89,9 +89,8 @@ class VariationalFamily:
     ) -> LayerPass:
         """One draw of hyperparameters and Gram matrices at the inducing points, and of the data blocks at `x`."""
         inducing = parameters["inducing"]
-        inferred, kl = self._draw_inferred(parameters, jax.random.fold_in(key, 0))
-        values = {**self.learned(parameters), **inferred}
-        model = self._resolve(values, inducing.dtype)
+        values, kl = self.draw_values(parameters, jax.random.fold_in(key, 0))
+        model = self.resolve(values, inducing.dtype)
         factors: list[Array] = []
         spent = {"kl": kl, "jitter": jnp.zeros((), inducing.dtype)}
 
@@ -158,12 +157,14 @@ class VariationalFamily:
         """Values of the learned hyperparameters, by name."""
         return {n: self.hyperparameters[n].constrain(v) for n, v in parameters["learned"].items()}
 
-    def _resolve(self, values: dict[str, Array], dtype: Any) -> DeepKernelProcess:
+    def resolve(self, values: dict[str, Array], dtype: Any) -> DeepKernelProcess:
+        """The model with these values of its learned and inferred hyperparameters."""
         return resolve(self.model, values, dtype, self.n_features, self.n_outputs)
 
-    def _draw_inferred(self, parameters: dict[str, Any], key: PRNGKeyArray) -> tuple[dict[str, Array], Scalar]:
+    def draw_values(self, parameters: dict[str, Any], key: PRNGKeyArray) -> tuple[dict[str, Array], Scalar]:
+        """Hyperparameters, learned and drawn, and the log-ratio of guide and prior at the draw."""
         dtype = parameters["inducing"].dtype
-        values, kl = {}, jnp.zeros((), dtype)
+        values, kl = self.learned(parameters), jnp.zeros((), dtype)
         for i, (name, guide) in enumerate(parameters["inferred"].items()):
             h = self.hyperparameters[name]
             q = HyperparameterGuide().law(h, guide)

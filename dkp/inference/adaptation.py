@@ -1,0 +1,56 @@
+"""Warm-up: windows in which chains find the typical set and their step size, and from which the metric is learned.
+
+In whitened coordinates the posterior covariance is the identity but for the directions that the data inform, which are
+few: the metric is a diagonal and a correction of low rank. It is estimated from the draws and the gradients of a
+window, of all chains together, so that the Fisher divergence between the posterior and a normal law is smallest.
+
+Source: windows: Stan Development Team, Reference Manual, section on adaptation; metric: Seyboldt, Carlson & Carpenter
+2026 (arXiv 2603.18845), algorithm 1.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp._types import Float
+from dkp.inference.transitions import Metric
+
+__all__ = ["Window", "estimate_metric", "schedule"]
+
+_FIRST, _LAST = 0.15, 0.15  # shares of warm-up before the first metric and after the last
+_SHORTEST = 20
+
+
+class Window(NamedTuple):
+    """Transitions of warm-up; `learns`: whether the metric is estimated from them at their end."""
+
+    length: int
+    learns: bool
+
+
+def schedule(warmup: int) -> list[Window]:
+    """Windows of a warm-up of so many transitions: a first one for the step size, ever longer ones that learn the
+    metric, and a last one for the step size in the last metric."""
+    first, last = int(_FIRST * warmup), int(_LAST * warmup)
+    windows, left, length = [Window(first, False)], warmup - first - last, _SHORTEST
+    while left > 0:
+        length = left if left < 3 * length else length  # the last one takes what would be too short for another
+        windows.append(Window(length, True))
+        left, length = left - length, 2 * length
+    return [w for w in (*windows, Window(last, False)) if w.length > 0]
+
+
+def estimate_metric(draws: Float[np.ndarray, "C T K"], gradients: Float[np.ndarray, "C T K"], rank: int) -> Metric:
+    """The metric from the second half of a window of all chains.
+
+    Args:
+        rank: largest rank of the correction.
+    """
+    from blackjax.adaptation.metric_estimators import fisher_score_low_rank
+
+    size = draws.shape[-1]
+    x, g = (jnp.asarray(a[:, a.shape[1] // 2 :].reshape(-1, size)) for a in (draws, gradients))
+    rank = min(rank, size, x.shape[0])
+    return Metric(*jax.jit(fisher_score_low_rank, static_argnames="max_rank")(x, g, max_rank=rank))

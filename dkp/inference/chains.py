@@ -1,0 +1,166 @@
+"""Running Markov chains: compiled chunks of transitions, side by side, with a host that looks in between.
+
+Chains run in threads on processors (one thread each, as many at a time as there are cores) and vectorised on
+accelerators. The random numbers of a transition depend on its chain and its number alone.
+"""
+
+import concurrent.futures
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp._types import Array, Bool, Float, Int, PRNGKeyArray
+from dkp.inference.coordinates import Coordinates
+from dkp.inference.transitions import Info, Method, Metric, State
+
+__all__ = ["CHAIN_METHODS", "ChainState", "Chains", "Chunk"]
+
+_NO_TARGET = 0.5  # for methods without a step size, whose tuner turns idle
+CHAIN_METHODS = ("auto", "parallel", "sequential", "vectorized")
+
+
+class ChainState(NamedTuple):
+    """State of one chain: its point, the averaging of its step size, its key, and the transitions behind it."""
+
+    state: State
+    tuner: Any
+    key: PRNGKeyArray
+    count: Int[Array, ""]
+
+
+class Chunk(NamedTuple):
+    """What `length` transitions of all chains left behind, on the host; the first axis counts chains."""
+
+    z: Float[np.ndarray, "C T K"]
+    gradient: Float[np.ndarray, "C T K"]
+    info: Info
+    step_size: Float[np.ndarray, "C T"]
+
+
+class Chains:
+    """Several chains of one method, advanced together.
+
+    Args:
+        starts: one point a chain, (C, K).
+        chain_method: one of ``CHAIN_METHODS``.
+        length: transitions in a compiled chunk.
+    """
+
+    def __init__(
+        self,
+        target: Coordinates,
+        method: Method,
+        starts: Float[Array, "C K"],
+        key: PRNGKeyArray,
+        metric: Metric,
+        *,
+        step_size: float,
+        chain_method: str = "auto",
+        length: int = 25,
+    ) -> None:
+        self._target, self._method, self._length = target, method, length
+        self._vectorised = _is_vectorised(chain_method)
+        self._workers = 1 if chain_method == "sequential" else min(len(starts), os.cpu_count() or 1)
+        self.metric = metric
+        keys = jax.random.split(key, len(starts))
+        self._start = functools.partial(_start, target, method)
+        states = [self._start(z, k, step_size) for z, k in zip(starts, keys, strict=True)]
+        self._states = [jax.tree.map(lambda *a: jnp.stack(a), *states)] if self._vectorised else states
+
+    def restart_step_size(self) -> None:
+        """Begin to tune again, from the step size reached: after a change of the metric."""
+        restart = _restart if not self._vectorised else jax.vmap(_restart)
+        self._states = [chain._replace(tuner=restart(chain.tuner)) for chain in self._states]
+
+    def advance(self, n: int, *, adapting: bool) -> Chunk:
+        """Make n transitions, at most `length`, of every chain.
+
+        Ctrl-C leaves the chains as they were.
+        """
+        run = functools.partial(self._run, n=jnp.asarray(n), adapting=jnp.asarray(adapting))
+        if len(self._states) == 1:
+            results = [run(self._states[0])]
+        else:
+            with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+                results = list(pool.map(run, self._states))
+        self._states = [chain for chain, _ in results]
+        chunks = [chunk for _, chunk in results]
+        stacked = chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
+        return jax.tree.map(lambda a: a[:, :n], stacked)
+
+    def _run(self, chain: ChainState, n: Array, adapting: Array) -> tuple[ChainState, Chunk]:
+        step = _chunks if self._vectorised else _chunk
+        new, chunk = step(self._target, self._method, self._length, chain, self.metric, n, adapting)
+        return new, jax.tree.map(np.asarray, chunk)
+
+
+def _is_vectorised(chain_method: str) -> bool:
+    if chain_method == "auto":
+        return jax.default_backend() != "cpu"
+    return chain_method == "vectorized"
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _start(target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: float) -> ChainState:
+    tuner = _averaging(method.target_acceptance)[0](jnp.asarray(step_size, z.dtype))
+    return ChainState(method.init(target, z), tuner, key, jnp.zeros((), jnp.int32))
+
+
+def _averaging(target_acceptance: float | None) -> Any:
+    """Dual averaging (Nesterov 2009; Hoffman & Gelman 2014): init, update, final."""
+    from blackjax.adaptation.step_size import dual_averaging_adaptation
+
+    return dual_averaging_adaptation(_NO_TARGET if target_acceptance is None else target_acceptance)
+
+
+@jax.jit
+def _restart(tuner: Any) -> Any:
+    return _averaging(None)[0](jnp.exp(tuner.log_step_size_avg))
+
+
+def _advance(
+    target: Coordinates,
+    method: Method,
+    length: int,
+    chain: ChainState,
+    metric: Metric,
+    n: Int[Array, ""],
+    adapting: Bool[Array, ""],
+) -> tuple[ChainState, Chunk]:
+    _, update, final = _averaging(method.target_acceptance)
+
+    def transition(chain: ChainState) -> tuple[ChainState, Any]:
+        step_size = jnp.where(adapting, jnp.exp(chain.tuner.log_step_size), final(chain.tuner))
+        key = jax.random.fold_in(chain.key, chain.count)
+        state, info = method.step(target, key, chain.state, step_size, metric)
+        tuned = update(chain.tuner, info.acceptance)
+        tuner = jax.tree.map(lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, chain.tuner)
+        return ChainState(state, tuner, chain.key, chain.count + 1), (state.z, state.gradient, info, step_size)
+
+    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(transition, chain)[1])
+
+    def body(chain: ChainState, i: Array) -> tuple[ChainState, Any]:
+        return jax.lax.cond(i < n, transition, lambda chain: (chain, empty), chain)  # one program for every n
+
+    chain, outputs = jax.lax.scan(body, chain, jnp.arange(length))
+    return chain, Chunk(*outputs)
+
+
+_chunk = functools.partial(jax.jit, static_argnums=(0, 1, 2))(_advance)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _chunks(
+    target: Coordinates,
+    method: Method,
+    length: int,
+    chains: ChainState,
+    metric: Metric,
+    n: Int[Array, ""],
+    adapting: Bool[Array, ""],
+) -> tuple[ChainState, Chunk]:
+    return jax.vmap(lambda chain: _advance(target, method, length, chain, metric, n, adapting))(chains)

@@ -1,0 +1,279 @@
+"""The unknowns of a network as one vector z whose prior is close to N(0, I): what Monte Carlo samplers move.
+
+Every bottleneck contributes the Bartlett factor A of its Gram matrix, whose entries are independent and whose law does
+not depend on the layers below: its normals as they are, and the logarithms of its diagonal, centred and scaled.
+Hyperparameters stand on the unconstrained scale, centred and scaled by their prior. The data enter through the
+likelihood alone: Gaussian noise is integrated out with the outputs, other likelihoods see f = L_K e, with e in z.
+
+    log p(z, y) = log N(z; 0, I) + correction(z) + log p(y | network(z))
+
+where the correction, the log-ratio of the exact prior density and the normal one, comes from the diagonals and the
+hyperparameters only. Where a Wishart bottleneck has an integer width nu its factor may instead be N x nu features,
+whose prior is exactly normal: more coordinates than the factor has, since rotated features have one Gram matrix.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import digamma, gammaln
+from numpyro.distributions import TransformedDistribution, biject_to
+
+from dkp._types import Array, Float, PRNGKeyArray, Scalar
+from dkp._value import value
+from dkp.bottlenecks import Bottleneck
+from dkp.data import Dataset
+from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
+from dkp.distributions.outputs import gaussian_log_density
+from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.cholesky import cholesky
+from dkp.model import DeepKernelProcess, propagate
+from dkp.priors import Hyperparameter, hyperparameters, resolve
+
+__all__ = ["Coordinates", "Network"]
+
+_REFERENCE_DRAWS = 1_000
+
+
+@value
+class Network:
+    """What a point z stands for: the model with its hyperparameters, the factors of its Gram matrices, and K of the
+    outputs.
+
+    f: latent functions at the data, (N, Q), or None where Gaussian noise integrates them out. correction: log-ratio of
+    the prior density of z and N(z; 0, I).
+    """
+
+    model: DeepKernelProcess
+    values: dict[str, Array]
+    factors: tuple[Array, ...]
+    kernel: Float[Array, "N N"]
+    f: Float[Array, "N Q"] | None
+    correction: Scalar
+    jitter: Scalar
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Coordinates:
+    """The map from z to networks on given data, and the densities that go with it; see the head of this module.
+
+    Args:
+        model: with a number or a distribution for every hyperparameter.
+        data: the points at which the Gram matrices live, and their targets.
+        features: sample N x nu features where a bottleneck has them (Wishart of integer width below N).
+
+    Raises:
+        ValueError: when a bottleneck has no Bartlett factor, or does not fit the number of points.
+    """
+
+    model: DeepKernelProcess
+    data: Dataset
+    features: bool = False
+
+    def __post_init__(self) -> None:
+        for layer in self.model.bottlenecks:
+            layer.check_points(self.data.n)
+        for index, layer in enumerate(self._typical.bottlenecks, start=1):
+            law = layer.whitened_prior(self.data.n, self.dtype)
+            if not (isinstance(law, TransformedDistribution) and isinstance(law.base_dist, Bartlett)):
+                raise ValueError(
+                    f"Expected bottlenecks whose prior is made from a Bartlett factor. Got {layer!r} (bottleneck "
+                    f"{index}) with {type(law).__name__}."
+                )
+
+    @property
+    def dtype(self) -> Any:
+        return self.data.x.dtype
+
+    @functools.cached_property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """The inferred hyperparameters, by name."""
+        found = hyperparameters(self.model, self.data.d, self.data.n_outputs)
+        return {name: h for name, h in found.items() if h.is_inferred}
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of coordinates of every hyperparameter, bottleneck, and of the latent functions."""
+        n, targets = self.data.n, self.data.n_outputs
+        hyper = [math.prod(h.shape) for h in self.hyperparameters.values()]
+        widths = [(layer, self._feature_columns(layer)) for layer in self._typical.bottlenecks]
+        factors = [self._factor_transform(layer).size if w is None else n * w for layer, w in widths]
+        latent = [] if self.model.likelihood.is_gaussian else [n * self.model.likelihood.n_latent(targets)]
+        return (*hyper, *factors, *latent)
+
+    @property
+    def size(self) -> int:
+        """Number of coordinates."""
+        return sum(self.sizes)
+
+    def network(self, z: Float[Array, " K"]) -> Network:
+        """The network at z."""
+        parts = self._split(z)
+        values, correction = self._values(parts)
+        model = resolve(self.model, values, self.dtype, self.data.d, self.data.n_outputs)
+        n_hyper = len(values)
+        factors: list[Array] = []
+        spent = {"correction": correction, "jitter": jnp.zeros((), self.dtype)}
+
+        def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+            scale = cholesky(kernel.ii)
+            law: Any = layer.prior(scale)
+            noise, excess = self._noise(layer, law.base_dist.df, parts[n_hyper + index - 1])
+            factor = noise
+            for transform in law.transforms:
+                factor = transform(factor)
+            factors.append(factor)
+            spent["correction"] += excess
+            spent["jitter"] = jnp.maximum(spent["jitter"], scale.jitter)
+            return Gram(ii=factor @ factor.T)
+
+        kernel = propagate(model.layers, Inputs(i=self.data.x), bottleneck).ii
+        f = None
+        if not model.likelihood.is_gaussian:
+            scale = cholesky(kernel)
+            f = scale.tril @ parts[-1].reshape(self.data.n, -1)
+            spent["jitter"] = jnp.maximum(spent["jitter"], scale.jitter)
+        return Network(model=model, values=values, factors=tuple(factors), kernel=kernel, f=f, **spent)
+
+    def log_densities(self, z: Float[Array, " K"]) -> tuple[Scalar, Scalar]:
+        """The correction and log p(y | network(z)); -infinity where they are not finite, so that no sampler goes
+        there."""
+        network = self.network(z)
+        likelihood = self.log_likelihood(network)
+        good = jnp.isfinite(likelihood) & jnp.isfinite(network.correction)
+        outside = jnp.asarray(-jnp.inf, likelihood.dtype)
+        return jnp.where(good, network.correction, outside), jnp.where(good, likelihood, outside)
+
+    def log_likelihood(self, network: Network) -> Scalar:
+        """log p(y | network): all outputs, standardised targets."""
+        y, likelihood = self.data.y, network.model.likelihood
+        if network.f is not None:
+            return jnp.sum(likelihood.conditional(network.f).log_prob(y))
+        noise = self.noise_variance(network)
+        return gaussian_log_density(network.kernel + noise * jnp.eye(self.data.n, dtype=self.dtype), y)
+
+    def noise_variance(self, network: Network) -> Scalar:
+        """The one noise variance of a Gaussian likelihood."""
+        noise = network.model.likelihood.noise_variance(self.data.n_outputs)
+        assert noise is not None
+        return noise[0]
+
+    def log_prior(self, z: Float[Array, " K"]) -> Scalar:
+        """Log-density of z under the prior."""
+        return self.network(z).correction + _log_normal(z)
+
+    def log_posterior(self, z: Float[Array, " K"]) -> Scalar:
+        """log p(z, y)."""
+        correction, likelihood = self.log_densities(z)
+        return correction + likelihood + _log_normal(z)
+
+    def sample_prior(self, key: PRNGKeyArray) -> Float[Array, " K"]:
+        """A draw of z from the prior."""
+        parts = []
+        for i, (name, h) in enumerate(self.hyperparameters.items()):
+            draw = jnp.asarray(h.prior.sample(jax.random.fold_in(key, i)), self.dtype)
+            parts.append(self.standardise(name, draw))
+        values, _ = self._values(parts)
+        model = resolve(self.model, values, self.dtype, self.data.d, self.data.n_outputs)
+        for layer in model.bottlenecks:
+            layer_key = jax.random.fold_in(key, len(parts))
+            columns = self._feature_columns(layer)
+            if columns is None:
+                law: Any = layer.whitened_prior(self.data.n, self.dtype)
+                parts.append(self.coordinates_of_noise(layer, law.base_dist.df, law.base_dist.sample(layer_key)))
+            else:
+                parts.append(jax.random.normal(layer_key, (self.data.n * columns,), self.dtype))
+        for size in self.sizes[len(parts) :]:
+            parts.append(jax.random.normal(jax.random.fold_in(key, len(parts)), (size,), self.dtype))
+        return jnp.concatenate(parts) if parts else jnp.zeros(0, self.dtype)
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _split(self, z: Array) -> list[Array]:
+        ends = np.cumsum(self.sizes)[:-1].tolist()
+        return jnp.split(z, ends) if self.sizes else []
+
+    def _values(self, parts: list[Array]) -> tuple[dict[str, Array], Scalar]:
+        values, excess = {}, jnp.zeros((), self.dtype)
+        for part, (name, h) in zip(parts, self.hyperparameters.items(), strict=False):
+            centre, spread = self._references[name]
+            free = centre + spread * part.reshape(h.shape)
+            values[name] = h.constrain(free)
+            jacobian = jnp.sum(biject_to(h.constraint).log_abs_det_jacobian(free, values[name]))
+            density = jnp.asarray(h.prior.log_prob(values[name]), self.dtype) + jnp.asarray(jacobian, self.dtype)
+            excess += density + jnp.sum(jnp.log(spread)) - _log_normal(part)
+        return values, excess
+
+    @functools.cached_property
+    def _references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Centre and spread of every hyperparameter on the unconstrained scale, from draws of its prior."""
+        found = {}
+        for i, (name, h) in enumerate(self.hyperparameters.items()):
+            with jax.ensure_compile_time_eval():
+                draws = h.prior.sample(jax.random.fold_in(jax.random.key(0), i), (_REFERENCE_DRAWS,))
+                free = np.array(h.unconstrain(draws), np.float64)
+            free = np.where(np.isfinite(free), free, np.nan)
+            low, middle, high = np.nanquantile(free, [0.1587, 0.5, 0.8413], axis=0)
+            spread = np.maximum((high - low) / 2, 1e-3)
+            found[name] = (np.asarray(middle, self.dtype), np.asarray(spread, self.dtype))
+        return found
+
+    @functools.cached_property
+    def _typical(self) -> DeepKernelProcess:
+        """The model at the centres of its hyperparameters."""
+        with jax.ensure_compile_time_eval():
+            values = {n: h.constrain(jnp.asarray(self._references[n][0])) for n, h in self.hyperparameters.items()}
+            return resolve(self.model, values, self.dtype, self.data.d, self.data.n_outputs)
+
+    def standardise(self, name: str, draw: Array) -> Float[Array, " H"]:
+        """Coordinates of a value of a hyperparameter."""
+        centre, spread = self._references[name]
+        return ((self.hyperparameters[name].unconstrain(draw) - centre) / spread).reshape(-1)
+
+    def _factor_transform(self, layer: Bottleneck) -> LowerTrapezoidalTransform:
+        law: Any = layer.whitened_prior(self.data.n, self.dtype)
+        return LowerTrapezoidalTransform(*law.base_dist.event_shape)
+
+    def _noise(self, layer: Bottleneck, df: Float[Array, " M"], part: Array) -> tuple[Array, Scalar]:
+        """The matrix that the prior's transforms turn into a factor, and the correction of its coordinates."""
+        columns = self._feature_columns(layer)
+        if columns is not None:
+            return part.reshape(self.data.n, columns), jnp.zeros((), self.dtype)
+        transform = self._factor_transform(layer)
+        standard = part[-transform.columns :]
+        centre, spread = _log_chi_moments(df)
+        log_diagonal = centre + spread * standard
+        matrix = transform(jnp.concatenate([part[: -transform.columns], log_diagonal]))
+        # The density of log A_jj, where A_jj^2 ~ chi^2(df_j).
+        density = df * log_diagonal - jnp.exp(2 * log_diagonal) / 2 - gammaln(df / 2) - (df / 2 - 1) * math.log(2)
+        return matrix, jnp.sum(density + jnp.log(spread)) - _log_normal(standard)
+
+    def coordinates_of_noise(self, layer: Bottleneck, df: Array, noise: Array) -> Array:
+        """Coordinates of a bottleneck's Bartlett factor, or of its features."""
+        if self._feature_columns(layer) is not None:
+            return noise.reshape(-1)
+        transform = self._factor_transform(layer)
+        centre, spread = _log_chi_moments(df)
+        vector = transform.inv(noise)
+        return jnp.concatenate([vector[: -transform.columns], (vector[-transform.columns :] - centre) / spread])
+
+    def _feature_columns(self, layer: Bottleneck) -> int | None:
+        """Number of features of a bottleneck that is sampled by its features; None for others."""
+        width = getattr(layer, "integer", None)
+        return width if self.features and width is not None and width < self.data.n else None
+
+
+def _log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
+    """Mean of log A for A^2 ~ chi^2(df), and its standard deviation to three terms of the series of the trigamma
+    function: any smooth function will do, since the density of the coordinates is exact."""
+    half = df / 2
+    variance = (1 + (1 / 2 + 1 / (6 * half)) / half) / half
+    return (digamma(half) + math.log(2)) / 2, jnp.sqrt(variance) / 2
+
+
+def _log_normal(z: Array) -> Scalar:
+    return -(jnp.sum(z**2) + z.size * math.log(2 * math.pi)) / 2

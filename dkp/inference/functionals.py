@@ -1,0 +1,55 @@
+"""Numbers that say how well a chain mixes and that do not change when features are rotated.
+
+Convergence is judged by them: entries of factors have no meaning of their own, and those that move most slowly are
+usually these.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dkp._types import Array, Float
+from dkp.inference.coordinates import Coordinates, Network
+from dkp.linalg.alignment import centred_alignment
+from dkp.linalg.cholesky import cholesky
+
+__all__ = ["functionals", "functionals_of"]
+
+_POINTS = 3
+
+
+def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
+    """Of every bottleneck's Gram matrix: log-determinant (of its non-zero eigenvalues), trace, and centred alignment
+    with the label kernel; the log-likelihood; the hyperparameters; the latent function at a few training points.
+
+    Values are scalars, or arrays for hyperparameters that are.
+    """
+    found = dict(network.values)
+    for index, factor in enumerate(network.factors, start=1):
+        found[f"gram_{index}_log_det"] = jnp.linalg.slogdet(factor.T @ factor)[1]
+        found[f"gram_{index}_trace"] = jnp.sum(factor**2)
+        found[f"gram_{index}_alignment"] = centred_alignment(factor, target.data.y)
+    found["log_likelihood"] = target.log_likelihood(network)
+    return {**found, "f": _latent(target, network)[_rows(target)]}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> dict[str, Array]:
+    """The functionals of a stack of points."""
+    return jax.lax.map(lambda point: functionals(target, target.network(point)), z)
+
+
+def _rows(target: Coordinates) -> np.ndarray:
+    n = target.data.n
+    return np.unique(np.linspace(0, n - 1, _POINTS).astype(int))
+
+
+def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
+    """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2 I)^-1 y."""
+    if network.f is not None:
+        return network.f
+    noise, y = target.noise_variance(network), target.data.y
+    factor = cholesky(network.kernel + noise * jnp.eye(target.data.n, dtype=y.dtype))
+    return y - noise * (factor.inverse.T @ (factor.inverse @ y))

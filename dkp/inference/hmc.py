@@ -1,0 +1,278 @@
+"""Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc`` and the posterior that it returns."""
+
+import math
+import os
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from dkp import _check
+from dkp._types import PRNGKeyArray
+from dkp.data import Dataset
+from dkp.inference.adaptation import estimate_metric, schedule
+from dkp.inference.chains import CHAIN_METHODS, Chains, Chunk
+from dkp.inference.checks import check_model_and_data
+from dkp.inference.coordinates import Coordinates
+from dkp.inference.functionals import functionals_of
+from dkp.inference.mcmc import MCMCPosterior
+from dkp.inference.starts import starts
+from dkp.inference.transitions import METHODS, Method, identity_metric
+from dkp.inference.vi import VariationalPosterior
+from dkp.model import DeepKernelProcess
+from dkp.priors import Hyperparameter, hyperparameters, substitute
+from dkp.progress import Progress
+
+__all__ = ["LARGEST_N", "sample_hmc", "with_priors"]
+
+LARGEST_N = 1_000
+"""Points beyond which a transition, dozens of factorisations of N x N matrices, takes minutes."""
+
+_CHUNK = 25
+_RANK = 32
+
+
+def sample_hmc(
+    model: DeepKernelProcess,
+    data: Dataset,
+    *,
+    key: PRNGKeyArray,
+    chains: int = 4,
+    warmup: int = 1000,
+    draws: int = 1000,
+    thin: int = 1,
+    method: str = "nuts",
+    init: VariationalPosterior | None = None,
+    target_acceptance: float | None = None,
+    chain_method: str = "auto",
+    max_memory: float | None = None,
+    progress: bool | None = None,
+) -> MCMCPosterior:
+    """Draw from the exact posterior of a deep kernel process by Markov chain Monte Carlo.
+
+    All data points are their own inducing points. The chains move Bartlett factors, whose law does not depend on the
+    kernel, in coordinates whose prior is close to N(0, I); Gaussian noise is integrated out with the outputs. A step of
+    the two methods that follow gradients costs one Cholesky factorisation of an N x N matrix a layer and its
+    derivative.
+
+    Args:
+        model: any bottlenecks, any likelihood. Hyperparameters: a number stands; a distribution is inferred; ``learn``
+            stands at the value that `init` found, or gets a log-normal prior around its start (a normal one where it
+            may be negative), with a warning.
+        data: standardised; up to 1000 points.
+        key: for everything random.
+        chains: independent chains. warmup: transitions of each that tune step size and metric, and are dropped.
+        draws: kept draws of each chain. thin: transitions for every kept draw.
+        method: ``"nuts"``; ``"hmc"`` (random trajectory lengths); ``"ess"`` (elliptical slice sampling) and ``"pcn"``
+            (preconditioned Crank-Nicolson), which need no gradient and suit wide bottlenecks and much noise.
+        init: start from draws of a variational posterior of the same model and data; from the prior by default.
+        target_acceptance: mean acceptance for which warm-up tunes the step size, in (0, 1); higher is safer and
+            slower. By default 0.8, and 0.25 for pcn.
+        chain_method: ``"parallel"`` (threads), ``"vectorized"``, ``"sequential"``, or ``"auto"``: threads on
+            processors, vectorised on accelerators.
+        max_memory: bytes that the draws may take; half of what is free by default.
+        progress: show a progress bar; by default on terminals and in notebooks.
+
+    Returns:
+        the posterior. Ctrl-C during sampling returns the draws so far.
+
+    Warns:
+        RuntimeWarning: float32 data; learned hyperparameters without `init`; and at the end for divergences, R-hat
+            above 1.01, few effective draws and chains that did not move.
+
+    Raises:
+        ValueError: for arguments out of range, too many points, draws that do not fit into memory, or a bottleneck that
+            cannot be treated.
+
+    Source: Ober & Aitchison 2021 (arXiv 2107.10125), Bartlett factors; the methods are cited in
+        ``dkp.inference.transitions``.
+    """
+    check_model_and_data(model, data)
+    _check.random_key("key", key)
+    numbers = {"chains": chains, "warmup": warmup, "draws": draws, "thin": thin}
+    chains, warmup, draws, thin = (_check.positive_int(name, number) for name, number in numbers.items())
+    _check.one_of("chain_method", chain_method, CHAIN_METHODS)
+    sampler = _sampler(method, target_acceptance)
+    _check_size(data)
+    target = Coordinates(model=with_priors(model, data, init), data=data, features=not sampler.uses_gradient)
+    _check_memory(chains * draws * target.size * data.x.dtype.itemsize, max_memory)
+    _warn_single_precision(data)
+    key_start, key_run = jax.random.split(key)
+    rank = _RANK if sampler.uses_gradient else 0
+    metric = identity_metric(target.size, data.x.dtype, min(rank, target.size))
+    points = starts(target, key_start, chains, init)
+    run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method, length=_CHUNK)
+    kept = _Kept(thin)
+    with Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress) as bar:
+        began = time.perf_counter()
+        _warm_up(run, warmup, rank, bar)
+        warmed = time.perf_counter()
+        stopped = _sample(run, kept, draws * thin, bar.offset(warmup))
+    posterior = MCMCPosterior(
+        model=model,
+        coordinates=target,
+        z=kept.z(),
+        method=method,
+        stats=kept.stats(),
+        functionals=_functionals(target, kept.z()),
+        divergences=kept.divergences,
+        stopped=stopped,
+        warmup_seconds=warmed - began,
+        seconds=time.perf_counter() - warmed,
+    )
+    for text in posterior.warnings:
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+    return posterior
+
+
+def with_priors(model: DeepKernelProcess, data: Dataset, init: VariationalPosterior | None) -> DeepKernelProcess:
+    """The model without learned hyperparameters: they stand where `init` has them, or get a default prior.
+
+    Warns:
+        RuntimeWarning: when hyperparameters get a default prior.
+    """
+    found = hyperparameters(model, data.d, data.n_outputs)
+    learned = {name: h for name, h in found.items() if h.is_learned}
+    if init is not None:
+        return substitute(model, {name: init.hyperparameters[name] for name in learned})
+    if learned:
+        warnings.warn(
+            f"{', '.join(learned)} are learn(), which has no prior: each gets a log-normal one with scale 1 around its "
+            "start (or a standard normal one around it where it may be negative). Give them distributions or numbers, "
+            "or pass init=dkp.fit_vi(…) to keep the values that it found.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return substitute(model, {name: _default_prior(h, data) for name, h in learned.items()})
+
+
+def _default_prior(h: Hyperparameter, data: Dataset) -> dist.Distribution:
+    start = h.initial(data.x, data.y)
+    one = jnp.ones_like(start)
+    if h.domain == "real":
+        return dist.Normal(start, one)
+    return dist.Uniform(0 * one, one) if h.domain == "unit_interval" else dist.LogNormal(jnp.log(start), one)
+
+
+def _sampler(method: str, target_acceptance: float | None) -> Method:
+    kind = METHODS[_check.one_of("method", method, METHODS)]
+    if target_acceptance is None:
+        return kind()
+    if kind().target_acceptance is None:
+        raise ValueError(f"Expected no target_acceptance with method={method!r}, which has no step size to tune.")
+    if not 0 < _check.positive_number("target_acceptance", target_acceptance) < 1:
+        raise ValueError(f"Expected target_acceptance to lie between 0 and 1. Got {target_acceptance}.")
+    return kind(target_acceptance=float(target_acceptance))
+
+
+def _check_size(data: Dataset) -> None:
+    if data.n > LARGEST_N:
+        raise ValueError(
+            f"Expected at most {LARGEST_N} data points: sample_hmc has no inducing points, and its cost grows with the "
+            f"cube of their number. Got {data.n}: take a subset, or use dkp.fit_vi."
+        )
+
+
+def _check_memory(needed: int, allowed: float | None) -> None:
+    free = _free_memory()
+    limit = free / 2 if allowed is None else _check.positive_number("max_memory", allowed)
+    if needed > limit:
+        raise ValueError(
+            f"Expected draws that fit into {limit / 1e9:.3g} GB. Got chains x draws x coordinates of "
+            f"{needed / 1e9:.3g} GB: keep fewer draws (thin=…), or raise max_memory."
+        )
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):  # not every system says
+        return math.inf
+
+
+def _warn_single_precision(data: Dataset) -> None:
+    if data.x.dtype == jnp.float32:
+        warnings.warn(
+            "The data are float32: energies of about 1e3 are then known to 1e-4 only, and step sizes suffer. Set "
+            "jax.config.update('jax_enable_x64', True) first, or Dataset.from_arrays(…, dtype='float64').",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _warm_up(run: Chains, warmup: int, rank: int, bar: Progress) -> None:
+    done = 0
+    for window in schedule(warmup):
+        chunks: list[Chunk] = []
+        for start in range(0, window.length, _CHUNK):
+            n = min(_CHUNK, window.length - start)
+            chunks.append(run.advance(n, adapting=True))
+            done += n
+            bar.update(done, steps=float(chunks[-1].info.steps.mean()))
+        if window.learns and rank:
+            z, gradient = (np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("z", "gradient"))
+            run.metric = estimate_metric(z, gradient, rank)
+            run.restart_step_size()
+
+
+class _Kept:
+    """Draws and statistics of the transitions that are kept, every `thin`-th."""
+
+    def __init__(self, thin: int) -> None:
+        self._thin, self._done = thin, 0
+        self._chunks: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        self.divergences = 0
+
+    def add(self, chunk: Chunk) -> None:
+        n = chunk.z.shape[1]
+        rows = np.flatnonzero((self._done + np.arange(1, n + 1)) % self._thin == 0)
+        info = chunk.info
+        stats = {
+            "acceptance_rate": info.acceptance,
+            "diverging": info.diverging,
+            "energy": info.energy,
+            "n_steps": info.steps,
+            "tree_depth": info.depth,
+            "step_size": chunk.step_size,
+        }
+        self._chunks.append((chunk.z[:, rows], {name: a[:, rows] for name, a in stats.items()}))
+        self._done += n
+        self.divergences += int(info.diverging.sum())
+
+    @property
+    def n(self) -> int:
+        """Kept draws of each chain."""
+        return sum(z.shape[1] for z, _ in self._chunks)
+
+    def z(self) -> np.ndarray:
+        return np.concatenate([z for z, _ in self._chunks], axis=1)
+
+    def stats(self) -> dict[str, np.ndarray]:
+        names = self._chunks[0][1]
+        return {name: np.concatenate([stats[name] for _, stats in self._chunks], axis=1) for name in names}
+
+
+def _sample(run: Chains, kept: _Kept, total: int, bar: Progress) -> str:
+    """Run so many transitions, and say how it ended: "finished", or "interrupted" with some draws kept."""
+    done = 0
+    try:
+        while done < total:
+            n = min(_CHUNK, total - done)
+            chunk = run.advance(n, adapting=False)
+            kept.add(chunk)
+            done += n
+            bar.update(done, steps=float(chunk.info.steps.mean()), divergences=kept.divergences)
+    except KeyboardInterrupt:
+        if kept.n == 0:
+            raise
+        return "interrupted"
+    return "finished"
+
+
+def _functionals(target: Coordinates, z: np.ndarray) -> dict[str, np.ndarray]:
+    chains, draws, size = z.shape
+    found = functionals_of(target, jnp.asarray(z.reshape(-1, size)))
+    return {name: np.asarray(a).reshape(chains, draws, *a.shape[1:]) for name, a in found.items()}

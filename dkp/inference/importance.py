@@ -1,0 +1,69 @@
+"""Importance weights of a variational posterior: how far the guide is from the exact posterior, without sampling it.
+
+A draw of the guide is extended to all the data by the joint conditional prior, which the guide shares with the model
+and which therefore cancels; the outputs are integrated out exactly. What is left is
+
+    log w = log p(y | networks at the data) + sum_l [log p(T_l) - log q(T_l)] + log p(h) - log q(h)
+
+over whitened factors T_l and inferred hyperparameters h. Its mean under the guide, E w, is the evidence p(y) at the
+learned hyperparameters, and the tail of w says whether the guide covers the posterior (Pareto k-hat).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dkp import _check
+from dkp._types import Array, Float, PRNGKeyArray, Scalar
+from dkp.bottlenecks import Bottleneck
+from dkp.data import Dataset
+from dkp.distributions.outputs import gaussian_log_density
+from dkp.guides import guide_of
+from dkp.inference.family import VariationalFamily
+from dkp.inference.vi import VariationalPosterior
+from dkp.linalg.blocks import Gram, Inputs
+from dkp.linalg.cholesky import cholesky
+from dkp.model import propagate
+
+__all__ = ["log_weights"]
+
+
+def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 200) -> Float[Array, " S"]:
+    """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N each.
+
+    Raises:
+        ValueError: when the noise is not Gaussian: the outputs cannot be integrated out.
+    """
+    _check.positive_int("n", n)
+    if not posterior.model.likelihood.is_gaussian:
+        raise ValueError(f"Expected a Gaussian likelihood. Got {posterior.model.likelihood!r}.")
+    return _weights(posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _weights(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Array:
+    return jax.lax.map(lambda key: _log_weight(family, parameters, key, data), keys)
+
+
+def _log_weight(family: VariationalFamily, parameters: Any, key: PRNGKeyArray, data: Dataset) -> Scalar:
+    inducing = parameters["inducing"]
+    p = inducing.shape[0]
+    values, divergence = family.draw_values(parameters, jax.random.fold_in(key, 0))
+    model = family.resolve(values, inducing.dtype)
+    log_ratios = [-divergence]
+
+    def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+        key_guide, key_rest = jax.random.split(jax.random.fold_in(key, index))
+        q, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1])
+        whitened = jnp.asarray(q.sample(key_guide))
+        prior = layer.whitened_prior(p, inducing.dtype)
+        log_ratios.append(jnp.asarray(prior.log_prob(whitened)) - jnp.asarray(q.log_prob(whitened)))
+        factor = layer.extend(key_rest, kernel.ii, cholesky(kernel.ii[:p, :p]).tril @ whitened)
+        return Gram(ii=factor @ factor.T)
+
+    points = jnp.concatenate([inducing, data.x])
+    kernel = propagate(model.layers, Inputs(i=points), bottleneck).ii[p:, p:]
+    noise = family.noise_variance(model) * jnp.eye(data.x.shape[0], dtype=kernel.dtype)
+    return gaussian_log_density(kernel + noise, data.y) + sum(log_ratios)

@@ -1,0 +1,81 @@
+"""Where Markov chains start: draws from the prior, or from a variational posterior.
+
+A variational posterior knows the Gram matrices at its inducing points. The entries of Bartlett factors are independent,
+and the factor of more points begins with that of fewer: so a draw is extended to the data by drawing the further rows
+from the prior, which is a draw of the conditional prior of all data points together.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dkp._types import Array, Float, PRNGKeyArray
+from dkp.bottlenecks import Bottleneck, bartlett_factor
+from dkp.inference.coordinates import Coordinates
+from dkp.inference.vi import VariationalPosterior
+from dkp.linalg.blocks import Gram, Inputs, diagonal
+from dkp.linalg.cholesky import cholesky
+from dkp.model import propagate
+from dkp.posterior import Draw, resolve_draw
+
+__all__ = ["starts"]
+
+
+def starts(
+    target: Coordinates, key: PRNGKeyArray, chains: int, init: VariationalPosterior | None
+) -> Float[Array, "C K"]:
+    """One starting point a chain.
+
+    Raises:
+        ValueError: when `init` is no variational posterior of the same layers on the same features.
+    """
+    key_draws, key_rows = jax.random.split(key)
+    keys = jax.random.split(key_rows, chains)
+    if init is None:
+        return jax.jit(jax.vmap(target.sample_prior))(keys)
+    _check_init(target, init)
+    draws = init.sample(key_draws, chains)
+    return jax.jit(lambda *stacks: jax.lax.map(lambda pair: _extend(target, *pair), stacks))(keys, draws)
+
+
+def _check_init(target: Coordinates, init: Any) -> None:
+    if not isinstance(init, VariationalPosterior):
+        raise ValueError(f"Expected init to be a posterior of dkp.fit_vi, or None. Got {type(init).__name__}.")
+    here, there = (tuple(map(type, m.layers)) for m in (target.model, init.model))
+    if here != there or init.data.x.shape[1:] != target.data.x.shape[1:]:
+        raise ValueError("Expected init to be fitted to the same layers and features. Got others.")
+
+
+def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, " K"]:
+    """z of a network that agrees with `draw` at its inducing points."""
+    model = resolve_draw(target.model, draw, target.data.n_outputs)
+    p = draw.inducing.shape[0]
+    parts = [target.standardise(name, draw.values[name]) for name in target.hyperparameters]
+
+    def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+        factor = layer.extend(jax.random.fold_in(key, index), kernel.ii, draw.factors[index - 1])
+        parts.append(_coordinates(target, layer, kernel.ii[p:, p:], factor[p:]))
+        return Gram(ii=factor @ factor.T)
+
+    points = jnp.concatenate([draw.inducing, target.data.x])
+    kernel = propagate(model.layers, Inputs(i=points), bottleneck).ii
+    if not target.model.likelihood.is_gaussian:
+        parts.append(_latent(kernel, draw, p))
+    return jnp.concatenate(parts)
+
+
+def _coordinates(target: Coordinates, layer: Bottleneck, kernel: Array, root: Array) -> Array:
+    """Coordinates of the factor of G = root root^T, where `kernel` enters the bottleneck."""
+    law: Any = layer.prior(cholesky(kernel))
+    columns = law.event_shape[-1]
+    upper = jnp.linalg.qr(root.T, mode="r")[:columns]
+    factor = (upper * jnp.sign(diagonal(upper.T))[:, None]).T
+    return target.coordinates_of_noise(layer, law.base_dist.df, bartlett_factor(law, factor))
+
+
+def _latent(kernel: Array, draw: Draw, p: int) -> Array:
+    """f = L e at the mean of f given the draw: e."""
+    assert draw.outputs is not None
+    mean, _ = draw.outputs.moments(Gram(ii=kernel[:p, :p], ti=kernel[p:, :p], tt=diagonal(kernel[p:, p:])))
+    return (cholesky(kernel[p:, p:]).inverse @ mean).reshape(-1)
