@@ -8,6 +8,7 @@ from dkp.classification import CalibratedClassifier, calibrate
 from dkp.data import Dataset
 from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.ensembles import AugmentedPosterior, fit_augmented
+from dkp.inference.evidence import Evidence, log_evidence
 from dkp.inference.exact import ExactPosterior, condition
 from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
 from dkp.inference.hmc import sample_hmc
@@ -17,21 +18,25 @@ from dkp.inference.vi import VariationalPosterior, fit_vi
 from dkp.model import DeepKernelProcess
 from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.predict import Prediction, predict, prior_predictive
+from dkp.widths import WidthComparison, compare_widths
 
 __all__ = [
     "AugmentedPosterior",
     "CalibratedClassifier",
     "Dataset",
     "DeepKernelProcess",
+    "Evidence",
     "ExactPosterior",
     "GradientFlowEnsemble",
     "InverseWishart",
     "MCMCPosterior",
     "Prediction",
     "VariationalPosterior",
+    "WidthComparison",
     "Wishart",
     "__version__",
     "calibrate",
+    "compare_widths",
     "condition",
     "datasets",
     "diag_reg_of_time",
@@ -42,6 +47,7 @@ __all__ = [
     "kernels",
     "learn",
     "likelihoods",
+    "log_evidence",
     "nngp_and_ntk_kernels",
     "nngp_kernel",
     "ntk_kernel",

@@ -70,7 +70,7 @@ class Bottleneck(Spec):
 def bartlett_factor(prior: Distribution, factor: Float[Array, "P M"]) -> Float[Array, "P M"]:
     """The Bartlett factor behind a factor S, under its prior."""
     for transform in reversed(cast(TransformedDistribution, prior).transforms):
-        factor = transform.inv(factor)
+        factor = jnp.asarray(transform.inv(factor))
     return factor
 
 

@@ -9,6 +9,7 @@ from dkp import _check
 from dkp._types import Float
 from dkp.diagnostics.grams import GramDraws
 from dkp.predict import Prediction
+from dkp.widths import WidthComparison
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -23,6 +24,7 @@ __all__ = [
     "kernel_matrix",
     "observed_against_predicted",
     "overview",
+    "widths",
 ]
 
 
@@ -168,6 +170,32 @@ def overview(prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]) -> 
     return figure
 
 
+def widths(axes: Any, comparison: WidthComparison) -> Any:
+    """Log evidence relative to the best width with bars of two standard errors; beside it, the held-out log-density.
+
+    The axis of widths is logarithmic, and infinity stands at its right end, apart.
+
+    Args:
+        axes: Matplotlib axes; an array of two of them where there are held-out data, else one.
+
+    Raises:
+        ValueError: when there are held-out data and the axes are not two.
+    """
+    flat = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+    densities = comparison.held_out_log_density
+    expected = 1 if densities is None else 2
+    if len(flat) != expected:
+        raise ValueError(f"Expected {expected} axes, as of plt.subplots(1, {expected}). Got {len(flat)}.")
+    relative = comparison.log_evidence - comparison.log_evidence.max()
+    places = _width_axis(flat[0], comparison.widths)
+    flat[0].errorbar(places, relative, yerr=2 * comparison.log_evidence_se, fmt="o-", markersize=4, capsize=3)
+    flat[0].set(ylabel="log evidence, relative to the best")
+    if densities is not None:
+        flat[1].plot(_width_axis(flat[1], comparison.widths), densities, "o-", markersize=4)
+        flat[1].set(ylabel="held-out log-density")
+    return axes
+
+
 def _one_column(x: Any) -> Float[np.ndarray, " B"]:
     values = _check.matrix("x", x)
     if values.shape[1] != 1:
@@ -180,3 +208,15 @@ def _vector(name: str, values: Any) -> Float[np.ndarray, " N"]:
     if values.shape[1] != 1:
         raise ValueError(f"Expected {name} to be of one output. Got {values.shape[1]}.")
     return values[:, 0]
+
+
+def _width_axis(ax: "matplotlib.axes.Axes", widths: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
+    """Places of widths on a logarithmic axis, which gets their names."""
+    finite = widths[np.isfinite(widths)]
+    end = 4 * finite.max() if len(finite) else 1.0
+    places = np.where(np.isfinite(widths), widths, end)
+    ax.set_xscale("log")
+    ax.set_xticks(places, [f"{w:g}" if np.isfinite(w) else "∞" for w in widths])
+    ax.minorticks_off()
+    ax.set(xlabel="width")
+    return places

@@ -1,5 +1,5 @@
 """What to look at once there is a posterior."""
 
-from dkp.diagnostics.compare import Comparison, compare
+from dkp.diagnostics.comparison import Comparison, compare
 
 __all__ = ["Comparison", "compare"]

@@ -78,7 +78,7 @@ def to_arviz(
     if isinstance(posterior, DrawsPosterior) and posterior.model.likelihood.is_gaussian:
         log_likelihood = np.asarray(posterior.leave_one_out(draws), float) - _log_scale(posterior)
     kept = {"f": f} if f.size <= _LARGEST_LATENT else {}
-    matrices = _matrices(draws, np.asarray(which)) if grams else {}
+    matrices = _matrices(posterior, draws, np.asarray(which)) if grams else {}
     groups = {
         "posterior": {**values, **_summaries(posterior, draws, np.asarray(which), thin), **matrices, **kept},
         "posterior_predictive": {"y": data.undo_targets(y)},
@@ -147,8 +147,15 @@ def _summaries(posterior: Posterior, draws: Draw, which: np.ndarray, thin: int) 
     }
 
 
-def _matrices(draws: Draw, which: np.ndarray) -> dict[str, Array]:
-    return {f"gram_{i}": (s @ jnp.swapaxes(s, -1, -2))[which] for i, s in enumerate(draws.factors, start=1)}
+def _matrices(posterior: Posterior, draws: Draw, which: np.ndarray) -> dict[str, np.ndarray]:
+    """Gram matrices at the inducing points; at the data rows in their own order where these are all of them."""
+    found = {}
+    for i, factor in enumerate(draws.factors, start=1):
+        rows = np.asarray(factor)[which]
+        if isinstance(posterior, DrawsPosterior):
+            rows = rows[:, np.argsort(posterior.coordinates.order)]
+        found[f"gram_{i}"] = rows @ rows.transpose(0, 2, 1)
+    return found
 
 
 def _convert(groups: dict[str, dict[str, Any]], posterior: Posterior) -> Any:

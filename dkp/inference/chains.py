@@ -29,7 +29,7 @@ class ChainState(NamedTuple):
     state: State
     tuner: Any
     key: PRNGKeyArray
-    count: Int[Array, ""]
+    transitions: Int[Array, ""]
 
 
 class Chunk(NamedTuple):
@@ -134,12 +134,12 @@ def _advance(
     _, update, final = _averaging(method.target_acceptance)
 
     def transition(chain: ChainState) -> tuple[ChainState, Any]:
-        step_size = jnp.where(adapting, jnp.exp(chain.tuner.log_step_size), final(chain.tuner))
-        key = jax.random.fold_in(chain.key, chain.count)
+        step_size: Any = jnp.where(adapting, jnp.exp(chain.tuner.log_step_size), final(chain.tuner))
+        key = jax.random.fold_in(chain.key, chain.transitions)
         state, info = method.step(target, key, chain.state, step_size, metric)
         tuned = update(chain.tuner, info.acceptance)
         tuner = jax.tree.map(lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, chain.tuner)
-        return ChainState(state, tuner, chain.key, chain.count + 1), (state.z, state.gradient, info, step_size)
+        return ChainState(state, tuner, chain.key, chain.transitions + 1), (state.z, state.gradient, info, step_size)
 
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(transition, chain)[1])
 

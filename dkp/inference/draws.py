@@ -100,7 +100,7 @@ def networks_of(coordinates: Coordinates, z: Float[Array, "S K"]) -> Draw:
 
     def one(z: Array) -> Draw:
         network = coordinates.network(z)
-        return Draw(values=network.values, inducing=coordinates.data.x, factors=network.factors, f=network.f)
+        return Draw(values=network.values, inducing=coordinates.x, factors=network.factors, f=network.f)
 
     return jax.lax.map(one, z)
 
@@ -116,7 +116,7 @@ def _leave_one_out(coordinates: Coordinates, draws: Draw) -> Float[Array, "S N"]
         law = output_law(coordinates, draw)
         variance = 1 / jnp.sum(law.removed**2, axis=0)  # removed^T removed = (K + s^2 I)^-1
         scaled = law.weights**2 * variance[:, None]  # (y_n - mean)^2 / variance, mean = y_n - weights_n variance
-        return -jnp.sum(scaled + jnp.log(2 * jnp.pi * variance)[:, None], axis=1) / 2
+        return coordinates.in_data_order(-jnp.sum(scaled + jnp.log(2 * jnp.pi * variance)[:, None], axis=1) / 2)
 
     return jax.lax.map(one, draws)
 
@@ -135,4 +135,4 @@ def output_law(coordinates: Coordinates, draw: Draw) -> OutputLaw:
         return OutputLaw(weights=scale.inverse.T @ (scale.inverse @ draw.f), removed=scale.inverse)
     noise = model.likelihood.noise_variance(coordinates.data.n_outputs)
     assert noise is not None
-    return exact_outputs(kernel, coordinates.data.y, noise[0])[1]
+    return exact_outputs(kernel, coordinates.y, noise[0])[1]

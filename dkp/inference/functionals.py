@@ -30,9 +30,9 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
     for index, factor in enumerate(network.factors, start=1):
         found[f"gram_{index}_log_det"] = jnp.linalg.slogdet(factor.T @ factor)[1]
         found[f"gram_{index}_trace"] = jnp.sum(factor**2)
-        found[f"gram_{index}_alignment"] = centred_alignment(factor, target.data.y)
+        found[f"gram_{index}_alignment"] = centred_alignment(factor, target.y)
     found["log_likelihood"] = target.log_likelihood(network)
-    return {**found, "f": _latent(target, network)[_rows(target)]}
+    return {**found, "f": target.in_data_order(_latent(target, network))[_rows(target)]}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -50,6 +50,6 @@ def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
     """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2 I)^-1 y."""
     if network.f is not None:
         return network.f
-    noise, y = target.noise_variance(network), target.data.y
+    noise, y = target.noise_variance(network), target.y
     factor = cholesky(network.kernel + noise * jnp.eye(target.data.n, dtype=y.dtype))
     return y - noise * (factor.inverse.T @ (factor.inverse @ y))

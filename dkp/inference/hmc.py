@@ -11,6 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from dkp import _check
+from dkp._threads import one_blas_thread
 from dkp._types import PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.adaptation import estimate_metric, schedule
@@ -106,7 +107,8 @@ def sample_hmc(
     points = starts(target, key_start, chains, init)
     run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method, length=_CHUNK)
     kept = _Kept(thin)
-    with Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress) as bar:
+    bar = Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress)
+    with one_blas_thread(), bar:
         began = time.perf_counter()
         _warm_up(run, warmup, rank, bar)
         warmed = time.perf_counter()

@@ -58,7 +58,7 @@ def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, 
         parts.append(_coordinates(target, layer, kernel.ii[p:, p:], factor[p:]))
         return Gram(ii=factor @ factor.T)
 
-    points = jnp.concatenate([draw.inducing, target.data.x])
+    points = jnp.concatenate([draw.inducing, target.x])
     kernel = propagate(model.layers, Inputs(i=points), bottleneck).ii
     if not target.model.likelihood.is_gaussian:
         parts.append(_latent(kernel, draw, p))

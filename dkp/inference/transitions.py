@@ -88,9 +88,9 @@ class NUTS:
         from blackjax.mcmc import nuts
         from blackjax.mcmc.hmc import HMCState
 
-        new, info = nuts.build_kernel()(
-            key, HMCState(*state), target.log_posterior, step_size, _inverse_mass(metric), self.max_depth
-        )
+        start: Any = HMCState
+        kernel: Any = nuts.build_kernel()
+        new, info = kernel(key, start(*state), target.log_posterior, step_size, _inverse_mass(metric), self.max_depth)
         return State(*new), Info(
             acceptance=info.acceptance_rate,
             diverging=info.is_divergent,
@@ -122,12 +122,12 @@ class HMC:
     ) -> tuple[State, Info]:
         from blackjax.mcmc import hmc
 
+        start: Any = hmc.HMCState
         key_length, key_step = jax.random.split(key)
         time = 2 * self.trajectory * jax.random.uniform(key_length, dtype=state.z.dtype)
         steps = jnp.clip(jnp.ceil(time / step_size), 1, self.max_steps).astype(jnp.int32)
-        new, info = hmc.build_kernel()(
-            key_step, hmc.HMCState(*state), target.log_posterior, step_size, _inverse_mass(metric), steps
-        )
+        kernel: Any = hmc.build_kernel()
+        new, info = kernel(key_step, start(*state), target.log_posterior, step_size, _inverse_mass(metric), steps)
         return State(*new), Info(
             acceptance=info.acceptance_rate,
             diverging=info.is_divergent,
@@ -156,7 +156,7 @@ class ESS:
     ) -> tuple[State, Info]:
         from blackjax.mcmc import elliptical_slice
 
-        kernel = elliptical_slice.build_kernel(jnp.ones_like(state.z), jnp.zeros_like(state.z))
+        kernel: Any = elliptical_slice.build_kernel(jnp.ones_like(state.z), jnp.zeros_like(state.z))
         start = elliptical_slice.EllipSliceState(state.z, state.log_density)
         new, info = kernel(key, start, lambda z: _excess(target, z))
         steps = jnp.asarray(info.subiter, jnp.int32)

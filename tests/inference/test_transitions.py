@@ -70,18 +70,18 @@ def draw_data(target, z, key):
         factor = layer.extend(jax.random.fold_in(key_extend, index), kernel.ii, network.factors[index - 1])
         return Gram(ii=factor @ factor.T)
 
-    points = Inputs(i=jnp.concatenate([target.data.x, X_NEW]))
+    points = Inputs(i=jnp.concatenate([target.x, X_NEW]))
     kernel = propagate(network.model.layers, points, bottleneck).ii
     f = cholesky(kernel).tril @ jax.random.normal(key_f, (N + 1, 1))
     y = f[:N] + jnp.sqrt(target.noise_variance(network)) * jax.random.normal(key_noise, (N, 1))
-    return y, f[N, 0]
+    return target.in_data_order(y), f[N, 0]
 
 
 def statistics(target, z, key):
     """Numbers that every run compares: functionals of the network, and a draw of f at a new point given y."""
     network = target.network(z)
     found = functionals(target, network)
-    draw = Draw(values=network.values, inducing=target.data.x, factors=network.factors)
+    draw = Draw(values=network.values, inducing=target.x, factors=network.factors)
     draw = dataclasses.replace(draw, outputs=output_law(target, draw))
     key_gram, key_f = jax.random.split(key)
     mean, variance = latent_moments(target.model, draw, key_gram, X_NEW, 1)

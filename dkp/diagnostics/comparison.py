@@ -156,7 +156,7 @@ def pareto_k(log_weights: Any) -> float:
     below 0.7."""
     values = np.asarray(log_weights, float)
     try:
-        from arviz_stats.base import array_stats  # ArviZ 1.x
+        from arviz_stats.base import array_stats  # ArviZ 1.x  # pyright: ignore[reportMissingImports]
     except ImportError:
         from arviz import psislw
 

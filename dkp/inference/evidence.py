@@ -1,0 +1,201 @@
+"""The evidence of a model: log p(y | x) with bottlenecks and hyperparameters integrated out.
+
+A pilot run of :mod:`dkp.inference.tempering` chooses the temperatures and the moves. The runs after it, which use what
+it chose and nothing else of it, each give an unbiased estimate of the evidence, however few their particles: their mean
+is the answer, and their spread its error. (A run that adapts is biased: its particles have chosen the moves that they
+make. Measured: 1 nat at 256 particles and a spread of 0.5.) Without anything to integrate out the evidence is exact.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from dkp import _check
+from dkp._types import Float, PRNGKeyArray
+from dkp.data import Dataset
+from dkp.inference.checks import check_model_and_data
+from dkp.inference.coordinates import Coordinates
+from dkp.inference.draws import DrawsPosterior
+from dkp.inference.exact import condition
+from dkp.inference.runs import LENGTH, Plan, Run, Stage, pilot, run
+from dkp.inference.tempering import MOVES
+from dkp.model import DeepKernelProcess
+from dkp.posterior import Posterior
+from dkp.priors import hyperparameters
+from dkp.progress import Progress
+
+__all__ = ["Evidence", "combine_runs", "log_evidence"]
+
+_MATRICES = 30  # of N x N, for every bottleneck and the outputs, while a gradient is computed
+_BATCH_BYTES = 500_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """An estimate of log p(y | x), in nats: all data, standardised targets.
+
+    log_evidence: log of the mean of the estimates of the runs. standard_error: its standard error, 0 where it is exact.
+    posterior: the particles of all runs, a chain each; or the exact posterior. temperatures: from 0 to 1.
+    runs: log evidence of every run. within: the error of a run, computed from its own chains. acceptance: lowest mean
+    acceptance of a temperature. correlation: largest correlation of the log-likelihood of successive states of a chain.
+    """
+
+    log_evidence: float
+    standard_error: float
+    posterior: Posterior
+    temperatures: Float[np.ndarray, " T"]
+    runs: Float[np.ndarray, " R"]
+    within: Float[np.ndarray, " R"]
+    acceptance: float
+    correlation: float
+    seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """What to look at before trusting the estimate: the error, and whether the runs agree."""
+        return {
+            "log_evidence": self.log_evidence,
+            "standard_error": self.standard_error,
+            "runs": self.runs.tolist(),
+            "error_within_runs": self.within.tolist(),
+            "temperatures": len(self.temperatures),
+            "lowest_acceptance": self.acceptance,
+            "largest_correlation": self.correlation,
+            "seconds": self.seconds,
+        }
+
+
+def log_evidence(
+    model: DeepKernelProcess,
+    data: Dataset,
+    *,
+    key: PRNGKeyArray,
+    particles: int = 1024,
+    runs: int = 4,
+    move: str = "hmc",
+    max_bytes: float = 8e9,
+    progress: bool | None = None,
+) -> Evidence:
+    """Estimate log p(y | x) = log of the integral of p(y | network) over the prior of networks.
+
+    The standard error is the largest of three: sd(Z_r) / (mean(Z_r) sqrt R) and sd(log Z_r) / sqrt R for the
+    estimates Z_r of the R runs, and the error that the chains within the runs show. The first two rest on R numbers, so
+    two standard errors are an interval of 86% for four runs, and of 91% for eight, where the third is smaller.
+
+    Args:
+        model: with a number or a distribution for every hyperparameter.
+        data: training data.
+        key: for everything random.
+        particles: points that stand for the network at every temperature, rounded up to a multiple of 16, at least
+            64. The variance falls with 1 / particles once there are enough; below, runs disagree.
+        runs: independent passes after the pilot, at least 2.
+        move: "hmc", or "pcn", which needs no gradients and many more particles.
+        max_bytes: refuse what takes more memory.
+        progress: show a progress bar; None shows it on a terminal and in a notebook only.
+
+    Raises:
+        ValueError: for learned hyperparameters, numbers out of range, a model that does not fit the data, or one whose
+            likelihood is no finite number at any draw from the prior.
+
+    Source: Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 (arXiv 2011.02328).
+    """
+    check_model_and_data(model, data)
+    _check.random_key("key", key)
+    particles, runs = _check.positive_int("particles", particles), _check.positive_int("runs", runs)
+    _check.one_of("move", move, MOVES)
+    _check_hyperparameters(model, data)
+    coordinates = Coordinates(model=model, data=data)
+    if coordinates.size == 0:
+        return _exact(model, data)
+    if runs < 2:
+        raise ValueError(f"Expected runs to be at least 2, since their spread gives the error. Got {runs}.")
+    chains = max(-(-particles // LENGTH), 4)
+    batch = _batch(coordinates, chains, runs, _check.positive_number("max_bytes", max_bytes))
+    plan = Plan(coordinates=coordinates, chains=chains, move=move, batch=batch)
+    began = time.perf_counter()
+    with Progress(1 + runs, label="log_evidence", enabled=progress) as bar:
+        stages = pilot(plan, jax.random.fold_in(key, 0), functools.partial(bar.update, 0))
+        keys = [jax.random.fold_in(key, r) for r in range(1, runs + 1)]
+        done = [run(plan, stages, own, functools.partial(bar.update, r)) for r, own in enumerate(keys, start=1)]
+        bar.update(1 + runs)
+    return _combine(plan, stages, done, time.perf_counter() - began)
+
+
+def combine_runs(logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"]) -> tuple[float, float]:
+    """Log of the mean of exp(logs), and its standard error: see :func:`log_evidence`.
+
+    Args:
+        logs: of the estimates of independent runs.
+        within: relative errors of the estimates, by themselves.
+    """
+    ratios = np.exp(logs - logs.max())
+    # Relative spread of the estimates: at most sqrt R, so that of the logarithms speaks up where runs disagree.
+    spreads = (ratios.std(ddof=1) / ratios.mean(), logs.std(ddof=1), math.sqrt(np.mean(within**2)))
+    return float(logs.max() + np.log(ratios.mean())), float(max(spreads) / math.sqrt(len(logs)))
+
+
+def _combine(plan: Plan, stages: Sequence[Stage], runs: list[Run], seconds: float) -> Evidence:
+    logs = np.asarray([run.log_evidence for run in runs])
+    within = np.sqrt([run.variance for run in runs])
+    value, error = combine_runs(logs, within)
+    z = np.stack([run.z for run in runs])
+    posterior = DrawsPosterior(model=plan.coordinates.model, coordinates=plan.coordinates, z=z)
+    return Evidence(
+        log_evidence=value,
+        standard_error=error,
+        posterior=cast(Posterior, posterior),
+        temperatures=np.asarray([0.0, *(stage.temperature for stage in stages)]),
+        runs=logs,
+        within=within,
+        acceptance=min(run.acceptance for run in runs),
+        correlation=max(run.correlation for run in runs),
+        seconds=seconds,
+    )
+
+
+def _exact(model: DeepKernelProcess, data: Dataset) -> Evidence:
+    posterior = condition(model, data)
+    value = posterior.log_marginal_likelihood
+    return Evidence(
+        log_evidence=value,
+        standard_error=0.0,
+        posterior=cast(Posterior, posterior),
+        temperatures=np.asarray([0.0, 1.0]),
+        runs=np.asarray([value]),
+        within=np.zeros(1),
+        acceptance=1.0,
+        correlation=0.0,
+        seconds=posterior.seconds,
+    )
+
+
+def _check_hyperparameters(model: DeepKernelProcess, data: Dataset) -> None:
+    learned = [n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned]
+    if learned:
+        raise ValueError(
+            "Expected a number or a distribution for every hyperparameter, since evidence is an integral over a prior. "
+            f"Got learn() for {', '.join(learned)}: give it a prior, such as dist.LogNormal(0.0, 1.0), or a number."
+        )
+
+
+def _batch(coordinates: Coordinates, chains: int, runs: int, max_bytes: float) -> int:
+    """How many likelihoods are computed at the same time.
+
+    Raises:
+        ValueError: when the particles, or one likelihood, do not fit into memory.
+    """
+    itemsize, n = coordinates.dtype.itemsize, coordinates.data.n
+    one = itemsize * (_MATRICES * (1 + len(coordinates.model.bottlenecks)) * n**2)
+    kept = itemsize * chains * LENGTH * coordinates.size * (runs + 4)
+    if kept + one > max_bytes:
+        raise ValueError(
+            f"Expected to need at most max_bytes = {max_bytes:.2g}. Got {kept + one:.2g} bytes: {kept:.2g} for "
+            f"{chains * LENGTH} particles of {coordinates.size} numbers in {runs} runs, and {one:.2g} for the "
+            f"matrices of {n} points: take fewer particles or points, or raise max_bytes."
+        )
+    return int(np.clip(min(_BATCH_BYTES, max_bytes - kept) // one, 1, chains))
