@@ -120,9 +120,10 @@ class Spec:
 
 
 def _as_numbers(value: Any) -> np.ndarray:
-    """NaN, which lies in no domain, for what cannot be read as numbers."""
+    """NaN, which lies in no domain, for what is no number: text and truth values included."""
     try:
-        return np.asarray(value, dtype=float)
+        array = np.asarray(value)
+        return array.astype(float) if array.dtype.kind in "iuf" else np.asarray(np.nan)
     except (TypeError, ValueError):
         return np.asarray(np.nan)
 

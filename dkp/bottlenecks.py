@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from numpyro.distributions import Distribution, TransformedDistribution
 
 from dkp._spec import Learn, Spec, hyperparameter, learn
@@ -17,7 +18,7 @@ from dkp._types import Array, Float, PRNGKeyArray
 from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
 from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
 from dkp.linalg.blocks import Gram
-from dkp.linalg.cholesky import Cholesky, cholesky
+from dkp.linalg.cholesky import Cholesky, cholesky, triangular_inverse
 
 __all__ = ["Bottleneck", "InverseWishart", "Wishart", "bartlett_factor"]
 
@@ -36,6 +37,10 @@ class Bottleneck(Spec):
         """Law of L^-1 S, which does not depend on K: the prior for K = I."""
         eye = jnp.eye(size, dtype=dtype)
         return self.prior(Cholesky(eye, eye, jnp.zeros((), dtype)))
+
+    def whiten(self, noise: Float[Array, "P M"]) -> Float[Array, "P M"]:
+        """The whitened factor L^-1 S that the Bartlett factor behind S stands for."""
+        raise NotImplementedError
 
     def extend(
         self, key: PRNGKeyArray, kernel: Float[Array, "Q Q"], factor: Float[Array, "P M"]
@@ -95,6 +100,9 @@ class InverseWishart(Bottleneck):
     def initial_values(self, x: Array, y: Array) -> dict[str, float]:
         return {"delta": 1000.0}  # narrower than most posteriors: where noise hides the data, nothing can be learned
 
+    def whiten(self, noise: Float[Array, "P P"]) -> Float[Array, "P P"]:
+        return jnp.sqrt(jnp.asarray(self.delta, noise.dtype)) * triangular_inverse(noise)
+
     def prior(self, scale: Cholesky) -> InverseWishartFactor:
         root = jnp.sqrt(jnp.asarray(self.delta, scale.tril.dtype))
         size = scale.tril.shape[-1]
@@ -140,12 +148,13 @@ class Wishart(Bottleneck):
                 "Expected Wishart(width=…) to be a number or a distribution. Got learn(): compare the evidence of "
                 "several widths (dkp.compare_widths), or give it a prior."
             )
-        if isinstance(self.width, (int, float)) and math.isinf(self.width) and self.width > 0:
+        number = None if hasattr(self.width, "log_prob") or isinstance(self.width, Tracer) else np.asarray(self.width)
+        number = number if number is not None and number.ndim == 0 and number.dtype.kind in "iuf" else None
+        if number is not None and number == math.inf:
             raise ValueError(
                 "Expected Wishart(width=…) to be finite. Got infinity, which is no bottleneck: leave the layer out."
             )
         self.check_hyperparameters()
-        number = np.asarray(self.width) if isinstance(self.width, (int, float, np.number)) else None
         if number is not None and float(number).is_integer():
             object.__setattr__(self, "integer", int(number))
 
@@ -159,6 +168,9 @@ class Wishart(Bottleneck):
                 f"Expected Wishart(width=…) to be an integer, or real numbers of at least the number of points, {n}. "
                 f"Got {self.width!r} with smallest value {lowest}."
             )
+
+    def whiten(self, noise: Float[Array, "P M"]) -> Float[Array, "P M"]:
+        return noise / jnp.sqrt(jnp.asarray(self.width, noise.dtype))
 
     def prior(self, scale: Cholesky) -> WishartFactor:
         size = scale.tril.shape[-1]

@@ -80,11 +80,13 @@ class DeepKernelProcess(Spec):
             y, observed or drawn, (N, C).
 
         Raises:
-            ValueError: for shapes that do not fit together.
+            ValueError: for shapes that do not fit together, or a bottleneck that has no law at so many points.
         """
         x = jnp.asarray(x)
         y = None if y is None else (jnp.asarray(y)[:, None] if jnp.ndim(y) == 1 else jnp.asarray(y))
         _check_shapes(x, y, inducing)
+        for layer in self.bottlenecks:
+            layer.check_points(x.shape[0] if inducing is None else jnp.shape(inducing)[0])
         columns = y.shape[1] if y is not None else 1 if n_outputs is None else n_outputs
         model = self._with_sites(x, y, columns)
         if inducing is None:

@@ -150,7 +150,9 @@ def test_delta_outside_its_domain(delta):
         dkp.InverseWishart(delta=delta)
 
 
-@pytest.mark.parametrize("width", [0, 0.0, -1, -1.0, float("nan"), -float("inf"), "wide", None, [2.0, float("nan")]])
+@pytest.mark.parametrize(
+    "width", [0, 0.0, -1, -1.0, float("nan"), -float("inf"), "wide", "8", True, None, [2.0, float("nan")]]
+)
 def test_width_outside_its_domain(width):
     with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be finite and positive. Got"):
         dkp.Wishart(width=width)
@@ -167,7 +169,7 @@ def test_a_width_is_not_learned(start):
         dkp.Wishart(width=dkp.learn(*start))
 
 
-@pytest.mark.parametrize("width", [2, 2.0, np.int64(2), np.float32(2)], ids=repr)
+@pytest.mark.parametrize("width", [2, 2.0, np.int64(2), np.float32(2), np.asarray(2), jnp.asarray(2)], ids=repr)
 def test_integers_of_any_type_are_ranks(width):
     assert dkp.Wishart(width=width).whitened_prior(P, jnp.float64).event_shape == (P, 2)
 

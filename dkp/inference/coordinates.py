@@ -30,7 +30,7 @@ from dkp.data import Dataset
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
 from dkp.distributions.outputs import gaussian_log_density
 from dkp.linalg.blocks import Gram, Inputs
-from dkp.linalg.cholesky import cholesky
+from dkp.linalg.cholesky import cholesky_product
 from dkp.model import DeepKernelProcess, propagate
 from dkp.priors import Hyperparameter, hyperparameters, resolve
 
@@ -144,23 +144,19 @@ class Coordinates:
         spent = {"correction": correction, "jitter": jnp.zeros((), self.dtype)}
 
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-            scale = cholesky(kernel.ii)
-            law: Any = layer.prior(scale)
+            law: Any = layer.whitened_prior(self.data.n, self.dtype)
             noise, excess = self._noise(layer, law.base_dist.df, parts[n_hyper + index - 1])
-            factor = noise
-            for transform in law.transforms:
-                factor = transform(factor)
+            factor, jitter = cholesky_product(kernel.ii, layer.whiten(noise))
             factors.append(factor)
             spent["correction"] += excess
-            spent["jitter"] = jnp.maximum(spent["jitter"], scale.jitter)
+            spent["jitter"] = jnp.maximum(spent["jitter"], jitter)
             return Gram(ii=factor @ factor.T)
 
         kernel = propagate(model.layers, Inputs(i=self.x), bottleneck).ii
         f = None
         if not model.likelihood.is_gaussian:
-            scale = cholesky(kernel)
-            f = scale.tril @ parts[-1].reshape(self.data.n, -1)
-            spent["jitter"] = jnp.maximum(spent["jitter"], scale.jitter)
+            f, jitter = cholesky_product(kernel, parts[-1].reshape(self.data.n, -1))
+            spent["jitter"] = jnp.maximum(spent["jitter"], jitter)
         return Network(model=model, values=values, factors=tuple(factors), kernel=kernel, f=f, **spent)
 
     def log_densities(self, z: Float[Array, " K"]) -> tuple[Scalar, Scalar]:

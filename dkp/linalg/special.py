@@ -1,8 +1,8 @@
-"""Special functions: multivariate gamma and digamma, and a square root and an arc-cosine with finite derivatives.
+"""Special functions: multivariate gamma and digamma, and a square root with finite derivatives.
 
-Kernels evaluate sqrt and arccos at the ends of their domains, on the diagonal of every Gram matrix, where the true
-derivatives are infinite; rounding even steps outside. The safe versions below have derivative zero there. A kernel
-whose own derivative has a finite limit at such a point takes care of it itself.
+Kernels evaluate the square root at the end of its domain, on the diagonal of every Gram matrix, where the true
+derivative is infinite; rounding even steps outside. The safe version below has derivative zero there. A kernel whose
+own derivative has a finite limit at such a point takes care of it itself.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax.scipy.special import digamma, gammaln
 from dkp._check import positive_int
 from dkp._types import Array, Float
 
-__all__ = ["multidigamma", "multigammaln", "safe_arccos", "safe_sqrt"]
+__all__ = ["multidigamma", "multigammaln", "safe_sqrt"]
 
 
 def multigammaln(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape"]:
@@ -75,24 +75,6 @@ def _safe_sqrt_jvp(primals, tangents):
     (x,), (x_dot,) = primals, tangents
     root = safe_sqrt(x)
     return root, _reciprocal_where(x > 0, 2 * root) * x_dot
-
-
-@jax.custom_jvp
-def safe_arccos(c: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Arc-cosine of `c` clipped to [-1, 1], with derivative -1/sqrt(1 - c²) for |c| < 1 and 0 for |c| >= 1.
-
-    The derivative of the arc-cosine is infinite at |c| = 1: the zero is a choice, which is right for the clipped
-    function outside [-1, 1] and removes the term from a chain rule at the ends. Derivatives of every order are
-    finite wherever they can be represented.
-    """
-    return jnp.arccos(jnp.clip(c, -1, 1))
-
-
-@safe_arccos.defjvp
-def _safe_arccos_jvp(primals, tangents):
-    (c,), (c_dot,) = primals, tangents
-    sine = safe_sqrt((1 - c) * (1 + c))  # the product keeps the digits that 1 - c² loses near |c| = 1
-    return safe_arccos(c), -_reciprocal_where(jnp.abs(c) < 1, sine) * c_dot
 
 
 def _reciprocal_where(mask: Array, x: Array) -> Array:

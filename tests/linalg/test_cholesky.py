@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dkp.linalg.cholesky import base_jitter, cholesky, log_determinant, triangular_inverse
+from dkp.linalg.cholesky import base_jitter, cholesky, cholesky_product, log_determinant, triangular_inverse
 
 SIZE = 4
 F32, F64 = np.dtype("float32"), np.dtype("float64")
@@ -163,3 +163,23 @@ def test_triangular_inverse_derivatives():
             jax.jit(derivative(along(jnp.linalg.inv)))(0.0),
             rtol=1e-9,
         )
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_product_with_the_factor_is_that_of_the_factor(columns):
+    """Value, jitter and derivatives in both arguments, forward and reverse, one by one and in a batch."""
+    rng = np.random.default_rng(columns)
+    root = rng.normal(size=(3, 4, 6))
+    matrices = jnp.asarray(root @ root.transpose(0, 2, 1))
+    rights = jnp.asarray(rng.normal(size=(3, 4, columns)))
+
+    def direct(matrix, right):
+        factor = cholesky((matrix + matrix.T) / 2)
+        return factor.tril @ right, factor.jitter
+
+    def product(matrix, right):
+        return cholesky_product((matrix + matrix.T) / 2, right)
+
+    for order in (lambda f: f, lambda f: jax.jacfwd(f, (0, 1)), lambda f: jax.jacrev(f, (0, 1))):
+        ours, truth = (jax.jit(jax.vmap(order(f)))(matrices, rights) for f in (product, direct))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), ours, truth)
