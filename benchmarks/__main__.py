@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``run``, ``report`` and ``speed``."""
+"""Command line of the benchmarks: ``run``, ``report``, ``audit`` and ``speed``."""
 
 import signal
 import sys
@@ -101,6 +101,20 @@ def report(
         print(text)
     else:
         reports.write_between_markers(write, text)
+
+
+@app.command
+def audit(*, datasets: str = "", out: Path = RESULTS, again: bool = False) -> None:
+    """Judge variational inference by Markov chains and by the evidence, on 100 rows of each small UCI set.
+
+    Args:
+        datasets: names separated by commas; yacht, boston, energy, concrete and wine when empty.
+        out: directory of the records.
+        again: repeat finished sets.
+    """
+    from benchmarks import audit as audits
+
+    audits.run_audit(tuple(config.parse_names(datasets)) or audits.DATASETS, out, again=again)
 
 
 @app.command

@@ -52,8 +52,15 @@ class Draw:
 class Posterior(Protocol):
     """A posterior over deep kernel processes."""
 
-    model: DeepKernelProcess
-    data: Dataset
+    @property
+    def model(self) -> DeepKernelProcess:
+        """The model as the user wrote it."""
+        ...
+
+    @property
+    def data(self) -> Dataset:
+        """The data that it is conditioned on."""
+        ...
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """A stack of n independent draws; a posterior that is known exactly may return a single one."""
