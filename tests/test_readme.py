@@ -21,7 +21,7 @@ def run(block):
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_it_stands(capsys):
     names = run(BLOCKS[0])
-    assert len(BLOCKS) == 2 and "test log density" in capsys.readouterr().out
+    assert len(BLOCKS) == 3 and "test log density" in capsys.readouterr().out
     assert names["posterior"].stopped == "finished"
     # A fit that learned nothing predicts the training mean with the spread of the targets.
     baseline = jax.scipy.stats.norm.logpdf(
@@ -35,6 +35,16 @@ def test_the_networks_of_the_readme_read_digits(capsys):
     run(BLOCKS[1])
     accuracies = re.findall(r"accuracy ([\d.]+)", capsys.readouterr().out)
     assert len(accuracies) == 2 and all(float(a) > 0.9 for a in accuracies)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:ESS|R-hat:RuntimeWarning")
+def test_the_chains_of_the_readme_mix_and_widths_are_compared(capsys):
+    names = run(BLOCKS[2])
+    assert "ESS bulk" in capsys.readouterr().out
+    assert names["posterior"].summary()["r_hat"] < 1.1 and names["posterior"].divergences == 0
+    assert names["idata"].posterior.sizes["chain"] == 2
+    assert abs(names["comparison"].probability.sum() - 1) < 1e-12
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -14,7 +14,7 @@ from dkp import _check
 from dkp._threads import one_blas_thread
 from dkp._types import PRNGKeyArray
 from dkp.data import Dataset
-from dkp.inference.adaptation import estimate_metric, schedule
+from dkp.inference.adaptation import estimate_metric, metric_rank, schedule
 from dkp.inference.chains import CHAIN_METHODS, Chains, Chunk
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
@@ -33,7 +33,6 @@ LARGEST_N = 1_000
 """Points beyond which a transition, dozens of factorisations of N x N matrices, takes minutes."""
 
 _CHUNK = 25
-_RANK = 32
 
 
 def sample_hmc(
@@ -102,8 +101,8 @@ def sample_hmc(
     _check_memory(chains * draws * target.size * data.x.dtype.itemsize, max_memory)
     _warn_single_precision(data)
     key_start, key_run = jax.random.split(key)
-    rank = _RANK if sampler.uses_gradient else 0
-    metric = identity_metric(target.size, data.x.dtype, min(rank, target.size))
+    rank = metric_rank(warmup, chains, target.size) if sampler.uses_gradient else 0
+    metric = identity_metric(target.size, data.x.dtype, rank)
     points = starts(target, key_start, chains, init)
     run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method, length=_CHUNK)
     kept = _Kept(thin)
@@ -113,6 +112,7 @@ def sample_hmc(
         _warm_up(run, warmup, rank, bar)
         warmed = time.perf_counter()
         stopped = _sample(run, kept, draws * thin, bar.offset(warmup))
+        ended = time.perf_counter()
     posterior = MCMCPosterior(
         model=model,
         coordinates=target,
@@ -123,7 +123,7 @@ def sample_hmc(
         divergences=kept.divergences,
         stopped=stopped,
         warmup_seconds=warmed - began,
-        seconds=time.perf_counter() - warmed,
+        seconds=ended - warmed,
     )
     for text in posterior.warnings:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
@@ -211,13 +211,17 @@ def _warm_up(run: Chains, warmup: int, rank: int, bar: Progress) -> None:
         chunks: list[Chunk] = []
         for start in range(0, window.length, _CHUNK):
             n = min(_CHUNK, window.length - start)
-            chunks.append(run.advance(n, adapting=True))
+            chunk = run.advance(n, adapting=True)
+            if window.learns and rank:
+                chunks.append(chunk)
             done += n
-            bar.update(done, steps=float(chunks[-1].info.steps.mean()))
-        if window.learns and rank:
+            bar.update(done, steps=float(chunk.info.steps.mean()))
+        if chunks:
             z, gradient = (np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("z", "gradient"))
-            run.metric = estimate_metric(z, gradient, rank)
-            run.restart_step_size()
+            metric = estimate_metric(z, gradient, rank)
+            if metric is not None:
+                run.metric = metric
+                run.restart_step_size()
 
 
 class _Kept:
