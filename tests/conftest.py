@@ -6,6 +6,8 @@ Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures i
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest

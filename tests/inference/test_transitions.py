@@ -108,12 +108,9 @@ def chain(target, method, step_size, z, key, n):
 GEWEKE = [
     ("nuts", "two bottlenecks", 0.4, 3),
     ("hmc", "one bottleneck, singular", 0.4, 10),
-    ("hmc", "two bottlenecks", 0.4, 10),
     ("hmc", "real width", 0.4, 10),
-    ("ess", "one bottleneck, singular", 1.0, 20),
     ("ess", "two bottlenecks", 1.0, 20),
     ("pcn", "one bottleneck, singular", 0.4, 30),
-    ("pcn", "two bottlenecks", 0.4, 30),
 ]
 
 
