@@ -153,4 +153,4 @@ def _is_nonnegative(support: constraints.Constraint) -> bool:
     ):
         return True
     lower = getattr(support, "lower_bound", None)
-    return lower is not None and bool(jnp.all(jnp.asarray(lower) >= 0))
+    return lower is not None and bool(np.all(np.asarray(lower) >= 0))  # by NumPy: also inside of jit

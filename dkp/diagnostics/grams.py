@@ -61,6 +61,8 @@ def grams_at(
     Given a draw, they come from the joint conditional prior of the points. Cost cubic in P + B.
     """
     keys = jax.random.split(key, draws.inducing.shape[0])
+    for layer in posterior.model.bottlenecks:
+        layer.check_points(draws.inducing.shape[1] + len(x))
     return _grams_at(posterior.model, posterior.data.n_outputs, draws, x, keys)
 
 

@@ -105,7 +105,7 @@ def _is_vectorised(chain_method: str) -> bool:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _start(target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: float) -> ChainState:
+def _start(target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: Array | float) -> ChainState:
     tuner = _averaging(method.target_acceptance)[0](jnp.asarray(step_size, z.dtype))
     return ChainState(method.init(target, z), tuner, key, jnp.zeros((), jnp.int32))
 

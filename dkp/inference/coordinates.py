@@ -172,7 +172,7 @@ class Coordinates:
         """log p(y | network): all outputs, standardised targets."""
         y, likelihood = self.y, network.model.likelihood
         if network.f is not None:
-            return jnp.sum(likelihood.conditional(network.f).log_prob(y))
+            return jnp.asarray(jnp.sum(likelihood.conditional(network.f).log_prob(y)), self.dtype)
         noise = self.noise_variance(network)
         return gaussian_log_density(network.kernel + noise * jnp.eye(self.data.n, dtype=self.dtype), y)
 

@@ -26,7 +26,7 @@ _BLOCK = 50  # draws whose N x N output laws are in memory at a time
 class DrawsPosterior:
     """Equally weighted draws from a posterior, in chains.
 
-    model: as the user wrote it. z: (chains, draws, K) points of `coordinates`.
+    model: without learned hyperparameters, which have no draws. z: (chains, draws, K) points of `coordinates`.
     """
 
     model: DeepKernelProcess

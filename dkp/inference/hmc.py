@@ -20,7 +20,7 @@ from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.functionals import functionals_of
 from dkp.inference.mcmc import MCMCPosterior
-from dkp.inference.starts import starts
+from dkp.inference.starts import check_init, starts
 from dkp.inference.transitions import METHODS, Method, identity_metric
 from dkp.inference.vi import VariationalPosterior
 from dkp.model import DeepKernelProcess
@@ -47,6 +47,7 @@ def sample_hmc(
     method: str = "nuts",
     init: VariationalPosterior | None = None,
     target_acceptance: float | None = None,
+    max_tree_depth: int | None = None,
     chain_method: str = "auto",
     max_memory: float | None = None,
     progress: bool | None = None,
@@ -71,6 +72,8 @@ def sample_hmc(
         init: start from draws of a variational posterior of the same model and data; from the prior by default.
         target_acceptance: mean acceptance for which warm-up tunes the step size, in (0, 1); higher is safer and
             slower. By default 0.8, and 0.25 for pcn.
+        max_tree_depth: doublings of a NUTS trajectory, at most; 6 by default, which is half a turn in whitened
+            coordinates at the step sizes of problems with 100 points.
         chain_method: ``"parallel"`` (threads), ``"vectorized"``, ``"sequential"``, or ``"auto"``: threads on
             processors, vectorised on accelerators.
         max_memory: bytes that the draws may take; half of what is free by default.
@@ -95,8 +98,10 @@ def sample_hmc(
     numbers = {"chains": chains, "warmup": warmup, "draws": draws, "thin": thin}
     chains, warmup, draws, thin = (_check.positive_int(name, number) for name, number in numbers.items())
     _check.one_of("chain_method", chain_method, CHAIN_METHODS)
-    sampler = _sampler(method, target_acceptance)
+    sampler = _sampler(method, target_acceptance, max_tree_depth)
     _check_size(data)
+    if init is not None:
+        check_init(model, data, init)
     target = Coordinates(model=with_priors(model, data, init), data=data, features=not sampler.uses_gradient)
     _check_memory(chains * draws * target.size * data.x.dtype.itemsize, max_memory)
     _warn_single_precision(data)
@@ -114,7 +119,7 @@ def sample_hmc(
         stopped = _sample(run, kept, draws * thin, bar.offset(warmup))
         ended = time.perf_counter()
     posterior = MCMCPosterior(
-        model=model,
+        model=target.model,  # the user's, but learned values stand in it
         coordinates=target,
         z=kept.z(),
         method=method,
@@ -159,15 +164,20 @@ def _default_prior(h: Hyperparameter, data: Dataset) -> dist.Distribution:
     return dist.Uniform(0 * one, one) if h.domain == "unit_interval" else dist.LogNormal(jnp.log(start), one)
 
 
-def _sampler(method: str, target_acceptance: float | None) -> Method:
+def _sampler(method: str, target_acceptance: float | None, max_tree_depth: int | None) -> Method:
     kind = METHODS[_check.one_of("method", method, METHODS)]
-    if target_acceptance is None:
-        return kind()
-    if kind().target_acceptance is None:
-        raise ValueError(f"Expected no target_acceptance with method={method!r}, which has no step size to tune.")
-    if not 0 < _check.positive_number("target_acceptance", target_acceptance) < 1:
-        raise ValueError(f"Expected target_acceptance to lie between 0 and 1. Got {target_acceptance}.")
-    return kind(target_acceptance=float(target_acceptance))
+    options: dict[str, float | int] = {}
+    if target_acceptance is not None:
+        if kind().target_acceptance is None:
+            raise ValueError(f"Expected no target_acceptance with method={method!r}, which has no step size to tune.")
+        if not 0 < _check.positive_number("target_acceptance", target_acceptance) < 1:
+            raise ValueError(f"Expected target_acceptance to lie between 0 and 1. Got {target_acceptance}.")
+        options["target_acceptance"] = float(target_acceptance)
+    if max_tree_depth is not None:
+        if method != "nuts":
+            raise ValueError(f"Expected no max_tree_depth with method={method!r}: only NUTS builds trees.")
+        options["max_depth"] = _check.positive_int("max_tree_depth", max_tree_depth)
+    return kind(**options)
 
 
 def _check_size(data: Dataset) -> None:

@@ -41,7 +41,7 @@ class MCMCPosterior(DrawsPosterior):
 
         found = {}
         for name, draws in _scalars(self.functionals).items():
-            constant = bool(np.ptp(draws) == 0)
+            constant = not np.ptp(draws) > 0  # or not a number
             found[name] = {
                 "mean": float(draws.mean()),
                 "sd": float(draws.std(ddof=1)),
@@ -54,7 +54,7 @@ class MCMCPosterior(DrawsPosterior):
     @property
     def stuck(self) -> tuple[int, ...]:
         """Chains that did not move."""
-        moved = np.any(self.z[:, 1:] != self.z[:, :-1], axis=(1, 2))
+        moved = np.any(np.diff(self.z, axis=1) ** 2 > 0, axis=(1, 2))  # false where it is not a number
         return tuple(int(i) for i in np.flatnonzero(~moved))
 
     @functools.cached_property

@@ -12,39 +12,45 @@ import jax.numpy as jnp
 
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.bottlenecks import Bottleneck, bartlett_factor
+from dkp.data import Dataset
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.vi import VariationalPosterior
 from dkp.linalg.blocks import Gram, Inputs, diagonal
 from dkp.linalg.cholesky import cholesky
-from dkp.model import propagate
+from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw, resolve_draw
+from dkp.priors import hyperparameters
 
-__all__ = ["starts"]
+__all__ = ["check_init", "starts"]
 
 
 def starts(
     target: Coordinates, key: PRNGKeyArray, chains: int, init: VariationalPosterior | None
 ) -> Float[Array, "C K"]:
-    """One starting point a chain.
-
-    Raises:
-        ValueError: when `init` is no variational posterior of the same layers on the same features.
-    """
+    """One starting point a chain."""
     key_draws, key_rows = jax.random.split(key)
     keys = jax.random.split(key_rows, chains)
     if init is None:
         return jax.jit(jax.vmap(target.sample_prior))(keys)
-    _check_init(target, init)
     draws = init.sample(key_draws, chains)
     return jax.jit(lambda *stacks: jax.lax.map(lambda pair: _extend(target, *pair), stacks))(keys, draws)
 
 
-def _check_init(target: Coordinates, init: Any) -> None:
+def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
+    """Raise ValueError unless chains of `model` can start from `init`."""
     if not isinstance(init, VariationalPosterior):
         raise ValueError(f"Expected init to be a posterior of dkp.fit_vi, or None. Got {type(init).__name__}.")
-    here, there = (tuple(map(type, m.layers)) for m in (target.model, init.model))
-    if here != there or init.data.x.shape[1:] != target.data.x.shape[1:]:
+    here, there = (tuple(map(type, m.layers)) for m in (model, init.model))
+    if here != there or init.data.x.shape[1:] != data.x.shape[1:]:
         raise ValueError("Expected init to be fitted to the same layers and features. Got others.")
+    known = hyperparameters(init.model, init.data.d, init.data.n_outputs)
+    for name, h in hyperparameters(model, data.d, data.n_outputs).items():
+        if (h.is_learned and not known[name].is_learned) or (
+            h.is_inferred and not (known[name].is_learned or known[name].is_inferred)
+        ):
+            raise ValueError(f"Expected init to have a value of {name}. Got one that was fitted without.")
+    for layer in model.bottlenecks:
+        layer.check_points(data.n + init.parameters["inducing"].shape[0])  # they are extended together
 
 
 def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, " K"]:

@@ -72,10 +72,14 @@ def identity_metric(size: int, dtype: Any, rank: int = 0) -> Metric:
 
 @dataclasses.dataclass(frozen=True)
 class NUTS:
-    """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation."""
+    """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation.
+
+    max_depth: largest number of doublings of the trajectory. Most directions of whitened coordinates have the unit
+    scale of the prior, in which half a turn takes pi / step_size steps: deeper trees mostly turn back.
+    """
 
     target_acceptance: float = 0.8
-    max_depth: int = 10
+    max_depth: int = 6
     name = "nuts"
     uses_gradient = True
 
@@ -184,6 +188,7 @@ class PCN:
         self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
     ) -> tuple[State, Info]:
         key_noise, key_accept = jax.random.split(key)
+        step_size = jnp.minimum(step_size, 1e3)  # b = 1: where all is accepted the tuner goes on until squares overflow
         noise = jax.random.normal(key_noise, state.z.shape, state.z.dtype)
         proposal = (state.z + step_size * noise) / jnp.sqrt(1 + step_size**2)
         excess = _excess(target, proposal)

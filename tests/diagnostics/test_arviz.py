@@ -1,6 +1,7 @@
 """ArviZ data of a posterior, against the closed form of a Gaussian process, on ArviZ 0.x and 1.x."""
 
 import dataclasses
+import warnings
 
 import arviz as az
 import jax
@@ -195,3 +196,97 @@ def test_a_large_latent_function_is_left_out(deep_posterior, deep, monkeypatch):
     monkeypatch.setattr(arviz, "_LARGEST_LATENT", 4 * N - 1)
     again = dkp.to_arviz(deep_posterior, key=jax.random.key(0), n_samples=4)["posterior"]
     assert set(deep.data_vars) - set(again.data_vars) == {"f"}
+
+
+# Markov chains ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chains():
+    """The Gaussian process above with a bottleneck of width 10^7 in it, which hardly changes anything."""
+    model = dkp.DeepKernelProcess(
+        layers=[
+            kernels.Linear(),
+            dkp.Wishart(width=10**7),
+            kernels.SquaredExponential(lengthscale=1.5, variance=1.0),
+        ],
+        likelihood=likelihoods.Gaussian(noise=NOISE),
+    )
+    data = dkp.Dataset.from_arrays(X, Y)
+    options = {"chains": 2, "warmup": 20, "draws": 150, "progress": False}
+    with relaxed(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(R-hat|ESS)\b", RuntimeWarning)  # the chains are short
+        return dkp.sample_hmc(model, data, key=jax.random.key(0), method="ess", **options)
+
+
+@pytest.fixture(scope="module")
+def sampled(chains):
+    return dkp.to_arviz(chains, key=jax.random.key(1), grams=True)
+
+
+def test_chains_are_kept_apart(chains, sampled):
+    assert dict(sampled["posterior"].sizes) | {"chain": 2, "draw": 150} == dict(sampled["posterior"].sizes)
+    assert set(sampled["sample_stats"].data_vars) == {
+        "acceptance_rate",
+        "diverging",
+        "energy",
+        "n_steps",
+        "step_size",
+        "tree_depth",
+    }
+    for name, values in chains.stats.items():
+        np.testing.assert_array_equal(sampled["sample_stats"][name], values)
+    for name in ("gram_1_log_det", "gram_1_trace", "gram_1_alignment"):
+        np.testing.assert_array_equal(sampled["posterior"][name], chains.functionals[name])
+    attributes = sampled["posterior"].attrs
+    assert (attributes["engine"], attributes["method"], attributes["chains"]) == ("mcmc", "ess", 2)
+
+
+def test_gram_matrices_stand_in_the_order_of_the_data(chains, sampled):
+    """G is x x^T / 2 up to sqrt(2 / width) of itself."""
+    gram = sampled["posterior"]["gram_1"]
+    assert gram.dims == ("chain", "draw", "point", "other_point") and gram.shape == (2, 150, N, N)
+    z = (X - X.mean(0)) / X.std(0, ddof=1)
+    expected = np.broadcast_to(z @ z.T / 2, gram.shape)
+    assert not np.array_equal(chains.coordinates.order, np.arange(N))
+    np.testing.assert_allclose(gram, expected, atol=5e-3)
+    traces = np.trace(np.asarray(gram), axis1=2, axis2=3)
+    np.testing.assert_allclose(traces, chains.functionals["gram_1_trace"], rtol=1e-6)
+
+
+def test_pointwise_log_likelihood_of_chains_is_leave_one_out(sampled):
+    """The network is known, and so no reweighting is left for PSIS."""
+    found = np.asarray(sampled["log_likelihood"]["y"])
+    assert found.shape == (2, 150, N)
+    np.testing.assert_allclose(found, np.broadcast_to(leave_one_out(), found.shape), atol=0.03)
+    result = az.loo(sampled)
+    elpd = getattr(result, "elpd_loo", None)
+    elpd = result.elpd if elpd is None else elpd
+    assert abs(float(elpd) - leave_one_out().sum()) < 0.02
+
+
+def test_latent_functions_of_chains_are_those_of_the_gaussian_process(posterior, sampled):
+    """f of 300 draws: means within 4.5 standard errors at all 25 points (odds 2e-4 by chance)."""
+    f = np.asarray(sampled["posterior"]["f"])[..., 0].reshape(300, N)
+    prediction = dkp.predict(posterior, X, key=jax.random.key(0))
+    mean, variance = (np.asarray(a)[0, :, 0] for a in (prediction.latent_mean, prediction.latent_variance))
+    assert np.abs((f.mean(0) - mean) / np.sqrt(variance / 300)).max() < 4.5
+
+
+def test_fewer_draws_are_every_so_many_of_each_chain(chains, sampled):
+    fewer = dkp.to_arviz(chains, key=jax.random.key(1), n_samples=100, x=X[:3])
+    for group in ("sample_stats", "log_likelihood"):
+        for name, values in fewer[group].data_vars.items():
+            assert values.shape[:2] == (2, 50)
+            np.testing.assert_allclose(values, np.asarray(sampled[group][name])[:, ::3], rtol=1e-12)
+    np.testing.assert_array_equal(fewer["posterior"]["gram_1_trace"], sampled["posterior"]["gram_1_trace"][:, ::3])
+    assert fewer["predictions"]["y"].shape == (2, 50, 3)
+    assert "gram_1" not in fewer["posterior"]
+
+
+def test_chains_survive_a_file(chains, tmp_path):
+    before = dkp.to_arviz(chains, key=jax.random.key(1), n_samples=4)
+    before.to_netcdf(str(tmp_path / "chains.nc"), engine="h5netcdf")
+    after = az.from_netcdf(str(tmp_path / "chains.nc"))
+    np.testing.assert_array_equal(after["sample_stats"]["diverging"], before["sample_stats"]["diverging"])
+    np.testing.assert_array_equal(after["posterior"]["gram_1_trace"], before["posterior"]["gram_1_trace"])
