@@ -186,13 +186,13 @@ BELOW = [2.999, dist.LogNormal(3.0, 0.1), dist.Uniform(2.0, 9.0)]
 ENOUGH = [1, 2, 3.0, 3.5, dist.Uniform(3.0, 9.0), dist.Uniform(jnp.full(2, 3.0), 9.0).to_event(1)]
 
 
-@pytest.mark.parametrize("width", BELOW, ids=str)
+@pytest.mark.parametrize("width", BELOW)
 def test_check_points_of_widths_that_may_be_too_small(width):
     with pytest.raises(ValueError, match="of at least the number of points, 3"):
         dkp.Wishart(width=width).check_points(3)
 
 
-@pytest.mark.parametrize("width", ENOUGH, ids=str)
+@pytest.mark.parametrize("width", ENOUGH)
 def test_check_points_of_widths_that_will_do(width):
     dkp.Wishart(width=width).check_points(3)
 

@@ -257,15 +257,13 @@ def test_a_bottleneck_without_a_bartlett_factor():
         Coordinates(model=model(dkp.Wishart(width=2), Scaled()), data=dataset(""))
 
 
-@pytest.mark.parametrize(
-    "width", [2.5, N - 0.5, dist.LogNormal(2.0, 0.1), dist.TruncatedNormal(9.0, 1.0, low=N - 1.0)], ids=str
-)
+@pytest.mark.parametrize("width", [2.5, N - 0.5, dist.LogNormal(2.0, 0.1), dist.TruncatedNormal(9.0, 1.0, low=N - 1.0)])
 def test_real_widths_below_the_number_of_points(width):
     with pytest.raises(ValueError, match="at least the number of points, 6"):
         Coordinates(model=model(dkp.Wishart(width=width)), data=dataset(""))
 
 
-@pytest.mark.parametrize("width", [N, N + 0.5, dist.Pareto(float(N), 2.0)], ids=str)
+@pytest.mark.parametrize("width", [N, N + 0.5, dist.Pareto(float(N), 2.0)])
 def test_real_widths_of_the_number_of_points_or_more(width):
     target = Coordinates(model=model(dkp.Wishart(width=width), squared_exponential()), data=dataset(""))
     assert np.isfinite(jax.jit(target.log_posterior)(a_point(target)))
