@@ -9,6 +9,7 @@ which is to the advantage of centred sites.
 """
 
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -40,19 +41,19 @@ def factor_name(index: int) -> str:
 
 def gram(index: int, tril: jax.Array) -> tuple[jax.Array, jax.Array]:
     law = dist.InverseWishart(DELTA + len(tril) + 1, scale_tril=jnp.sqrt(DELTA) * tril)
-    value = numpyro.sample(f"gram_{index}", law)
+    value = _sample(f"gram_{index}", law)
     return value, jnp.linalg.cholesky(value)  # the factor is for functionals: it is no part of the density
 
 
 def features(index: int, tril: jax.Array) -> tuple[jax.Array, jax.Array]:
     law = dist.MultivariateNormal(jnp.zeros(len(tril)), scale_tril=tril).expand([WIDTH]).to_event(1)
-    factor = numpyro.sample(f"features_{index}", law).T / jnp.sqrt(WIDTH)
+    factor = _sample(f"features_{index}", law).T / jnp.sqrt(WIDTH)
     return factor @ factor.T, factor
 
 
 def whitened(index: int, tril: jax.Array) -> tuple[jax.Array, jax.Array]:
     law = dist.Normal(0, 1).expand([len(tril), WIDTH]).to_event(2)
-    factor = tril @ numpyro.sample(f"whitened_{index}", law) / jnp.sqrt(WIDTH)
+    factor = tril @ _sample(f"whitened_{index}", law) / jnp.sqrt(WIDTH)
     return factor @ factor.T, factor
 
 
@@ -61,8 +62,8 @@ def _network(layer: Layer) -> Callable[[jax.Array, jax.Array], None]:
 
     def model(x: jax.Array, y: jax.Array) -> None:
         jitter = _JITTER * jnp.eye(len(x))
-        lengthscales = [numpyro.sample(name, lengthscale_prior()) for name in LENGTHSCALES]
-        noise = numpyro.sample(NOISE, noise_prior())
+        lengthscales = [_sample(name, lengthscale_prior()) for name in LENGTHSCALES]
+        noise = _sample(NOISE, noise_prior())
         kernel = squared_exponential(x @ x.T / x.shape[1], lengthscales[0])
         for index, lengthscale in enumerate(lengthscales[1:], start=1):
             value, factor = layer(index, jnp.linalg.cholesky(kernel + jitter))
@@ -72,6 +73,10 @@ def _network(layer: Layer) -> Callable[[jax.Array, jax.Array], None]:
         numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(len(x)), covariance_matrix=covariance), obs=y)
 
     return model
+
+
+def _sample(site: str, law: dist.Distribution) -> jax.Array:
+    return cast(jax.Array, numpyro.sample(site, law))
 
 
 MODELS = {"gram": _network(gram), "features": _network(features), "whitened": _network(whitened)}

@@ -1,7 +1,6 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
-All chains of a row run in turn in one thread. Seconds of warm-up and of sampling are without compilation, which JAX
-reports as it happens.
+All chains of a row run in turn in one thread. Seconds of compilation are those that JAX reports.
 """
 
 import dataclasses
@@ -20,6 +19,7 @@ import dkp
 from benchmarks import hmc_problem
 from benchmarks.hmc_baselines import MODELS, factor_name
 from benchmarks.hmc_problem import LENGTHSCALES, NOISE, Bottleneck
+from dkp.inference.mcmc import MCMCPosterior
 
 __all__ = ["CompileClock", "Sampled", "sample_baseline", "sample_ours"]
 
@@ -32,8 +32,8 @@ class Sampled:
     """Chains of one method on one posterior.
 
     functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it fell in warm-up, the
-    later half of the transitions stands for draws. gradients: of the kept draws. seconds: of warm-up and sampling,
-    without compilation.
+    later half of the transitions stands for draws. gradients, sampling_s: of kept draws. warmup_s: all other seconds
+    in which nothing was compiled.
     """
 
     sampler: str
@@ -59,10 +59,10 @@ class CompileClock:
     def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_time_span_listener(self.note)
 
-    def note(self, event: str, start: float, end: float, **_: Any) -> None:
+    def note(self, event: str, start_time: float, end_time: float, **_: Any) -> None:
         """What JAX calls: times are those of ``time.time``."""
         if event.startswith("/jax/core/compile"):
-            self._spans.append((start, end))
+            self._spans.append((start_time, end_time))
 
     def seconds(self, begin: float, end: float) -> float:
         """Seconds between two times in which something was compiled; spans may lie in one another."""
@@ -76,7 +76,7 @@ class CompileClock:
 
 def sample_ours(
     bottleneck: Bottleneck, n: int, *, chains: int, warmup: int, draws: int, seed: int, **options: Any
-) -> tuple[Sampled, "dkp.inference.mcmc.MCMCPosterior"]:
+) -> tuple[Sampled, MCMCPosterior]:
     """Chains of ``dkp.sample_hmc`` with `options`, and the posterior that it returns."""
     data, model = hmc_problem.load(n), hmc_problem.model(bottleneck)
     options = {"chain_method": "sequential", "progress": False, **options}
@@ -85,17 +85,16 @@ def sample_ours(
         began, key = time.time(), jax.random.key(seed)
         posterior = dkp.sample_hmc(model, data, key=key, chains=chains, warmup=warmup, draws=draws, **options)
         ended = time.time()
-    warmed = ended - posterior.seconds
-    started = warmed - posterior.warmup_seconds
+    compile_s = compiling.seconds(began, ended)
     sampled = Sampled(
         sampler=f"dkp, {posterior.method}",
         functionals=_functionals_of_ours(posterior),
         ended="finished",
         gradients=int(posterior.stats["n_steps"].sum()),
         divergences=posterior.divergences,
-        compile_s=compiling.seconds(began, ended),
-        warmup_s=posterior.warmup_seconds - compiling.seconds(started, warmed),
-        sampling_s=posterior.seconds - compiling.seconds(warmed, ended),
+        compile_s=compile_s,
+        warmup_s=ended - began - compile_s - posterior.seconds,
+        sampling_s=posterior.seconds,
     )
     return sampled, posterior
 
@@ -146,19 +145,19 @@ def sample_baseline(
         began, keys = time.time(), jax.random.split(jax.random.key(seed), chains)
         states = [kernel.init(key, warmup, None, arguments, {}) for key in keys]
         step = jax.jit(lambda state: kernel.sample(state, arguments, {})).lower(states[0]).compile()
-        ready = time.time()
         transitions = _run(step, states, warmup + draws, time_limit)
+        stopped = time.time()
     kept, ended = _kept(transitions, warmup, draws)
-    sampling = sum(t.seconds for t in kept)
+    compile_s, sampling_s = compiling.seconds(began, stopped), sum(t.seconds for t in kept)
     return Sampled(
         sampler="NumPyro, nuts",
         functionals=_functionals_of_baseline(kernel, arguments, kept),
         ended=ended,
         gradients=sum(t.gradients for t in kept),
         divergences=sum(t.divergences for t in kept),
-        compile_s=compiling.seconds(began, ready),
-        warmup_s=sum(t.seconds for t in transitions) - sampling,
-        sampling_s=sampling,
+        compile_s=compile_s,
+        warmup_s=stopped - began - compile_s - sampling_s,
+        sampling_s=sampling_s,
     )
 
 

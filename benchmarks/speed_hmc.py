@@ -55,17 +55,17 @@ class Case:
 SUITES = {
     "hmc": [
         Case(bottleneck="wishart", n=100, method="ours"),
-        Case(bottleneck="wishart", n=100, method="features", time_limit=60),
-        Case(bottleneck="wishart", n=100, method="whitened", time_limit=180),
-        Case(bottleneck="wishart", n=200, method="ours"),
-        Case(bottleneck="wishart", n=200, method="features", time_limit=90),
-        Case(bottleneck="wishart", n=200, method="whitened", warmup=100, time_limit=360),
+        Case(bottleneck="wishart", n=100, method="features", warmup=100, time_limit=150),
+        Case(bottleneck="wishart", n=100, method="whitened", time_limit=240),
+        Case(bottleneck="wishart", n=200, method="ours", warmup=150, draws=200),
+        Case(bottleneck="wishart", n=200, method="features", warmup=100, time_limit=90),
+        Case(bottleneck="wishart", n=200, method="whitened", warmup=100, time_limit=300),
         Case(bottleneck="inverse-wishart", n=100, method="ours"),
-        Case(bottleneck="inverse-wishart", n=100, method="gram", time_limit=60),
+        Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=90),
         Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=150, draws=150),
-        Case(bottleneck="inverse-wishart", n=200, method="gram", time_limit=90),
+        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=90),
         Case(bottleneck="wishart", n=50, method="ours"),
-        Case(bottleneck="wishart", n=400, method="ours", warmup=100, draws=100),
+        Case(bottleneck="wishart", n=400, method="ours", warmup=80, draws=80),
     ]
 }
 
@@ -75,9 +75,9 @@ def run_case(text: str, repeats: int) -> None:
     from benchmarks import hmc_chains
 
     case, wall, processor = Case(**json.loads(text)), time.perf_counter(), time.process_time()
-    numbers = {name: getattr(case, name) for name in ("chains", "warmup", "draws", "seed")}
+    numbers: dict[str, Any] = {name: getattr(case, name) for name in ("chains", "warmup", "draws", "seed")}
     if case.is_ours:
-        options = {} if case.method == "ours" else {"method": case.method}
+        options: dict[str, Any] = {} if case.method == "ours" else {"method": case.method}
         sampled, posterior = hmc_chains.sample_ours(case.bottleneck, case.n, **numbers, **options)
     else:
         limit = float("inf") if case.time_limit is None else case.time_limit
