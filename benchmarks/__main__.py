@@ -86,9 +86,11 @@ def report(
         out: directory of the records.
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
-        write: a Markdown file; replace the text between its results markers.
+        write: a Markdown file; replace the text between its results markers, and the tables of `speed --suite hmc`
+            between its speed-hmc markers where it has them.
     """
     from benchmarks import report as reports
+    from benchmarks import speed_hmc
 
     text = reports.render(
         list(store.records(out)),
@@ -97,10 +99,13 @@ def report(
         baseline=baseline,
         variants=variants,
     )
+    speed_text = speed_hmc.section(out)
     if write is None:
-        print(text)
-    else:
-        reports.write_between_markers(write, text)
+        print("\n\n".join(filter(None, (text, speed_text))))
+        return
+    reports.write_between_markers(write, text)
+    if speed_text and reports.has_markers(write, "speed-hmc"):
+        reports.write_between_markers(write, speed_text, "speed-hmc")
 
 
 @app.command
@@ -120,7 +125,7 @@ def audit(*, datasets: str = "", out: Path = RESULTS, again: bool = False) -> No
 @app.command
 def speed(
     *,
-    suite: Literal["all", "vi", "scaling", "kernels", "kernels-large"] = "all",
+    suite: Literal["all", "vi", "scaling", "kernels", "kernels-large", "hmc"] = "all",
     repeats: int = 20,
     out: Path = RESULTS,
 ) -> None:
@@ -128,11 +133,12 @@ def speed(
 
     Args:
         suite: vi (one optimiser step; kernels and dtypes), scaling (growing data, fixed batch), kernels (NNGP and
-            tangent kernels of infinite networks), kernels-large (20,000 points, 2 GB), or all.
+            tangent kernels of infinite networks), kernels-large (20,000 points, 2 GB), hmc (effective draws a second,
+            next to plain NumPyro; half an hour), or all.
         repeats: timed steps a row, after warm-up.
         out: directory of the records.
     """
-    for name in ("vi", "scaling", "kernels", "kernels-large") if suite == "all" else (suite,):
+    for name in ("vi", "scaling", "kernels", "kernels-large", "hmc") if suite == "all" else (suite,):
         _speeds(name).run_suite(name, out, repeats=repeats)
 
 
@@ -150,9 +156,9 @@ def speed_one(suite: tyro.conf.Positional[str], case: tyro.conf.Positional[str],
 
 def _speeds(suite: str) -> Any:
     """The module with that suite."""
-    from benchmarks import speed, speed_kernels
+    from benchmarks import speed, speed_hmc, speed_kernels
 
-    return speed if suite in speed.SUITES else speed_kernels
+    return next(module for module in (speed, speed_hmc, speed_kernels) if suite in module.SUITES)
 
 
 def main() -> None:

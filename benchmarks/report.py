@@ -14,9 +14,17 @@ import numpy as np
 
 from benchmarks.config import IGNORED_SETTINGS, SUITES, Run
 
-__all__ = ["METRICS", "Metric", "differences", "mean_and_error", "render", "tabulate", "write_between_markers"]
+__all__ = [
+    "METRICS",
+    "Metric",
+    "differences",
+    "has_markers",
+    "mean_and_error",
+    "render",
+    "tabulate",
+    "write_between_markers",
+]
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 PUBLISHED = Path(__file__).with_name("published.json")
 
 Record = dict[str, Any]
@@ -105,17 +113,27 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the results markers of a Markdown file.
+def write_between_markers(path: Path, text: str, name: str = "results") -> None:
+    """Replace what stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of a Markdown file.
 
     Raises:
         ValueError: when the file does not have each marker once, in order.
     """
+    page, (begin, end) = path.read_text(encoding="utf-8"), _markers(name)
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise ValueError(f"Expected {path} to contain {begin} and, after it, {end}, once each. Got something else.")
+    before, after = page[: page.index(begin)], page[page.index(end) :]
+    path.write_text(f"{before}{begin}\n{text}\n{after}", encoding="utf-8")
+
+
+def has_markers(path: Path, name: str) -> bool:
+    """Whether a Markdown file has a place for that text."""
     page = path.read_text(encoding="utf-8")
-    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
-        raise ValueError(f"Expected {path} to contain {BEGIN} and, after it, {END}, once each. Got something else.")
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{after}", encoding="utf-8")
+    return any(marker in page for marker in _markers(name))
+
+
+def _markers(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def _suite_section(suite: str, records: list[Record], baseline: str) -> str:

@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +67,20 @@ def measure(
     return Timing(first=first, steps=steps, products=products)
 
 
-def run_rows(name: str, cases: Sequence[Any], repeats: int) -> list[dict[str, Any]]:
+def run_rows(
+    name: str, cases: Sequence[Any], repeats: int, *, environment: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
     """Time every case of the suite `name`, each in a process of its own.
+
+    Args:
+        environment: of those processes; that of this one by default.
 
     Raises:
         RuntimeError: when a row fails, with what its process said.
     """
     rows = []
     for case in cases:
-        rows.append(_in_fresh_process(name, case, repeats))
+        rows.append(_in_fresh_process(name, case, repeats, os.environ if environment is None else environment))
         print(f"{name}: {len(rows)} of {len(cases)} rows", file=sys.stderr, flush=True)
     return rows
 
@@ -100,10 +105,10 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _in_fresh_process(name: str, case: Any, repeats: int) -> dict[str, Any]:
+def _in_fresh_process(name: str, case: Any, repeats: int, environment: Mapping[str, str]) -> dict[str, Any]:
     text = json.dumps(dataclasses.asdict(case))
     command = [sys.executable, "-m", "benchmarks", "speed-one", name, text, "--repeats", str(repeats)]
-    environment = {**os.environ, "JAX_ENABLE_X64": str(case.dtype == "float64")}
+    environment = {**environment, "JAX_ENABLE_X64": str(case.dtype == "float64")}
     done = subprocess.run(command, check=False, cwd=store.ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"Expected a timing of {case}. Got exit status {done.returncode}:\n{done.stderr[-4000:]}")

@@ -1,0 +1,222 @@
+"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and gradients next to
+their factorisations and products.
+
+Every row runs two chains, in turn, in one thread. The smallest effective sample size is over all functionals of
+``hmc_problem``. A sampler that does not get ready within its time limit is shown with what it had by then; where its
+chains do not agree (R-hat), that is an upper bound.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks import store
+from benchmarks.run import worker_environment
+from benchmarks.timing import markdown, measure, run_rows, write_suite
+
+__all__ = ["CONVERGED", "SUITES", "Case", "run_case", "run_suite", "section", "table"]
+
+Method = Literal["ours", "nuts", "gram", "features", "whitened"]
+CONVERGED = 1.05  # largest R-hat of chains that count as such
+LABELS = {
+    "ours": "`sample_hmc`",
+    "nuts": '`sample_hmc`, `method="nuts"`',
+    "gram": "(a) Gram matrices, centred",
+    "features": "(b) features, centred",
+    "whitened": "(c) features, whitened",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row: a posterior, a sampler, and how long it runs.
+
+    method: "ours" and "nuts" are ``dkp.sample_hmc`` with its default method and with NUTS; the others are models of
+    ``hmc_baselines``, which stop after `time_limit` seconds.
+    """
+
+    bottleneck: Literal["wishart", "inverse-wishart"]
+    n: int
+    method: Method
+    warmup: int = 200
+    draws: int = 300
+    time_limit: float | None = None
+    chains: int = 2
+    seed: int = 0
+    dtype: Literal["float64"] = "float64"
+
+    @property
+    def is_ours(self) -> bool:
+        return self.method in ("ours", "nuts")
+
+
+SUITES = {
+    "hmc": [
+        Case(bottleneck="wishart", n=100, method="ours"),
+        Case(bottleneck="wishart", n=100, method="features", warmup=100, time_limit=150),
+        Case(bottleneck="wishart", n=100, method="whitened", time_limit=240),
+        Case(bottleneck="wishart", n=200, method="ours", warmup=150, draws=200),
+        Case(bottleneck="wishart", n=200, method="features", warmup=100, time_limit=90),
+        Case(bottleneck="wishart", n=200, method="whitened", warmup=100, time_limit=300),
+        Case(bottleneck="inverse-wishart", n=100, method="ours"),
+        Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=90),
+        Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=150, draws=150),
+        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=90),
+        Case(bottleneck="wishart", n=50, method="ours"),
+        Case(bottleneck="wishart", n=400, method="ours", warmup=80, draws=80),
+    ]
+}
+
+
+def run_case(text: str, repeats: int) -> None:
+    """Run one case, given as JSON, in this process and print the row as one line of JSON."""
+    from benchmarks import hmc_chains
+
+    case, wall, processor = Case(**json.loads(text)), time.perf_counter(), time.process_time()
+    numbers: dict[str, Any] = {name: getattr(case, name) for name in ("chains", "warmup", "draws", "seed")}
+    if case.is_ours:
+        options: dict[str, Any] = {} if case.method == "ours" else {"method": case.method}
+        sampled, posterior = hmc_chains.sample_ours(case.bottleneck, case.n, **numbers, **options)
+    else:
+        limit = float("inf") if case.time_limit is None else case.time_limit
+        sampled = hmc_chains.sample_baseline(case.method, case.n, time_limit=limit, **numbers)
+        posterior = None
+    # Below 1 where something else kept the processor from the chains.
+    share = (time.process_time() - processor) / (time.perf_counter() - wall)
+    row = {**dataclasses.asdict(case), **_numbers(sampled, case.chains), "processor_share": share}
+    print(json.dumps(row | (_gradient(case, posterior, repeats) if case.is_ours else {})))
+
+
+def _numbers(sampled: Any, chains: int) -> dict[str, Any]:
+    """What a row says about chains."""
+    from benchmarks.hmc_problem import effective
+
+    found, kept = effective(sampled.functionals), next(iter(sampled.functionals.values())).shape[1]
+    seconds = sampled.sampling_s
+    return {
+        "sampler": sampled.sampler,
+        "ended": sampled.ended,
+        "kept": kept,
+        "ess_min": found.smallest,
+        "ess_min_of": found.name,
+        "ess_median": found.median,
+        "r_hat": found.r_hat,
+        "converged": sampled.ended != "warm-up" and found.r_hat is not None and found.r_hat <= CONVERGED,
+        "divergences": sampled.divergences,
+        "compile_s": sampled.compile_s,
+        "warmup_s": sampled.warmup_s,
+        "sampling_s": seconds,
+        "ess_per_s": found.smallest / seconds,
+        "ess_per_s_total": found.smallest / (sampled.compile_s + sampled.warmup_s + seconds),
+        "gradients_per_draw": sampled.gradients / (kept * chains),
+        "ms_per_gradient": 1e3 * seconds / sampled.gradients,
+        "gradients_per_ess": sampled.gradients / found.smallest,
+        "s_per_ess": seconds / found.smallest,
+    }
+
+
+def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
+    """Run every case of a suite, print the tables, and write the rows to ``<out>/speed/<name>.json``.
+
+    Raises:
+        RuntimeError: when a row fails, with what its process said.
+    """
+    rows = run_rows(name, SUITES[name], repeats, environment=worker_environment("float64"))
+    path = write_suite(name, out, rows)
+    print(table(rows))
+    return path
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as three Markdown tables: effective draws, gradients, and growth with N."""
+    ours = [row for row in rows if row["method"] == "ours"]
+    return "\n\n".join([_draws_table(rows), _gradients_table(ours), _growth_table(ours)])
+
+
+def section(out: Path) -> str | None:
+    """The tables of the rows in ``<out>/speed/hmc.json``, and on what they depend; None where there is no such file."""
+    path = out / "speed" / "hmc.json"
+    if not path.exists():
+        return None
+    record = store.read(path)
+    listed = "; ".join(f"{name} {value}" for name, value in record["versions"].items())
+    return f"{table(record['rows'])}\n\n{record['date'][:10]}; {record['cores']} cores, of which one is used. {listed}."
+
+
+def _gradient(case: Case, posterior: Any, repeats: int) -> dict[str, float]:
+    """Times of one gradient by itself, and of its floor, in turn."""
+    import jax
+
+    from benchmarks import hmc_floor
+
+    gradient = jax.jit(jax.value_and_grad(posterior.coordinates.log_posterior))
+    z, floor = jax.numpy.asarray(posterior.z[0, -1]), hmc_floor.floor(case.bottleneck, case.n)
+    alone = measure(lambda _: jax.block_until_ready(gradient(z)), None, floor, repeats)
+    cholesky, products = hmc_floor.factorisations(case.n), hmc_floor.products(case.bottleneck, case.n)
+    parts = measure(lambda _: cholesky(), None, products, repeats)
+    found = {
+        "gradient_ms": min(alone.steps),
+        "floor_ms": min(alone.products),
+        "factorisations_ms": min(parts.steps),
+        "products_ms": min(parts.products),
+    }
+    return {name: seconds * 1e3 for name, seconds in found.items()}
+
+
+def _draws_table(rows: list[dict[str, Any]]) -> str:
+    titles = ["bottlenecks", "N", "sites", "draws", "gradients a draw", "ms a gradient", "ESS, smallest", "median"]
+    titles += [
+        "R-hat",
+        "divergences",
+        "compile, s",
+        "warm-up, s",
+        "sampling, s",
+        "ESS a s",
+        "all included",
+        "slower by",
+    ]
+    fastest = {(r["bottleneck"], r["n"]): r["ess_per_s"] for r in rows if r["method"] == "ours"}
+    compared = {(r["bottleneck"], r["n"]) for r in rows if r["method"] != "ours"}
+    lines = []
+    for r in rows:
+        if (r["bottleneck"], r["n"]) not in compared:
+            continue
+        above, below = ("", "") if r["converged"] else ("≤ ", "≥ ")
+        ratio = fastest.get((r["bottleneck"], r["n"]), float("nan")) / r["ess_per_s"]
+        sizes = [r["bottleneck"], r["n"], LABELS[r["method"]], f"{r['chains']} x {r['kept']}"]
+        sizes += [f"{r['gradients_per_draw']:.0f}", f"{r['ms_per_gradient']:.2f}"]
+        quality = [f"{above}{r['ess_min']:.0f}", f"{r['ess_median']:.0f}", _r_hat(r), r["divergences"]]
+        times = [f"{r['compile_s']:.1f}", _warmup(r), f"{r['sampling_s']:.0f}"]
+        speeds = [f"{above}{r[name]:.3g}" for name in ("ess_per_s", "ess_per_s_total")]
+        lines.append([*sizes, *quality, *times, *speeds, "" if r["method"] == "ours" else f"{below}{ratio:.2g}"])
+    return markdown(titles, lines)
+
+
+def _r_hat(row: dict[str, Any]) -> str:
+    return "-" if row["r_hat"] is None else f"{row['r_hat']:.2f}"
+
+
+def _warmup(row: dict[str, Any]) -> str:
+    return "not done" if row["ended"] == "warm-up" else f"{row['warmup_s']:.0f}"
+
+
+def _gradients_table(rows: list[dict[str, Any]]) -> str:
+    titles = ["bottlenecks", "N", "ms a gradient, alone", "in the chains", "floor, ms", "of it factorisations"]
+    titles += ["alone / floor", "in the chains / floor", "compile, s"]
+    names = ("gradient_ms", "ms_per_gradient", "floor_ms", "factorisations_ms")
+    lines = []
+    for r in sorted(rows, key=lambda r: (r["bottleneck"] != "wishart", r["n"])):
+        ratios = [f"{r[name] / r['floor_ms']:.1f}" for name in ("gradient_ms", "ms_per_gradient")]
+        lines.append([r["bottleneck"], r["n"], *(f"{r[n]:.2f}" for n in names), *ratios, f"{r['compile_s']:.1f}"])
+    return markdown(titles, lines)
+
+
+def _growth_table(rows: list[dict[str, Any]]) -> str:
+    titles = ["bottlenecks", "N", "ESS, smallest", "gradients per effective draw", "seconds per effective draw"]
+    lines = [
+        [r["bottleneck"], r["n"], f"{r['ess_min']:.0f}", f"{r['gradients_per_ess']:.0f}", f"{r['s_per_ess']:.2g}"]
+        for r in sorted(rows, key=lambda r: (r["bottleneck"] != "wishart", r["n"]))
+    ]
+    return markdown(titles, lines)
