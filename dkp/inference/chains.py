@@ -7,6 +7,7 @@ accelerators. The random numbers of a transition depend on its chain and its num
 import concurrent.futures
 import functools
 import os
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -67,14 +68,18 @@ class Chains:
         self._workers = 1 if chain_method == "sequential" else min(len(starts), os.cpu_count() or 1)
         self.metric = metric
         keys = jax.random.split(key, len(starts))
-        self._start = functools.partial(_start, target, method)
-        states = [self._start(z, k, step_size) for z, k in zip(starts, keys, strict=True)]
+        states = [_start(target, method, z, k, step_size) for z, k in zip(starts, keys, strict=True)]
         self._states = [jax.tree.map(lambda *a: jnp.stack(a), *states)] if self._vectorised else states
 
     def restart_step_size(self) -> None:
         """Begin to tune again, from the step size reached: after a change of the metric."""
         restart = _restart if not self._vectorised else jax.vmap(_restart)
         self._states = [chain._replace(tuner=restart(chain.tuner)) for chain in self._states]
+
+    def run(self, total: int, *, adapting: bool) -> Iterator[Chunk]:
+        """Make `total` transitions of every chain, chunk by chunk."""
+        for start in range(0, total, self._length):
+            yield self.advance(min(self._length, total - start), adapting=adapting)
 
     def advance(self, n: int, *, adapting: bool) -> Chunk:
         """Make n transitions, at most `length`, of every chain.
@@ -93,8 +98,8 @@ class Chains:
         return jax.tree.map(lambda a: a[:, :n], stacked)
 
     def _run(self, chain: ChainState, n: Array, adapting: Array) -> tuple[ChainState, Chunk]:
-        step = _chunks if self._vectorised else _chunk
-        new, chunk = step(self._target, self._method, self._length, chain, self.metric, n, adapting)
+        fixed = (self._target, self._method, self._length, self._vectorised)
+        new, chunk = _chunk(*fixed, chain, self.metric, n, adapting)
         return new, jax.tree.map(np.asarray, chunk)
 
 
@@ -150,17 +155,9 @@ def _advance(
     return chain, Chunk(*outputs)
 
 
-_chunk = functools.partial(jax.jit, static_argnums=(0, 1, 2))(_advance)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _chunks(
-    target: Coordinates,
-    method: Method,
-    length: int,
-    chains: ChainState,
-    metric: Metric,
-    n: Int[Array, ""],
-    adapting: Bool[Array, ""],
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _chunk(
+    target: Coordinates, method: Method, length: int, vectorised: bool, chain: ChainState, *shared: Any
 ) -> tuple[ChainState, Chunk]:
-    return jax.vmap(lambda chain: _advance(target, method, length, chain, metric, n, adapting))(chains)
+    one = functools.partial(_advance, target, method, length)
+    return jax.vmap(one, in_axes=(0, None, None, None))(chain, *shared) if vectorised else one(chain, *shared)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._types import Array, Float
+from dkp.distributions.outputs import exact_outputs
 from dkp.inference.coordinates import Coordinates, Network
 from dkp.linalg.alignment import centred_alignment
-from dkp.linalg.cholesky import cholesky
 
 __all__ = ["functionals", "functionals_of"]
 
@@ -50,6 +50,5 @@ def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
     """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2 I)^-1 y."""
     if network.f is not None:
         return network.f
-    noise, y = target.noise_variance(network), target.y
-    factor = cholesky(network.kernel + noise * jnp.eye(target.data.n, dtype=y.dtype))
-    return y - noise * (factor.inverse.T @ (factor.inverse @ y))
+    noise = target.noise_variance(network)
+    return target.y - noise * exact_outputs(network.kernel, target.y, noise)[1].weights

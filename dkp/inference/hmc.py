@@ -32,8 +32,6 @@ __all__ = ["LARGEST_N", "sample_hmc", "with_priors"]
 LARGEST_N = 1_000
 """Points beyond which a transition, dozens of factorisations of N x N matrices, takes minutes."""
 
-_CHUNK = 25
-
 
 def sample_hmc(
     model: DeepKernelProcess,
@@ -109,7 +107,7 @@ def sample_hmc(
     rank = metric_rank(warmup, chains, target.size) if sampler.uses_gradient else 0
     metric = identity_metric(target.size, data.x.dtype, rank)
     points = starts(target, key_start, chains, init)
-    run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method, length=_CHUNK)
+    run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method)
     kept = _Kept(thin)
     bar = Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress)
     with one_blas_thread(), bar:
@@ -219,12 +217,10 @@ def _warm_up(run: Chains, warmup: int, rank: int, bar: Progress) -> None:
     done = 0
     for window in schedule(warmup):
         chunks: list[Chunk] = []
-        for start in range(0, window.length, _CHUNK):
-            n = min(_CHUNK, window.length - start)
-            chunk = run.advance(n, adapting=True)
+        for chunk in run.run(window.length, adapting=True):
             if window.learns and rank:
                 chunks.append(chunk)
-            done += n
+            done += chunk.z.shape[1]
             bar.update(done, steps=float(chunk.info.steps.mean()))
         if chunks:
             z, gradient = (np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("z", "gradient"))
@@ -275,11 +271,9 @@ def _sample(run: Chains, kept: _Kept, total: int, bar: Progress) -> str:
     """Run so many transitions, and say how it ended: "finished", or "interrupted" with some draws kept."""
     done = 0
     try:
-        while done < total:
-            n = min(_CHUNK, total - done)
-            chunk = run.advance(n, adapting=False)
+        for chunk in run.run(total, adapting=False):
             kept.add(chunk)
-            done += n
+            done += chunk.z.shape[1]
             bar.update(done, steps=float(chunk.info.steps.mean()), divergences=kept.divergences)
     except KeyboardInterrupt:
         if kept.n == 0:

@@ -51,7 +51,7 @@ class MCMCPosterior(DrawsPosterior):
             }
         return found
 
-    @property
+    @functools.cached_property
     def stuck(self) -> tuple[int, ...]:
         """Chains that did not move."""
         moved = np.any(np.diff(self.z, axis=1) ** 2 > 0, axis=(1, 2))  # false where it is not a number

@@ -70,8 +70,26 @@ def identity_metric(size: int, dtype: Any, rank: int = 0) -> Metric:
     return Metric(jnp.ones(size, dtype), vectors, jnp.ones(rank, dtype))
 
 
+class _Hamiltonian:
+    """Follows the gradient of the log-density in a metric."""
+
+    uses_gradient = True
+
+    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
+        return State(z, *jax.value_and_grad(target.log_posterior)(z))
+
+
+class _FromPrior:
+    """Proposes from N(0, I): the density that counts is the one relative to it."""
+
+    uses_gradient = False
+
+    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
+        return State(z, _excess(target, z), jnp.zeros_like(z))
+
+
 @dataclasses.dataclass(frozen=True)
-class NUTS:
+class NUTS(_Hamiltonian):
     """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation.
 
     max_depth: largest number of doublings of the trajectory. Most directions of whitened coordinates have the unit
@@ -81,10 +99,6 @@ class NUTS:
     target_acceptance: float = 0.8
     max_depth: int = 6
     name = "nuts"
-    uses_gradient = True
-
-    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
-        return State(z, *jax.value_and_grad(target.log_posterior)(z))
 
     def step(
         self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
@@ -105,7 +119,7 @@ class NUTS:
 
 
 @dataclasses.dataclass(frozen=True)
-class HMC:
+class HMC(_Hamiltonian):
     """Hamiltonian Monte Carlo with a trajectory of random length, uniform between 0 and twice `trajectory`.
 
     trajectory: mean time of integration. In the metric of warm-up the posterior has about unit scale, and a quarter
@@ -116,10 +130,6 @@ class HMC:
     trajectory: float = 1.5708
     max_steps: int = 1000
     name = "hmc"
-    uses_gradient = True
-
-    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
-        return State(z, *jax.value_and_grad(target.log_posterior)(z))
 
     def step(
         self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
@@ -142,7 +152,7 @@ class HMC:
 
 
 @dataclasses.dataclass(frozen=True)
-class ESS:
+class ESS(_FromPrior):
     """Elliptical slice sampling (Murray, Adams & MacKay 2010), BlackJAX's implementation: no step size, no gradient.
 
     The ellipse passes through z and a draw of N(0, I); what the density has beyond that normal law is sliced.
@@ -150,10 +160,6 @@ class ESS:
 
     target_acceptance: float | None = None
     name = "ess"
-    uses_gradient = False
-
-    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
-        return State(z, _excess(target, z), jnp.zeros_like(z))
 
     def step(
         self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
@@ -170,7 +176,7 @@ class ESS:
 
 
 @dataclasses.dataclass(frozen=True)
-class PCN:
+class PCN(_FromPrior):
     """Preconditioned Crank-Nicolson: z' = sqrt(1 - b^2) z + b e, e ~ N(0, I), which leaves N(0, I) invariant.
 
     b = step_size / sqrt(1 + step_size^2). Source: Cotter, Roberts, Stuart & White 2013; for wide networks Pezzetti,
@@ -179,10 +185,6 @@ class PCN:
 
     target_acceptance: float = 0.25
     name = "pcn"
-    uses_gradient = False
-
-    def init(self, target: Coordinates, z: Float[Array, " K"]) -> State:
-        return State(z, _excess(target, z), jnp.zeros_like(z))
 
     def step(
         self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
