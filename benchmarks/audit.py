@@ -109,18 +109,11 @@ def _row(r: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _model() -> Any:
-    import dkp
-    from dkp import kernels, likelihoods
+    """The default model with a fixed concentration."""
+    from dkp.defaults import default_model
+    from dkp.priors import substitute
 
-    return dkp.DeepKernelProcess(
-        layers=[
-            kernels.Linear(ard=True),
-            kernels.SquaredExponential(),
-            dkp.InverseWishart(delta=DELTA),
-            kernels.SquaredExponential(variance=dkp.learn(1.0)),
-        ],
-        likelihood=likelihoods.Gaussian(),
-    )
+    return substitute(default_model(), {"layers.2.delta": DELTA})
 
 
 def _distance(distance: Any) -> dict[str, float]:

@@ -17,6 +17,7 @@ import numpyro.distributions as dist
 
 import dkp
 from dkp import kernels, likelihoods
+from dkp.linalg.alignment import centred_alignment
 
 __all__ = ["DELTA", "LENGTHSCALES", "NOISE", "WIDTH", "Bottleneck", "Effective", "effective", "functionals", "load"]
 
@@ -64,13 +65,10 @@ def functionals(values: Mapping[str, jax.Array], factors: Sequence[jax.Array], y
         values: hyperparameters by name. factors: F of every bottleneck, (N, M) with M <= N, rows as in y. y: (N,).
     """
     found = {name: values[name] for name in (*LENGTHSCALES, NOISE)}
-    centred = y - jnp.mean(y)
     for i, factor in enumerate(factors, start=1):
-        features = factor - jnp.mean(factor, axis=0, keepdims=True)
         found[f"log_det_{i}"] = jnp.linalg.slogdet(factor.T @ factor)[1]
         found[f"trace_{i}"] = jnp.sum(factor**2)
-        aligned = jnp.sum((features.T @ centred) ** 2)
-        found[f"alignment_{i}"] = aligned / jnp.linalg.norm(features.T @ features) / jnp.sum(centred**2)
+        found[f"alignment_{i}"] = centred_alignment(factor, y[:, None])
     kernel = squared_exponential(factors[-1] @ factors[-1].T, values[LENGTHSCALES[-1]])
     noise = values[NOISE] ** 2
     mean = y - noise * jnp.linalg.solve(kernel + noise * jnp.eye(len(y)), y)

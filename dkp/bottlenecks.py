@@ -50,12 +50,11 @@ class Bottleneck(Spec):
         The entries of Bartlett factors are independent, and the factor of more points begins with that of fewer: the
         further rows come from the prior.
         """
-        law: Any = self.prior(cholesky(kernel))
+        scale = cholesky(kernel)
+        law: Any = self.prior(scale)
         known = bartlett_factor(self.prior(cholesky(kernel[: len(factor), : len(factor)])), factor)
         joint = law.base_dist.sample(key).at[: known.shape[0], : known.shape[1]].set(known)
-        for transform in law.transforms:
-            joint = transform(joint)
-        return joint
+        return scale.tril @ self.whiten(joint)
 
     def condition(
         self,
@@ -69,6 +68,14 @@ class Bottleneck(Spec):
 
         `whitened` is L^-1 S where it is known already; computed on demand otherwise.
         """
+        if kernel.ti is None:
+            return Gram(ii=factor @ factor.T)
+        return self.draw_data(key, kernel, scale, factor, whitened)
+
+    def draw_data(
+        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
+    ) -> Gram:
+        """:meth:`condition` where there are data blocks."""
         raise NotImplementedError
 
 
@@ -108,16 +115,9 @@ class InverseWishart(Bottleneck):
         size = scale.tril.shape[-1]
         return InverseWishartFactor(self.delta + size + 1, root * scale.tril, scale.inverse / root)
 
-    def condition(
-        self,
-        key: PRNGKeyArray,
-        kernel: Gram,
-        scale: Cholesky,
-        factor: Float[Array, "P P"],
-        whitened: Float[Array, "P P"] | None = None,
+    def draw_data(
+        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
     ) -> Gram:
-        if kernel.ti is None:
-            return Gram(ii=factor @ factor.T)
         return inverse_wishart_conditional(key, kernel, scale, jnp.asarray(self.delta), factor, whitened)
 
 
@@ -179,14 +179,7 @@ class Wishart(Bottleneck):
         columns = None if self.integer is None else min(self.integer, size)
         return WishartFactor(df, scale.tril / root, columns, scale.inverse * root)
 
-    def condition(
-        self,
-        key: PRNGKeyArray,
-        kernel: Gram,
-        scale: Cholesky,
-        factor: Float[Array, "P M"],
-        whitened: Float[Array, "P M"] | None = None,
+    def draw_data(
+        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
     ) -> Gram:
-        if kernel.ti is None:
-            return Gram(ii=factor @ factor.T)
         return wishart_conditional(key, kernel, scale, jnp.asarray(self.width, factor.dtype), factor, whitened)

@@ -151,9 +151,10 @@ def _matrices(posterior: Posterior, draws: Draw, which: np.ndarray) -> dict[str,
     """Gram matrices at the inducing points; at the data rows in their own order where these are all of them."""
     found = {}
     for i, factor in enumerate(draws.factors, start=1):
-        rows = np.asarray(factor)[which]
-        if isinstance(posterior, DrawsPosterior):
-            rows = rows[:, np.argsort(posterior.coordinates.order)]
+        in_order = (
+            jax.vmap(posterior.coordinates.in_data_order) if isinstance(posterior, DrawsPosterior) else jnp.asarray
+        )
+        rows = np.asarray(in_order(factor))[which]
         found[f"gram_{i}"] = rows @ rows.transpose(0, 2, 1)
     return found
 

@@ -43,9 +43,7 @@ def inverse_wishart_conditional(
     size, n = factor.shape[0], kernel.tt.shape[0]
     shape = jnp.broadcast_to((delta + size + 2) / 2, (n,))
     gamma, noise = gamma_and_normal(key, shape, (n, size))
-    projected = kernel.ti @ scale.inverse.T
-    # Below the jitter the residual is rounding error, and the derivative of the square root below would amplify it.
-    residual = jnp.maximum(kernel.tt - squared_norms(projected), scale.jitter)
+    projected, residual = _explained(kernel, scale)
     conditional_variance = delta * residual / 2 / gamma
     noise_scale = jnp.sqrt(conditional_variance / delta)
     noisy = projected + noise * noise_scale[:, None]
@@ -86,9 +84,16 @@ def wishart_conditional(
     rest = jnp.broadcast_to(width - columns, (n,))
     has_rest = rest > 0
     half_chi_square, noise = gamma_and_normal(key, jnp.where(has_rest, rest, jnp.ones_like(rest)) / 2, (n, columns))
-    projected = kernel.ti @ scale.inverse.T
-    # Below the jitter the residual is rounding error, and the derivative of the square root below would amplify it.
-    residual = jnp.maximum(kernel.tt - squared_norms(projected), scale.jitter) / width
+    projected, residual = _explained(kernel, scale)
+    residual = residual / width
     w = projected @ (scale.inverse @ factor if whitened is None else whitened) + noise * jnp.sqrt(residual)[:, None]
     outside = jnp.where(has_rest, 2 * residual * half_chi_square, jnp.zeros_like(residual))
     return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=squared_norms(w) + outside)
+
+
+def _explained(kernel: Gram, scale: Cholesky) -> tuple[Float[Array, "B P"], Float[Array, " B"]]:
+    """(L^-1 k_it)^T and k_tt.i = k_tt - ||L^-1 k_it||^2 of every data point."""
+    assert kernel.ti is not None and kernel.tt is not None
+    projected = kernel.ti @ scale.inverse.T
+    # Below the jitter the residual is rounding error, and the derivative of its square root would amplify it.
+    return projected, jnp.maximum(kernel.tt - squared_norms(projected), scale.jitter)
