@@ -56,9 +56,11 @@ MODELS = {
 }
 
 
+DATA = dkp.Dataset.from_arrays(X, np.zeros(N), standardize=False)
+
+
 def coordinates(described, y, features=False):
-    data = dkp.Dataset.from_arrays(X, np.zeros(N), standardize=False)
-    return Coordinates(model=described, data=dataclasses.replace(data, y=y), features=features)
+    return Coordinates(model=described, data=dataclasses.replace(DATA, y=y), features=features)
 
 
 def draw_data(target, z, key):

@@ -38,7 +38,7 @@ def test_noise_is_the_size_of_the_errors_of_float32(n):
     kernel = np.exp(-((x - x.T) ** 2) / 2).astype(np.float32)
     found = spectrum(jnp.asarray(kernel))
     error = np.max(np.abs(np.asarray(found.values, float)[: n // 2]))  # the true ones are below 1e-20
-    assert error < float(found.noise) < 20 * error
+    assert error <= float(found.noise) < 20 * error
 
 
 def test_negative_eigenvalues_show_errors_of_the_entries():
