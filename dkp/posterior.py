@@ -4,13 +4,13 @@ A draw fixes the hyperparameters, the Gram factors at the inducing points and th
 values at any point follow from it by :func:`latent_moments`, in the same way for every engine.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp._value import value
 from dkp.bottlenecks import Bottleneck
@@ -130,7 +130,7 @@ def in_chunks(function: Callable[[Array], Any], x: Float[Array, "B *space D"], c
     return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *parts)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(1,))
 def _moments(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
     row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
 

@@ -17,6 +17,7 @@ import numpyro
 from jax.scipy.special import logsumexp
 
 from dkp import _check
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.likelihoods.base import Likelihood
@@ -262,7 +263,7 @@ def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: A
     return jax.vmap(lambda *args: of(_component(model, sizes, *args)))(*stacked)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(1,))
 def _mixture_quantile(
     model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, mean: Array, variance: Array
 ) -> Array:

@@ -4,6 +4,8 @@ Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures i
 """
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run side by side.
@@ -21,3 +23,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> jax.Array:
     """A fixed PRNG key: a failure repeats."""
     return jax.random.key(20)
+
+
+_MOST_MAPPINGS = 30_000  # Linux allows a process 65,530
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_mappings() -> Iterator[None]:
+    """Every compiled program is a few mappings of memory, and a process that has no more of them left dies."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()

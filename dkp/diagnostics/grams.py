@@ -5,7 +5,6 @@ would do without randomness (the limit of an infinitely wide network, in which n
 them for comparison.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp import _check
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.bottlenecks import Bottleneck
 from dkp.linalg.alignment import centred_alignment
@@ -66,7 +66,7 @@ def grams_at(
     return _grams_at(posterior.model, posterior.data.n_outputs, draws, x, keys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(1,))
 def _grams_at(model: DeepKernelProcess, n_outputs: int, draws: Draw, x: Array, keys: Array) -> tuple[Array, ...]:
     def one(pair: tuple[Draw, PRNGKeyArray]) -> tuple[Array, ...]:
         draw, key = pair

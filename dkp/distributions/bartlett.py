@@ -70,10 +70,13 @@ class LowerTrapezoidalTransform(Transform):
         return self.rows * self.columns - self.columns * (self.columns - 1) // 2
 
     def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch P M"]:
-        below, log_diagonal = x[..., : -self.columns], x[..., -self.columns :]
+        return self.matrix(x[..., : -self.columns], jnp.exp(x[..., -self.columns :]))
+
+    def matrix(self, below: Float[Array, "*batch L"], on: Float[Array, "*batch M"]) -> Float[Array, "*batch P M"]:
+        """The matrix with these entries below the diagonal, row by row, and on it."""
         # A gather: its derivative, a scatter-add, is as cheap; a scatter forward is not.
-        padded = jnp.concatenate([below, jnp.zeros((*x.shape[:-1], 1), x.dtype)], axis=-1)
-        return padded[..., self._places] + embed_diagonal(jnp.exp(log_diagonal), self.rows)
+        padded = jnp.concatenate([below, jnp.zeros((*below.shape[:-1], 1), below.dtype)], axis=-1)
+        return padded[..., self._places] + embed_diagonal(on, self.rows)
 
     def _inverse(self, y: Float[Array, "*batch P M"]) -> Float[Array, "*batch K"]:
         i, j = self._below

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dkp._compiled import compiled
 from dkp._types import Array, Bool, Float, Int, PRNGKeyArray
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.transitions import Info, Method, Metric, State
@@ -109,7 +110,7 @@ def _is_vectorised(chain_method: str) -> bool:
     return chain_method == "vectorized"
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(1,))
 def _start(target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: Array | float) -> ChainState:
     tuner = _averaging(method.target_acceptance)[0](jnp.asarray(step_size, z.dtype))
     return ChainState(method.init(target, z), tuner, key, jnp.zeros((), jnp.int32))
@@ -155,7 +156,7 @@ def _advance(
     return chain, Chunk(*outputs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(static_argnums=(1, 2, 3))
 def _chunk(
     target: Coordinates, method: Method, length: int, vectorised: bool, chain: ChainState, *shared: Any
 ) -> tuple[ChainState, Chunk]:

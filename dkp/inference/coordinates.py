@@ -1,7 +1,8 @@
 """The unknowns of a network as one vector z whose prior is close to N(0, I): what Monte Carlo samplers move.
 
 Every bottleneck contributes the Bartlett factor A of its Gram matrix, whose entries are independent and whose law does
-not depend on the layers below: its normals as they are, and the logarithms of its diagonal, centred and scaled.
+not depend on the layers below: its normals as they are, and the logarithms of its diagonal, centred and scaled, but for
+an entry with one degree of freedom, which is a normal number but for its sign.
 Hyperparameters stand on the unconstrained scale, centred and scaled by their prior. The data enter through the
 likelihood alone: Gaussian noise is integrated out with the outputs, other likelihoods see f = L_K e, with e in z.
 
@@ -204,7 +205,9 @@ class Coordinates:
             columns = self._feature_columns(layer)
             if columns is None:
                 law: Any = layer.whitened_prior(self.data.n, self.dtype)
-                parts.append(self.coordinates_of_noise(layer, law.base_dist.df, law.base_dist.sample(layer_key)))
+                part = self.coordinates_of_noise(layer, law.base_dist.df, law.base_dist.sample(layer_key))
+                signs = jax.random.rademacher(layer_key, (self._n_signed(layer),), self.dtype)
+                parts.append(part * jnp.concatenate([jnp.ones(len(part) - len(signs), self.dtype), signs]))
             else:
                 parts.append(jax.random.normal(layer_key, (self.data.n * columns,), self.dtype))
         for size in self.sizes[len(parts) :]:
@@ -264,12 +267,14 @@ class Coordinates:
         if columns is not None:
             return part.reshape(self.data.n, columns), jnp.zeros((), self.dtype)
         transform = self._factor_transform(layer)
-        standard = part[-transform.columns :]
+        below, standard = part[: -transform.columns], part[-transform.columns :]
+        positive = transform.columns - self._n_signed(layer)
+        df, standard, signed = df[:positive], standard[:positive], standard[positive:]
         centre, spread = _log_chi_moments(df)
         log_diagonal = centre + spread * standard
-        matrix = transform(jnp.concatenate([part[: -transform.columns], log_diagonal]))
         # The density of log A_jj, where A_jj^2 ~ chi^2(df_j).
         density = df * log_diagonal - jnp.exp(2 * log_diagonal) / 2 - gammaln(df / 2) - (df / 2 - 1) * math.log(2)
+        matrix = transform.matrix(below, jnp.concatenate([jnp.exp(log_diagonal), signed]))
         return matrix, jnp.sum(density + jnp.log(spread)) - _log_normal(standard)
 
     def coordinates_of_noise(self, layer: Bottleneck, df: Array, noise: Array) -> Array:
@@ -277,9 +282,20 @@ class Coordinates:
         if self._feature_columns(layer) is not None:
             return noise.reshape(-1)
         transform = self._factor_transform(layer)
-        centre, spread = _log_chi_moments(df)
+        positive = transform.columns - self._n_signed(layer)
+        centre, spread = _log_chi_moments(df[:positive])
         vector = jnp.asarray(transform.inv(noise))
-        return jnp.concatenate([vector[: -transform.columns], (vector[-transform.columns :] - centre) / spread])
+        below, log_diagonal = vector[: -transform.columns], vector[-transform.columns :]
+        return jnp.concatenate([below, (log_diagonal[:positive] - centre) / spread, jnp.exp(log_diagonal[positive:])])
+
+    def _n_signed(self, layer: Bottleneck) -> int:
+        """How many diagonal entries, the last ones of the factor, are sampled with a sign: those with one degree of
+        freedom, which are absolute values of normal numbers.
+
+        The Gram matrix does not see the sign of a column; the logarithm of the entry has a steep wall on one side.
+        """
+        width = getattr(layer, "integer", None)
+        return int(width is not None and width <= self.data.n)
 
     def _feature_columns(self, layer: Bottleneck) -> int | None:
         """Number of features of a bottleneck that is sampled by its features; None for others."""

@@ -1,13 +1,13 @@
 """A posterior made of draws: networks on all the data, as points z of their :class:`Coordinates`."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.distributions.outputs import OutputLaw, exact_outputs
@@ -94,7 +94,7 @@ class DrawsPosterior:
         return {"chains": self.n_chains, "draws": self.n_draws}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def networks_of(coordinates: Coordinates, z: Float[Array, "S K"]) -> Draw:
     """The networks at a stack of points."""
 
@@ -105,12 +105,12 @@ def networks_of(coordinates: Coordinates, z: Float[Array, "S K"]) -> Draw:
     return jax.lax.map(one, z)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def _output_laws(coordinates: Coordinates, draws: Draw) -> OutputLaw:
     return jax.lax.map(lambda draw: output_law(coordinates, draw), draws)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def _leave_one_out(coordinates: Coordinates, draws: Draw) -> Float[Array, "S N"]:
     def one(draw: Draw) -> Array:
         law = output_law(coordinates, draw)

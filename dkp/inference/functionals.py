@@ -4,12 +4,11 @@ Convergence is judged by them: entries of factors have no meaning of their own, 
 usually these.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dkp._compiled import compiled
 from dkp._types import Array, Float
 from dkp.distributions.outputs import exact_outputs
 from dkp.inference.coordinates import Coordinates, Network
@@ -35,7 +34,7 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
     return {**found, "f": target.in_data_order(_latent(target, network))[_rows(target)]}
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> dict[str, Array]:
     """The functionals of a stack of points."""
     return jax.lax.map(lambda point: functionals(target, target.network(point)), z)

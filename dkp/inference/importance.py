@@ -9,13 +9,13 @@ over whitened factors T_l and inferred hyperparameters h. Its mean under the gui
 learned hyperparameters, and the tail of w says whether the guide covers the posterior (Pareto k-hat).
 """
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dkp import _check
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
@@ -42,7 +42,7 @@ def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 
     return _weights(posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def _weights(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Array:
     return jax.lax.map(lambda key: _log_weight(family, parameters, key, data), keys)
 

@@ -1,7 +1,6 @@
 """Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several starts."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dkp._compiled import compiled
 from dkp._types import Array, PRNGKeyArray, Scalar
 from dkp.data import Dataset
 from dkp.distributions.outputs import exact_outputs
@@ -94,7 +94,7 @@ def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) ->
     return {n: v + jax.random.normal(k, v.shape, v.dtype) / 2 for k, (n, v) in zip(keys, start.items(), strict=True)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(static_argnums=(1,))
 def _maximise(
     model: DeepKernelProcess,
     max_iterations: int,

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dkp._compiled import compiled
 from dkp._types import Array, Bool, Float, PRNGKeyArray, Scalar
 from dkp._value import value
 from dkp.inference.coordinates import Coordinates
@@ -100,7 +101,7 @@ def _batched(function: Callable[..., Any], batch: int) -> Callable[..., Any]:
     return lambda *args: jax.lax.map(lambda one: function(*one), args, batch_size=batch)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+@compiled(static_argnums=(2, 3))
 def prior_particles(coordinates: Coordinates, key: PRNGKeyArray, n: int, batch: int) -> Particles:
     """Draws from the prior."""
 
@@ -156,7 +157,7 @@ class _State:
     point: Particles
 
 
-@functools.partial(jax.jit, static_argnums=(0, 7, 8, 9))
+@compiled(static_argnums=(7, 8, 9))
 def move_chains(
     coordinates: Coordinates,
     key: PRNGKeyArray,

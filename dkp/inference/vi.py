@@ -1,7 +1,6 @@
 """Variational inference: ``dkp.fit_vi`` and the posterior that it returns."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 import optax
 
 from dkp import _check
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.checks import check_model_and_data
@@ -270,11 +270,11 @@ def _posterior(family: VariationalFamily, data: Dataset, result: LoopResult) -> 
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def _draws(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Draw:
     return jax.lax.map(lambda key: family.draw(parameters, key, data), keys)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled()
 def _elbos(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Array:
     return jax.lax.map(lambda key: family.elbo(parameters, key, data.x, data.y, data.x.shape[0])[0], keys)

@@ -4,8 +4,8 @@ The jitter policy of the whole package is :func:`factorise`: a multiple of the m
 alone, and one escalation for the matrices that need it. The amount added is returned, so that every engine can
 report it. A matrix that is still not positive definite gives NaN, which the engines count as trouble.
 
-Derivatives are written with the triangular inverse, because on CPUs products are several times faster than
-triangular solves of the same size, and because the inverse is wanted by the layers anyway.
+Derivatives are written with the triangular inverse where the layers want it anyway, because on CPUs products with
+several threads are faster than triangular solves of the same size.
 """
 
 from typing import NamedTuple
@@ -77,19 +77,20 @@ def _cholesky_jvp(primals, tangents):
 def cholesky_product(matrix: Float[Array, "P P"], right: Float[Array, "P M"]) -> tuple[Float[Array, "P M"], Scalar]:
     """L R, where L is the factor of :func:`cholesky`, and the jitter.
 
-    d(L R) = L (Phi(L^-1 dK L^-T) R) + L dR: in this order the derivative of a tall R, M < P, needs two products of
-    P x P matrices, one less than through the factor itself.
+    d(L R) = L (Phi(L^-1 dK L^-T) R) + L dR: in this order the derivative of a tall R, M < P, needs no product of
+    P x P matrices beside the two with L^-1, which are solves here: where nothing else asks for the inverse, the
+    gradient of a network of two bottlenecks was 10 to 20% faster for it (P from 50 to 400, one thread).
     """
-    factor = cholesky(matrix)
-    return factor.tril @ right, factor.jitter
+    tril, jitter = _factorise(matrix)
+    return tril @ right, jitter
 
 
 @cholesky_product.defjvp
 def _cholesky_product_jvp(primals, tangents):
-    factor = cholesky(primals[0])
-    phi = _phi(factor.inverse @ tangents[0] @ factor.inverse.T)
-    value = factor.tril @ primals[1], factor.jitter
-    return value, (factor.tril @ (phi @ primals[1] + tangents[1]), jnp.zeros_like(factor.jitter))
+    tril, jitter = _factorise(primals[0])
+    halfway = lax.linalg.triangular_solve(tril, tangents[0], left_side=False, lower=True, transpose_a=True)
+    phi = _phi(lax.linalg.triangular_solve(tril, halfway, left_side=True, lower=True))
+    return (tril @ primals[1], jitter), (tril @ (phi @ primals[1] + tangents[1]), jnp.zeros_like(jitter))
 
 
 def _phi(matrix: Array) -> Array:

@@ -1,0 +1,79 @@
+"""Compiled functions of an object: traced once for each, and freed with it."""
+
+import gc
+import weakref
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import dkp
+from dkp import kernels, likelihoods
+from dkp._compiled import compiled
+from tests.support import relaxed
+
+
+class Owner:
+    def __init__(self, factor):
+        self.factor = factor
+
+
+def test_one_program_for_an_owner_and_its_static_arguments():
+    traces = []
+
+    @compiled(static_argnums=(1,))
+    def power(owner, exponent, x):
+        traces.append((owner.factor, exponent))
+        return owner.factor * x**exponent
+
+    one, two = Owner(2.0), Owner(3.0)
+    found = [power(owner, n, jnp.asarray(2.0)) for owner in (one, two, one) for n in (1, 3, 1)]
+    assert [float(a) for a in found] == [4.0, 16.0, 4.0, 6.0, 24.0, 6.0, 4.0, 16.0, 4.0]
+    assert traces == [(2.0, 1), (2.0, 3), (3.0, 1), (3.0, 3)]
+    assert float(jax.jit(lambda x: power(one, 2, x))(jnp.asarray(3.0))) == 18.0  # inside of other programs
+
+
+def test_programs_go_with_their_owner():
+    @compiled()
+    def scaled(owner, x):
+        return jax.lax.map(lambda a: owner.factor * a, x)
+
+    owner = Owner(jnp.asarray(2.0))
+    array = weakref.ref(owner.factor)
+    scaled(owner, jnp.ones(3))
+    del owner
+    gc.collect()
+    assert array() is None
+
+
+def sample(model, data):
+    return dkp.sample_hmc(model, data, key=jax.random.key(0), chains=1, warmup=2, draws=4, method="hmc")
+
+
+def fit(model, data):
+    return dkp.fit_vi(model, data, key=jax.random.key(0), steps=2)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # four draws
+@pytest.mark.parametrize("run", [sample, fit])
+def test_posteriors_are_freed_with_all_they_used(run):
+    """Many fits, one after another, do not add up."""
+    x = np.linspace(-1, 1, 5)[:, None]
+    model = dkp.DeepKernelProcess(
+        layers=[
+            kernels.SquaredExponential(1.0, 1.0),
+            dkp.InverseWishart(delta=5.0),
+            kernels.SquaredExponential(1.0, 1.0),
+        ],
+        likelihood=likelihoods.Gaussian(noise=dist.LogNormal(-1.0, 0.3)),
+    )
+    data = dkp.Dataset.from_arrays(x, np.sin(x[:, 0]))
+    with relaxed():
+        posterior = run(model, data)
+    dkp.predict(posterior, x, key=jax.random.key(1))
+    used = [weakref.ref(a) for a in (posterior, model, data, data.x)]
+    del posterior, model, data
+    gc.collect()
+    assert [a() is None for a in used] == [True] * len(used)
