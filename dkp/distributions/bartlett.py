@@ -78,9 +78,14 @@ class LowerTrapezoidalTransform(Transform):
         padded = jnp.concatenate([below, jnp.zeros((*below.shape[:-1], 1), below.dtype)], axis=-1)
         return padded[..., self._places] + embed_diagonal(on, self.rows)
 
-    def _inverse(self, y: Float[Array, "*batch P M"]) -> Float[Array, "*batch K"]:
+    def entries(self, y: Float[Array, "*batch P M"]) -> tuple[Float[Array, "*batch L"], Float[Array, "*batch M"]]:
+        """The entries below the diagonal, row by row, and those on it: the inverse of :meth:`matrix`."""
         i, j = self._below
-        return jnp.concatenate([y[..., i, j], jnp.log(diagonal(y))], axis=-1)
+        return y[..., i, j], diagonal(y)
+
+    def _inverse(self, y: Float[Array, "*batch P M"]) -> Float[Array, "*batch K"]:
+        below, on = self.entries(y)
+        return jnp.concatenate([below, jnp.log(on)], axis=-1)
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: object = None) -> Array:
         return jnp.sum(x[..., -self.columns :], axis=-1)

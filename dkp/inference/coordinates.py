@@ -205,7 +205,7 @@ class Coordinates:
             columns = self._feature_columns(layer)
             if columns is None:
                 law: Any = layer.whitened_prior(self.data.n, self.dtype)
-                part = self.coordinates_of_noise(layer, law.base_dist.df, law.base_dist.sample(layer_key))
+                part = self.coordinates_of_noise(layer, law.base_dist.sample(layer_key))
                 signs = jax.random.rademacher(layer_key, (self._n_signed(layer),), self.dtype)
                 parts.append(part * jnp.concatenate([jnp.ones(len(part) - len(signs), self.dtype), signs]))
             else:
@@ -277,16 +277,16 @@ class Coordinates:
         matrix = transform.matrix(below, jnp.concatenate([jnp.exp(log_diagonal), signed]))
         return matrix, jnp.sum(density + jnp.log(spread)) - _log_normal(standard)
 
-    def coordinates_of_noise(self, layer: Bottleneck, df: Array, noise: Array) -> Array:
+    def coordinates_of_noise(self, layer: Bottleneck, noise: Array) -> Array:
         """Coordinates of a bottleneck's Bartlett factor, or of its features."""
         if self._feature_columns(layer) is not None:
             return noise.reshape(-1)
+        law: Any = layer.whitened_prior(self.data.n, self.dtype)
         transform = self._factor_transform(layer)
+        below, on = transform.entries(noise)
         positive = transform.columns - self._n_signed(layer)
-        centre, spread = _log_chi_moments(df[:positive])
-        vector = jnp.asarray(transform.inv(noise))
-        below, log_diagonal = vector[: -transform.columns], vector[-transform.columns :]
-        return jnp.concatenate([below, (log_diagonal[:positive] - centre) / spread, jnp.exp(log_diagonal[positive:])])
+        centre, spread = _log_chi_moments(law.base_dist.df[:positive])
+        return jnp.concatenate([below, (jnp.log(on[:positive]) - centre) / spread, on[positive:]])
 
     def _n_signed(self, layer: Bottleneck) -> int:
         """How many diagonal entries, the last ones of the factor, are sampled with a sign: those with one degree of

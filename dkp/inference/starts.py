@@ -77,7 +77,7 @@ def _coordinates(target: Coordinates, layer: Bottleneck, kernel: Array, root: Ar
     columns = law.event_shape[-1]
     upper = jnp.linalg.qr(root.T, mode="r")[:columns]
     factor = (upper * jnp.sign(diagonal(upper.T))[:, None]).T
-    return target.coordinates_of_noise(layer, law.base_dist.df, bartlett_factor(law, factor))
+    return target.coordinates_of_noise(layer, bartlett_factor(law, factor))
 
 
 def _latent(kernel: Array, draw: Draw, p: int) -> Array:
