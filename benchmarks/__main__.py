@@ -86,9 +86,10 @@ def report(
         out: directory of the records.
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
-        write: a Markdown file; replace the text between its results markers, and the tables of `speed --suite hmc`
-            between its speed-hmc markers where it has them.
+        write: a Markdown file; replace the text between its results markers, and the tables of `audit` and of
+            `speed --suite hmc` between its audit and speed-hmc markers where it has them.
     """
+    from benchmarks import audit as audits
     from benchmarks import report as reports
     from benchmarks import speed_hmc
 
@@ -99,13 +100,14 @@ def report(
         baseline=baseline,
         variants=variants,
     )
-    speed_text = speed_hmc.section(out)
+    further = {"audit": audits.section(out), "speed-hmc": speed_hmc.section(out)}
     if write is None:
-        print("\n\n".join(filter(None, (text, speed_text))))
+        print("\n\n".join(filter(None, (text, *further.values()))))
         return
     reports.write_between_markers(write, text)
-    if speed_text and reports.has_markers(write, "speed-hmc"):
-        reports.write_between_markers(write, speed_text, "speed-hmc")
+    for name, section in further.items():
+        if section and reports.has_markers(write, name):
+            reports.write_between_markers(write, section, name)
 
 
 @app.command

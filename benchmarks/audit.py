@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks import store
 from benchmarks.timing import markdown
 
-__all__ = ["DATASETS", "run_audit", "table"]
+__all__ = ["DATASETS", "run_audit", "section", "table"]
 
 DATASETS = ("yacht", "boston", "energy", "concrete", "wine")
 ROWS, TEST_ROWS, POINTS = 100, 100, 10
@@ -27,8 +27,17 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
         path = directory / f"{name}.json"
         if again or not path.exists():
             store.write(path, {"date": store.now(), "versions": store.versions(), **audit(name)})
-        print(table([store.read(p) for p in sorted(directory.glob("*.json"))]), flush=True)
+        print(section(out), flush=True)
     return directory
+
+
+def section(out: Path) -> str | None:
+    """The table of the records in ``<out>/audit``, and on what they depend; None where there are none."""
+    records = [store.read(path) for path in sorted((out / "audit").glob("*.json"))]
+    if not records:
+        return None
+    listed = "; ".join(f"{name} {value}" for name, value in records[-1]["versions"].items())
+    return f"{table(records)}\n\n{records[-1]['date'][:10]}. {listed}."
 
 
 def audit(name: str) -> dict[str, Any]:
