@@ -19,6 +19,8 @@ def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[...,
     ``jax.jit`` with a static owner would keep every owner, its data and its programs until the process ends: a few
     hundred fits, one after another, then use up the memory mappings of the process. Here both go with the owner.
 
+    Owners that are equal share programs, which go with the first of them.
+
     Args:
         static_argnums: positions of further static arguments, counted with the owner at 0.
     """
@@ -33,14 +35,15 @@ def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[...,
             def traced(*args: Any) -> R:
                 return function(calling.owner, *args)
 
+            traced.__name__ = function.__name__  # in profiles
             return jax.jit(traced, static_argnums=further)
 
         @functools.wraps(function)
         def call(owner: Any, *args: Any) -> R:
             with lock:
-                if owner not in programs:
-                    programs[owner] = program()
-                run = programs[owner]
+                run = programs.get(owner)
+                if run is None:
+                    run = programs[owner] = program()
             before = getattr(calling, "owner", None)
             calling.owner = owner
             try:

@@ -36,7 +36,8 @@ __all__ = [
 class Draw:
     """One posterior draw of a network (or a stack of draws, along a leading axis of every array).
 
-    values: hyperparameters by name. inducing: (P, D), or images (P, H, W, D). factors: S_l of every bottleneck.
+    values: hyperparameters by name. inducing: (P, D), or images (P, H, W, D). factors: S_l of every bottleneck, any
+    root of its Gram matrix, G = S S^T, with rows as in `inducing`.
     outputs: law of f; None where the posterior itself computes the latent functions. f: latent functions at the
     inducing points, (P, Q), where they are part of the draw.
     """

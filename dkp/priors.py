@@ -139,6 +139,11 @@ def _check_shape(h: Hyperparameter) -> None:
 
 def _check_support(h: Hyperparameter) -> None:
     support = h.value.support
+    if getattr(support, "is_discrete", False):
+        raise ValueError(
+            f"Expected a continuous distribution for {h.name}. Got {type(h.value).__name__}, which is discrete: "
+            "dkp.compare_widths compares widths."
+        )
     if h.domain in ("positive", "nonnegative") and not _is_nonnegative(support):
         raise ValueError(f"Expected a distribution over {h.domain} numbers for {h.name}. Got {type(h.value).__name__}.")
 

@@ -19,7 +19,7 @@ from dkp._types import Float, PRNGKeyArray
 from dkp.bottlenecks import Wishart
 from dkp.data import Dataset
 from dkp.inference.checks import check_model_and_data
-from dkp.inference.evidence import Evidence, log_evidence
+from dkp.inference.evidence import Evidence, evidence_plan, log_evidence
 from dkp.kernels.inputs import Linear
 from dkp.model import DeepKernelProcess
 from dkp.predict import predict
@@ -111,8 +111,7 @@ def compare_widths(
     values = _check_widths(widths)
     models = [with_width(model, width) for width in values]
     for candidate in models:
-        for layer in candidate.bottlenecks:
-            layer.check_points(data.n)
+        evidence_plan(candidate, data, **options)  # nothing that a later width cannot do is found out late
     weights = _check_prior(prior, len(values))
     held_out = None if held_out is None else _check_held_out(held_out, data)
     evidences, densities = [], []

@@ -104,6 +104,13 @@ def test_an_interruption_returns_what_is_finished(monkeypatch):
         compare(widths=[2, 3])
 
 
+@pytest.mark.parametrize("options", [{"max_bytes": 3e5}, {"runs": 1}, {"move": "gibbs"}])
+def test_what_a_later_width_cannot_do_is_refused_before_the_first_runs(monkeypatch, options):
+    monkeypatch.setattr(dkp.widths, "log_evidence", lambda *_, **__: pytest.fail("ran"))
+    with pytest.raises(ValueError, match=r"Expected (to need at most max_bytes|runs|move)"):
+        compare(widths=[1, 64], **options)
+
+
 def test_widths_of_all_wishart_bottlenecks_change_and_others_stay():
     layers = [kernels.Linear(), dkp.Wishart(width=2), dkp.InverseWishart(delta=3.0), dkp.Wishart(width=5)]
     described = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.1))

@@ -42,7 +42,9 @@ def to_arviz(
     bottleneck's Gram matrix at the inducing points, ``gram_1_effective_rank`` or, of Markov chains,
     ``gram_1_alignment`` with the label kernel, and so on; ``f`` at the training points, in standardised units, unless
     that is more than a million numbers), ``posterior_predictive`` (y at the training points), ``log_likelihood`` (one
-    value a data row, original units), ``observed_data``, ``constant_data`` (features) and, with `x`, ``predictions``
+    value a data row, original units: log p(y_n | y without y_n, network) of Markov
+    chains with Gaussian noise, whose outputs are integrated out, and log p(y_n | f_n) of others, both fit for PSIS-LOO
+    and not for sums over rows), ``observed_data``, ``constant_data`` (features) and, with `x`, ``predictions``
     and ``predictions_constant_data``; of Markov chains also ``sample_stats`` (divergences, energy, tree depth, steps,
     step size, acceptance). All but f are in the original units. Given a draw, the values of f and y at different points
     are drawn from their marginals, independently.
@@ -50,8 +52,9 @@ def to_arviz(
     Args:
         posterior: of any engine.
         key: for the draws.
-        n_samples: number of draws, of all chains together. By default all that Markov chains have kept, and 100 in one
-            chain of other posteriors; PSIS-LOO wants hundreds.
+        n_samples: number of draws, of all chains together; at least as many where every k-th draw of Markov chains is
+            taken. By default all that these have kept, and 100 in one chain of other posteriors; PSIS-LOO wants
+            hundreds.
         x: new points (B, D), in the original units, for the group ``predictions``.
         chunk: rows computed at a time; the result does not depend on it.
         grams: whether ``posterior`` has the Gram matrices themselves, ``gram_1`` of shape (P, P) and so on; they are
@@ -61,8 +64,13 @@ def to_arviz(
         ``arviz.InferenceData``, or an ``xarray.DataTree`` with ArviZ 1.x.
 
     Raises:
-        ValueError: when `x` does not have the features of the training data.
+        ValueError: for what is no posterior or no key, and when `x` does not have the features of the training data.
     """
+    if not isinstance(posterior, Posterior):
+        raise ValueError(
+            f"Expected a posterior, such as one of dkp.fit_vi or dkp.sample_hmc. Got {type(posterior).__name__}."
+        )
+    _check.random_key("key", key)
     key_draws, key_train, key_new, key_f = jax.random.split(key, 4)
     if n_samples is not None:
         _check.positive_int("n_samples", n_samples)
@@ -149,11 +157,9 @@ def _summaries(posterior: Posterior, draws: Draw, which: np.ndarray, thin: int) 
 
 def _matrices(posterior: Posterior, draws: Draw, which: np.ndarray) -> dict[str, np.ndarray]:
     """Gram matrices at the inducing points; at the data rows in their own order where these are all of them."""
+    in_order = jax.vmap(posterior.coordinates.in_data_order) if isinstance(posterior, DrawsPosterior) else jnp.asarray
     found = {}
     for i, factor in enumerate(draws.factors, start=1):
-        in_order = (
-            jax.vmap(posterior.coordinates.in_data_order) if isinstance(posterior, DrawsPosterior) else jnp.asarray
-        )
         rows = np.asarray(in_order(factor))[which]
         found[f"gram_{i}"] = rows @ rows.transpose(0, 2, 1)
     return found

@@ -100,7 +100,7 @@ def compare(
     Args:
         x: points (B, D) in the original units; a few dozen at most, since Gram matrices are compared entry by entry.
         key: for the draws.
-        n_samples: draws of each. Draws of Markov chains count as independent in the standard errors.
+        n_samples: draws of each, at least 3. Draws of Markov chains count as independent in the standard errors.
         evidence: log evidence in nats, all data and standardised targets, such as ``dkp.log_evidence(…).log_evidence``.
 
     Raises:
@@ -111,6 +111,8 @@ def compare(
     pair = (posterior_a, posterior_b)
     _check_pair(*pair)
     n = _check.positive_int("n_samples", n_samples)
+    if n < 3:
+        raise ValueError(f"Expected n_samples of 3 or more. Got {n}.")
     _check.random_key("key", key)
     rows = posterior_b.data.standardize_inputs(x)
     predictions, grams, audits = [], [], []
@@ -138,9 +140,14 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
     It is zero for equal laws and positive for others, in the units of the vectors.
 
     Args:
-        a, b: draws, at least two of each.
+        a, b: draws, at least three of each.
+
+    Raises:
+        ValueError: when there are fewer.
     """
     a, b = (_check.finite_array(name, v, ndim=2) for name, v in (("a", a), ("b", b)))
+    if min(len(a), len(b)) < 3:
+        raise ValueError(f"Expected three draws of each or more. Got {len(a)} and {len(b)}.")
     within_a, within_b, between = _distances(a, a), _distances(b, b), _distances(a, b)
     folds = min(_FOLDS, len(a), len(b))
     parts = []

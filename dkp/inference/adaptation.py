@@ -58,7 +58,8 @@ def _is_enough(length: int, chains: int, size: int) -> bool:
 def estimate_metric(
     draws: Float[np.ndarray, "C T K"], gradients: Float[np.ndarray, "C T K"], rank: int
 ) -> Metric | None:
-    """The metric from the second half of a window of all chains; None where it has too few draws.
+    """The metric from the second half of a window of all chains; None where it has too few draws,
+    or some that are no numbers.
 
     Args:
         rank: largest rank of the correction.
@@ -66,7 +67,7 @@ def estimate_metric(
     from blackjax.adaptation.metric_estimators import fisher_score_low_rank
 
     chains, length, size = draws.shape
-    if not _is_enough(length, chains, size):
+    if not (_is_enough(length, chains, size) and np.all(np.isfinite(draws)) and np.all(np.isfinite(gradients))):
         return None
     x, g = (jnp.asarray(a[:, length // 2 :].reshape(-1, size)) for a in (draws, gradients))
     return Metric(*jax.jit(fisher_score_low_rank, static_argnames="max_rank")(x, g, max_rank=rank))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._compiled import compiled
+from dkp._threads import this_configuration
 from dkp._types import Array, Bool, Float, Int, PRNGKeyArray
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.transitions import Info, Method, Metric, State
@@ -87,7 +88,12 @@ class Chains:
 
         Ctrl-C leaves the chains as they were.
         """
-        run = functools.partial(self._run, n=jnp.asarray(n), adapting=jnp.asarray(adapting))
+        configured = this_configuration()
+
+        def run(chain: ChainState) -> tuple[ChainState, Chunk]:
+            with configured():
+                return self._run(chain, jnp.asarray(n), jnp.asarray(adapting))
+
         if len(self._states) == 1:
             results = [run(self._states[0])]
         else:
@@ -143,9 +149,13 @@ def _advance(
         step_size: Any = jnp.where(adapting, jnp.exp(chain.tuner.log_step_size), final(chain.tuner))
         key = jax.random.fold_in(chain.key, chain.transitions)
         state, info = method.step(target, key, chain.state, step_size, metric)
-        tuned = update(chain.tuner, info.acceptance)
-        tuner = jax.tree.map(lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, chain.tuner)
-        return ChainState(state, tuner, chain.key, chain.transitions + 1), (state.z, state.gradient, info, step_size)
+        tuner, used = chain.tuner, step_size
+        if method.target_acceptance is None:
+            used = jnp.full_like(step_size, jnp.nan)
+        else:
+            tuned = update(chain.tuner, info.acceptance)
+            tuner = jax.tree.map(lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, tuner)
+        return ChainState(state, tuner, chain.key, chain.transitions + 1), (state.z, state.gradient, info, used)
 
     empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(transition, chain)[1])
 

@@ -206,7 +206,7 @@ class Coordinates:
             if columns is None:
                 law: Any = layer.whitened_prior(self.data.n, self.dtype)
                 part = self.coordinates_of_noise(layer, law.base_dist.sample(layer_key))
-                signs = jax.random.rademacher(layer_key, (self._n_signed(layer),), self.dtype)
+                signs = jax.random.rademacher(jax.random.fold_in(layer_key, 1), (self._n_signed(layer),), self.dtype)
                 parts.append(part * jnp.concatenate([jnp.ones(len(part) - len(signs), self.dtype), signs]))
             else:
                 parts.append(jax.random.normal(layer_key, (self.data.n * columns,), self.dtype))

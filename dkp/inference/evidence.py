@@ -30,7 +30,7 @@ from dkp.posterior import Posterior
 from dkp.priors import hyperparameters
 from dkp.progress import Progress
 
-__all__ = ["Evidence", "combine_runs", "log_evidence"]
+__all__ = ["Evidence", "combine_runs", "evidence_plan", "log_evidence"]
 
 _MATRICES = 30  # of N x N, for every bottleneck and the outputs, while a gradient is computed
 _BATCH_BYTES = 500_000_000
@@ -104,19 +104,10 @@ def log_evidence(
 
     Source: Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 (arXiv 2011.02328).
     """
-    check_model_and_data(model, data)
     _check.random_key("key", key)
-    particles, runs = _check.positive_int("particles", particles), _check.positive_int("runs", runs)
-    _check.one_of("move", move, MOVES)
-    _check_hyperparameters(model, data)
-    coordinates = Coordinates(model=model, data=data)
-    if coordinates.size == 0:
+    plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_bytes=max_bytes)
+    if plan is None:
         return _exact(model, data)
-    if runs < 2:
-        raise ValueError(f"Expected runs to be at least 2, since their spread gives the error. Got {runs}.")
-    chains = max(-(-particles // LENGTH), 4)
-    batch = _batch(coordinates, chains, runs, _check.positive_number("max_bytes", max_bytes))
-    plan = Plan(coordinates=coordinates, chains=chains, move=move, batch=batch)
     began = time.perf_counter()
     with Progress(1 + runs, label="log_evidence", enabled=progress) as bar:
         stages = pilot(plan, jax.random.fold_in(key, 0), functools.partial(bar.update, 0))
@@ -124,6 +115,34 @@ def log_evidence(
         done = [run(plan, stages, own, functools.partial(bar.update, r)) for r, own in enumerate(keys, start=1)]
         bar.update(1 + runs)
     return _combine(plan, stages, done, time.perf_counter() - began)
+
+
+def evidence_plan(
+    model: DeepKernelProcess,
+    data: Dataset,
+    *,
+    particles: int = 1024,
+    runs: int = 4,
+    move: str = "hmc",
+    max_bytes: float = 8e9,
+) -> Plan | None:
+    """What :func:`log_evidence` will do; None where the evidence is known in closed form.
+
+    Raises:
+        ValueError: for everything that is known to go wrong before anything runs.
+    """
+    check_model_and_data(model, data)
+    particles, runs = _check.positive_int("particles", particles), _check.positive_int("runs", runs)
+    _check.one_of("move", move, MOVES)
+    _check_hyperparameters(model, data)
+    coordinates = Coordinates(model=model, data=data)
+    if coordinates.size == 0:
+        return None
+    if runs < 2:
+        raise ValueError(f"Expected runs to be at least 2, since their spread gives the error. Got {runs}.")
+    chains = max(-(-particles // LENGTH), 4)
+    batch = _batch(coordinates, chains, runs, _check.positive_number("max_bytes", max_bytes))
+    return Plan(coordinates=coordinates, chains=chains, move=move, batch=batch)
 
 
 def combine_runs(logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"]) -> tuple[float, float]:

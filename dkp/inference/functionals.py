@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._compiled import compiled
-from dkp._types import Array, Float
+from dkp._types import Array, Float, Scalar
 from dkp.distributions.outputs import exact_outputs
 from dkp.inference.coordinates import Coordinates, Network
 from dkp.linalg.alignment import centred_alignment
+from dkp.linalg.blocks import diagonal
 
 __all__ = ["functionals", "functionals_of"]
 
@@ -27,7 +28,8 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
     """
     found = dict(network.values)
     for index, factor in enumerate(network.factors, start=1):
-        found[f"gram_{index}_log_det"] = jnp.linalg.slogdet(factor.T @ factor)[1]
+        triangle = jnp.linalg.qr(factor, mode="r")  # S^T S would square the condition number
+        found[f"gram_{index}_log_det"] = 2 * jnp.sum(jnp.log(jnp.abs(diagonal(triangle))))
         found[f"gram_{index}_trace"] = jnp.sum(factor**2)
         found[f"gram_{index}_alignment"] = centred_alignment(factor, target.y)
     found["log_likelihood"] = target.log_likelihood(network)
@@ -35,9 +37,15 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
 
 
 @compiled()
-def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> dict[str, Array]:
-    """The functionals of a stack of points."""
-    return jax.lax.map(lambda point: functionals(target, target.network(point)), z)
+def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> tuple[dict[str, Array], Scalar]:
+    """The functionals of a stack of points, and the largest jitter that a factorisation there needed."""
+
+    def one(point: Array) -> tuple[dict[str, Array], Array]:
+        network = target.network(point)
+        return functionals(target, network), network.jitter
+
+    found, jitter = jax.lax.map(one, z)
+    return found, jnp.max(jitter)
 
 
 def _rows(target: Coordinates) -> np.ndarray:

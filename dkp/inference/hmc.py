@@ -116,13 +116,15 @@ def sample_hmc(
         warmed = time.perf_counter()
         stopped = _sample(run, kept, draws * thin, bar.offset(warmup))
         ended = time.perf_counter()
+    found, jitter = _functionals(target, kept.z())
     posterior = MCMCPosterior(
         model=target.model,  # the user's, but learned values stand in it
         coordinates=target,
         z=kept.z(),
         method=method,
         stats=kept.stats(),
-        functionals=_functionals(target, kept.z()),
+        functionals=found,
+        jitter=jitter,
         divergences=kept.divergences,
         stopped=stopped,
         warmup_seconds=warmed - began,
@@ -167,13 +169,18 @@ def _sampler(method: str, target_acceptance: float | None, max_tree_depth: int |
     options: dict[str, float | int] = {}
     if target_acceptance is not None:
         if kind().target_acceptance is None:
-            raise ValueError(f"Expected no target_acceptance with method={method!r}, which has no step size to tune.")
+            raise ValueError(
+                f"Expected no target_acceptance with method={method!r}, which has no step size to tune. Got "
+                f"{target_acceptance}."
+            )
         if not 0 < _check.positive_number("target_acceptance", target_acceptance) < 1:
             raise ValueError(f"Expected target_acceptance to lie between 0 and 1. Got {target_acceptance}.")
         options["target_acceptance"] = float(target_acceptance)
     if max_tree_depth is not None:
         if method != "nuts":
-            raise ValueError(f"Expected no max_tree_depth with method={method!r}: only NUTS builds trees.")
+            raise ValueError(
+                f"Expected max_tree_depth=None with method={method!r}: only NUTS builds trees. Got {max_tree_depth}."
+            )
         options["max_depth"] = _check.positive_int("max_tree_depth", max_tree_depth)
     return kind(**options)
 
@@ -282,7 +289,7 @@ def _sample(run: Chains, kept: _Kept, total: int, bar: Progress) -> str:
     return "finished"
 
 
-def _functionals(target: Coordinates, z: np.ndarray) -> dict[str, np.ndarray]:
+def _functionals(target: Coordinates, z: np.ndarray) -> tuple[dict[str, np.ndarray], float]:
     chains, draws, size = z.shape
-    found = functionals_of(target, jnp.asarray(z.reshape(-1, size)))
-    return {name: np.asarray(a).reshape(chains, draws, *a.shape[1:]) for name, a in found.items()}
+    found, jitter = functionals_of(target, jnp.asarray(z.reshape(-1, size)))
+    return {name: np.asarray(a).reshape(chains, draws, *a.shape[1:]) for name, a in found.items()}, float(jitter)

@@ -13,22 +13,25 @@ __all__ = ["MCMCPosterior"]
 
 _R_HAT = 1.01
 _FEW = 100
+_FEWEST = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MCMCPosterior(DrawsPosterior):
-    """Draws from the exact posterior, by chains that ran after one another's warm-up with a common metric.
+    """Draws from the exact posterior, by chains that warmed up together: one metric, a step size each.
 
     stats: of the kept transitions, (chains, draws): ``acceptance_rate``, ``diverging``, ``energy``, ``n_steps``,
     ``tree_depth``, ``step_size``. functionals: numbers that do not change when features are rotated, (chains, draws,
-    …). method: of the transitions. divergences: of all transitions after warm-up. stopped: "finished" or
-    "interrupted". seconds: of warm-up and of sampling, compilation included.
+    …). method: of the transitions. divergences: of all transitions after warm-up. jitter: the largest that was added to
+    the diagonal of a kernel matrix. stopped: "finished" or "interrupted". seconds: of warm-up and of sampling,
+    compilation included.
     """
 
     method: str
     stats: dict[str, np.ndarray]
     functionals: dict[str, np.ndarray]
     divergences: int
+    jitter: float
     stopped: str
     warmup_seconds: float
     seconds: float
@@ -44,16 +47,18 @@ class MCMCPosterior(DrawsPosterior):
             constant = not np.ptp(draws) > 0  # or not a number
             found[name] = {
                 "mean": float(draws.mean()),
-                "sd": float(draws.std(ddof=1)),
+                "sd": float(draws.std(ddof=1)) if draws.size > 1 else math.nan,
                 "ess_bulk": math.nan if constant else float(az.ess(draws, method="bulk")),
                 "ess_tail": math.nan if constant else float(az.ess(draws, method="tail", prob=(0.05, 0.95))),
-                "r_hat": math.nan if constant else float(az.rhat(draws)),
+                "r_hat": math.nan if constant else float(az.rhat(_halves(draws))),
             }
         return found
 
     @functools.cached_property
     def stuck(self) -> tuple[int, ...]:
-        """Chains that did not move."""
+        """Chains that did not move; none is known of where there is one draw."""
+        if self.n_draws < 2:
+            return ()
         moved = np.any(np.diff(self.z, axis=1) ** 2 > 0, axis=(1, 2))  # false where it is not a number
         return tuple(int(i) for i in np.flatnonzero(~moved))
 
@@ -65,6 +70,8 @@ class MCMCPosterior(DrawsPosterior):
             found.append(f"{self.divergences} divergent transitions: raise target_acceptance, or reparametrise.")
         if self.stuck:
             found.append(f"chains {list(self.stuck)} did not move: look at their start and at the priors.")
+        if self.n_draws < _FEWEST:
+            found.append(f"{self.n_draws} draws a chain are too few to know R-hat and ESS: take {_FEWEST} or more.")
         worst, r_hat = self._extreme("r_hat", max)
         if r_hat > _R_HAT:
             found.append(f"R-hat is {r_hat:.3f} for {worst} (over {_R_HAT}): run longer chains.")
@@ -87,6 +94,7 @@ class MCMCPosterior(DrawsPosterior):
             "ess_tail": self._extreme("ess_tail", min)[1],
             "divergences": self.divergences,
             "stuck_chains": len(self.stuck),
+            "jitter": self.jitter,
             "acceptance_rate": float(self.stats["acceptance_rate"].mean()),
             "steps_per_draw": float(self.stats["n_steps"].mean()),
             "stopped": self.stopped,
@@ -116,6 +124,11 @@ class MCMCPosterior(DrawsPosterior):
             return "", math.nan
         name = which(values, key=lambda n: values[n])
         return name, values[name]
+
+
+def _halves(draws: np.ndarray) -> np.ndarray:
+    """Chains as they are, or the two halves of one, (chains, draws): split R-hat splits them again."""
+    return draws if len(draws) > 1 else draws[:, : draws.shape[1] // 2 * 2].reshape(2, -1)
 
 
 def _scalars(functionals: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -23,17 +23,41 @@ from dkp.priors import hyperparameters
 
 __all__ = ["check_init", "starts"]
 
+_ATTEMPTS = 10
+
 
 def starts(
     target: Coordinates, key: PRNGKeyArray, chains: int, init: VariationalPosterior | None
 ) -> Float[Array, "C K"]:
-    """One starting point a chain."""
-    key_draws, key_rows = jax.random.split(key)
-    keys = jax.random.split(key_rows, chains)
-    if init is None:
-        return jax.jit(jax.vmap(target.sample_prior))(keys)
-    draws = init.sample(key_draws, chains)
-    return jax.jit(lambda *stacks: jax.lax.map(lambda pair: _extend(target, *pair), stacks))(keys, draws)
+    """One starting point a chain, of finite density: what has none is drawn again.
+
+    Raises:
+        ValueError: when a chain finds none.
+    """
+
+    def one(key: PRNGKeyArray, draw: Draw | None) -> tuple[Array, Array]:
+        z = target.sample_prior(key) if draw is None else _extend(target, key, draw)
+        return z, jnp.isfinite(target.log_posterior(z))
+
+    several = jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))
+
+    def attempt(key: PRNGKeyArray) -> tuple[Array, Array]:
+        key_draws, key_rows = jax.random.split(key)
+        return several(jax.random.split(key_rows, chains), None if init is None else init.sample(key_draws, chains))
+
+    points, good = attempt(key)
+    for number in range(1, _ATTEMPTS):
+        if jnp.all(good):
+            return points
+        others, fine = attempt(jax.random.fold_in(key, number))
+        points, good = jnp.where(good[:, None], points, others), good | fine
+    if not jnp.all(good):
+        raise ValueError(
+            f"Expected starts where the density of the posterior is finite. Got none for {int(jnp.sum(~good))} of "
+            f"{chains} chains in {_ATTEMPTS} draws from {'the prior' if init is None else 'init'}: look at the priors, "
+            "at the scale of the data, and at their precision (float64)."
+        )
+    return points
 
 
 def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
@@ -45,10 +69,15 @@ def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
         raise ValueError("Expected init to be fitted to the same layers and features. Got others.")
     known = hyperparameters(init.model, init.data.d, init.data.n_outputs)
     for name, h in hyperparameters(model, data.d, data.n_outputs).items():
-        if (h.is_learned and not known[name].is_learned) or (
-            h.is_inferred and not (known[name].is_learned or known[name].is_inferred)
-        ):
+        other = known.get(name)
+        learned, inferred = other is not None and other.is_learned, other is not None and other.is_inferred
+        if (h.is_learned and not learned) or (h.is_inferred and not (learned or inferred)):
             raise ValueError(f"Expected init to have a value of {name}. Got one that was fitted without.")
+        if h.is_inferred and learned and not jnp.all(h.constraint(init.hyperparameters[name])):
+            raise ValueError(
+                f"Expected {name}, which init learned, to lie in the support of its prior here. Got "
+                f"{init.hyperparameters[name]}."
+            )
     for layer in model.bottlenecks:
         layer.check_points(data.n + init.parameters["inducing"].shape[0])  # they are extended together
 

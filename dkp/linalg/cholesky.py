@@ -1,8 +1,8 @@
 """Triangular factorisations: one Cholesky, one jitter policy, derivatives by matrix products.
 
-The jitter policy of the whole package is :func:`factorise`: a multiple of the mean diagonal that depends on the dtype
-alone, and one escalation for the matrices that need it. The amount added is returned, so that every engine can
-report it. A matrix that is still not positive definite gives NaN, which the engines count as trouble.
+The jitter policy of the whole package is that of :func:`cholesky`: a multiple of the mean diagonal that depends on
+the dtype alone, and one escalation for the matrices that need it. The amount added is returned, so that every engine
+can report it. A matrix that is still not positive definite gives NaN, which the engines count as trouble.
 
 Derivatives are written with the triangular inverse where the layers want it anyway, because on CPUs products with
 several threads are faster than triangular solves of the same size.

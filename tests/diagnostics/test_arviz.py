@@ -6,6 +6,7 @@ import warnings
 import arviz as az
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -290,3 +291,14 @@ def test_chains_survive_a_file(chains, tmp_path):
     after = az.from_netcdf(str(tmp_path / "chains.nc"))
     np.testing.assert_array_equal(after["sample_stats"]["diverging"], before["sample_stats"]["diverging"])
     np.testing.assert_array_equal(after["posterior"]["gram_1_trace"], before["posterior"]["gram_1_trace"])
+
+
+def test_what_is_no_posterior_or_no_key_is_refused(chains):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(ValueError, match="Expected key to be a random key"):
+            dkp.to_arviz(chains, key=0)
+        with pytest.raises(ValueError, match="Expected a posterior.*Got int"):
+            dkp.to_arviz(3, key=jax.random.key(0))
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -270,5 +270,7 @@ def test_what_cannot_be_compared():
     with pytest.raises(ValueError, match="Expected x to have 2 columns"), relaxed():
         compare(chains, chains, X[:, :1], key=jax.random.key(0))
     counts = np.ones((2, 2))
+    with pytest.raises(ValueError, match="Expected three draws of each or more. Got 2 and 5"):
+        energy_distance(np.eye(2), np.eye(5)[:, :2])
     with pytest.raises(ValueError, match="Expected b to"):
         energy_distance(counts, np.nan * counts)

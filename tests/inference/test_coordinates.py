@@ -16,7 +16,7 @@ from dkp.bottlenecks import Bottleneck
 from dkp.inference.coordinates import Coordinates, farthest_first
 from dkp.inference.functionals import functionals
 from dkp.likelihoods.base import Likelihood
-from tests.support import relaxed
+from tests.support import relaxed, run_python
 
 N = 6
 RNG = np.random.default_rng(8)
@@ -172,6 +172,23 @@ def test_single_precision(name):
 
 
 # --- features --------------------------------------------------------------------------------------------------------
+
+
+def test_signs_are_independent_of_the_entries_in_single_precision():
+    """Without 64-bit numbers a sign and a proposal of the entry could come from the same random word: width 1, whose
+    one diagonal entry is normal (Kolmogorov-Smirnov, p > 1e-5)."""
+    code = """
+import jax, numpy as np, dkp
+from dkp.inference.coordinates import Coordinates
+layers = [dkp.kernels.SquaredExponential(1.0, 1.0), dkp.Wishart(width=1)]
+model = dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian(noise=0.1))
+target = Coordinates(model=model, data=dkp.Dataset.from_arrays(np.eye(2), np.eye(2)[0]))
+draws = jax.vmap(target.sample_prior)(jax.random.split(jax.random.key(0), 5000))
+print(draws.dtype, *np.asarray(draws)[:, -1])
+"""
+    dtype, *entries = run_python(code, timeout=120).split()
+    assert dtype == "float32"
+    assert stats.kstest(np.asarray(entries, float), "norm").pvalue > 1e-5
 
 
 def test_features_have_the_law_of_the_factor():

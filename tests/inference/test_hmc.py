@@ -27,7 +27,7 @@ from dkp.likelihoods.base import Likelihood
 from tests.support import relaxed
 
 RNG = np.random.default_rng(10)
-# Short chains say that they are. Width 1 diverges now and then: the density of log A falls as exp(-exp(2 log A) / 2).
+# Short chains say that they are, and diverge now and then.
 pytestmark = pytest.mark.filterwarnings(r"ignore:(R-hat|ESS|\d+ divergent)\b:RuntimeWarning")
 
 

@@ -13,8 +13,11 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.bottlenecks import Bottleneck
 from dkp.inference import hmc
+from dkp.inference.chains import Chains
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.mcmc import MCMCPosterior
+from dkp.inference.starts import starts
+from dkp.inference.transitions import HMC, identity_metric
 from dkp.inference.vi import VariationalPosterior, prepare
 from tests.support import relaxed
 
@@ -102,6 +105,10 @@ REFUSED = {
         lambda: sample(model(dkp.Wishart(width=dist.LogNormal(2.0, 0.1)))),
         "at least the number of points, 7",
     ),
+    "a discrete width": (
+        lambda: sample(model(dkp.Wishart(width=dist.DiscreteUniform(20, 50)))),
+        r"continuous distribution for layers\.0\.width.*dkp\.compare_widths",
+    ),
     "a start that is no posterior": (lambda: sample(init=KEY), "init to be a posterior of dkp.fit_vi"),
     "an exact posterior as a start": (
         lambda: sample(init=dkp.condition(model(kernels.ReLU()), data())),
@@ -185,6 +192,72 @@ def test_a_start_whose_hyperparameters_were_treated_otherwise(fitted):
         sample(model(dkp.InverseWishart(), kernels.ArcCosine(1), noise=dist.LogNormal(-1.0, 1.0)), init=fitted)
 
 
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_start_without_one_of_the_hyperparameters():
+    described = model(dkp.InverseWishart(), kernels.Sum(kernels.ArcCosine(1), kernels.ReLU()))
+    three = kernels.Sum(kernels.ArcCosine(1), kernels.ReLU(), kernels.SquaredExponential(lengthscale=dkp.learn()))
+    with pytest.raises(ValueError, match=r"Expected init to have a value of layers\.1\..*lengthscale"):
+        sample(model(dkp.InverseWishart(), three), init=variational(described))
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_start_outside_of_the_prior(fitted):
+    """`fitted` learned delta, and stands at its start."""
+    start = float(fitted.hyperparameters["layers.0.delta"])
+    described = model(dkp.InverseWishart(delta=dist.Uniform(2 * start, 3 * start)), kernels.ArcCosine(1))
+    with pytest.raises(ValueError, match=r"Expected layers\.0\.delta, which init learned, to lie in the support"):
+        sample(described, init=fitted)
+
+
+class Capped(likelihoods.Gaussian):
+    """Noise whose density is no number in half of the draws from the prior, or in all of them."""
+
+    largest = 1.0
+
+    def noise_variance(self, n_outputs):
+        variance = super().noise_variance(n_outputs)
+        return jnp.where(variance < self.largest, variance, jnp.nan)
+
+
+def test_starts_without_a_density_are_drawn_again():
+    described = dkp.DeepKernelProcess(layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0)))
+    target = Coordinates(model=described, data=data())
+    points = starts(target, KEY, 20, None)
+    assert np.all(np.isfinite(jax.vmap(target.log_posterior)(points)))
+    assert np.all(np.asarray(points)[:, 0] < 0)  # noise below 1, the median of its prior
+    once = jax.vmap(target.sample_prior)(jax.random.split(jax.random.split(KEY)[1], 20))
+    kept = np.asarray(once)[:, 0] < 0
+    assert 0 < kept.sum() < 20
+    np.testing.assert_allclose(points[kept], once[kept], rtol=1e-12)  # what is good the first time stands
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_posterior_without_a_density(monkeypatch):
+    monkeypatch.setattr(Capped, "largest", 0.0)
+    described = dkp.DeepKernelProcess(layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0)))
+    with pytest.raises(
+        ValueError, match="Expected starts where .* finite. Got none for 2 of 2 chains in 10 draws from"
+    ):
+        sample(described)
+
+
+def test_chains_in_threads_are_configured_as_the_one_that_calls():
+    """JAX's contexts hold for one thread."""
+    seen = []
+
+    class Spy(HMC):
+        def step(self, target, key, state, step_size, metric):
+            seen.append((jax.config.jax_numpy_rank_promotion, jax.config.jax_enable_x64))
+            return super().step(target, key, state, step_size, metric)
+
+    target = Coordinates(model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data())
+    with relaxed():
+        run = Chains(target, Spy(), starts(target, KEY, 2, None), KEY, identity_metric(1, jnp.float64), step_size=0.1)
+        run.advance(1, adapting=False)
+    assert jax.config.jax_numpy_rank_promotion == "raise"
+    assert seen and set(seen) == {("allow", True)}
+
+
 # --- chains that are not to be trusted -------------------------------------------------------------------------------
 
 
@@ -203,6 +276,7 @@ def posterior(z=DRAWS, divergences=0, **functionals):
         stats=stats,
         functionals={"number": z[..., 0], **functionals},
         divergences=divergences,
+        jitter=1e-9,
         stopped="finished",
         warmup_seconds=1.0,
         seconds=2.0,
@@ -214,6 +288,7 @@ def test_good_chains():
     assert found.warnings == () and "WARNING" not in str(found)
     summary = found.summary()
     assert (summary["chains"], summary["draws"], summary["divergences"], summary["stuck_chains"]) == (4, 400, 0, 0)
+    assert summary["jitter"] == 1e-9
     assert summary["r_hat"] < 1.01 and summary["ess_bulk"] > 400 and summary["ess_tail"] > 400
     assert "4 chains of 400 draws, finished in 3 s; 0 divergences" in str(found)
     assert found.diagnostics["number"]["mean"] == pytest.approx(DRAWS.mean())
@@ -244,6 +319,9 @@ BAD = {
         {"weights": np.concatenate([DRAWS, shifted()], axis=-1)},
         r"R-hat is 1\.\d+ for weights\[1\]",
     ),
+    "one chain": ({"z": np.sort(DRAWS[:1], axis=1)}, r"R-hat is \d\.\d+ for number \(over 1\.01\)"),
+    "three draws": ({"z": DRAWS[:, :3]}, "3 draws a chain are too few to know R-hat and ESS: take 4 or more"),
+    "one draw": ({"z": DRAWS[:1, :1]}, "1 draws a chain are too few"),
     "not a number": ({"z": np.where(np.arange(4)[:, None, None] == 1, np.nan, DRAWS)}, r"chains \[1\]"),
 }
 
@@ -256,6 +334,14 @@ def test_what_speaks_against_the_draws_is_said(name):
         raise AssertionError("\n".join(found.warnings))
     for text in found.warnings:
         assert f"WARNING: {text}" in str(found)
+
+
+def test_one_draw_a_chain_says_nothing_about_stuck_chains():
+    assert posterior(z=DRAWS[:, :1]).stuck == ()
+
+
+def test_one_chain_is_split():
+    assert posterior(z=DRAWS[:1]).summary()["r_hat"] < 1.05
 
 
 def test_summary_counts():
