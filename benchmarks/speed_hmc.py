@@ -20,6 +20,7 @@ __all__ = ["CONVERGED", "SUITES", "Case", "run_case", "run_suite", "section", "t
 
 Method = Literal["ours", "nuts", "gram", "features", "whitened"]
 CONVERGED = 1.05  # largest R-hat of chains that count as such
+FEWEST = 20  # draws a chain, below which an effective size is not estimated and every chain counts once
 LABELS = {
     "ours": "`sample_hmc`",
     "nuts": '`sample_hmc`, `method="nuts"`',
@@ -131,6 +132,7 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as three Markdown tables: effective draws, gradients, and growth with N."""
+    rows = [_counted(row) for row in rows]
     ours = [row for row in rows if row["method"] == "ours"]
     return "\n\n".join([_draws_table(rows), _gradients_table(ours), _growth_table(ours)])
 
@@ -192,6 +194,16 @@ def _draws_table(rows: list[dict[str, Any]]) -> str:
         speeds = [f"{above}{r[name]:.3g}" for name in ("ess_per_s", "ess_per_s_total")]
         lines.append([*sizes, *quality, *times, *speeds, "" if r["method"] == "ours" else f"{below}{ratio:.2g}"])
     return markdown(titles, lines)
+
+
+def _counted(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, where every chain counts once if it is too short to say how much its draws are worth."""
+    if row["kept"] >= FEWEST:
+        return row
+    share = row["chains"] / row["ess_min"]
+    scaled = {name: row[name] * share for name in ("ess_min", "ess_per_s", "ess_per_s_total")}
+    scaled |= {name: row[name] / share for name in ("gradients_per_ess", "s_per_ess")}
+    return {**row, **scaled, "ess_median": row["chains"]}
 
 
 def _r_hat(row: dict[str, Any]) -> str:
