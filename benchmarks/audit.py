@@ -36,8 +36,7 @@ def section(out: Path) -> str | None:
     records = [store.read(path) for path in sorted((out / "audit").glob("*.json"))]
     if not records:
         return None
-    listed = "; ".join(f"{name} {value}" for name, value in records[-1]["versions"].items())
-    return f"{table(records)}\n\n{records[-1]['date'][:10]}. {listed}."
+    return f"{table(records)}\n\n{records[-1]['date'][:10]}. {store.listed_versions(records)}."
 
 
 def audit(name: str) -> dict[str, Any]:

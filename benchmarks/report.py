@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import store
 from benchmarks.config import IGNORED_SETTINGS, SUITES, Run
 
 __all__ = [
@@ -200,10 +201,7 @@ def _differing_settings(record: Record) -> dict[str, Any]:
 
 def _provenance(records: list[Record], failed: int) -> str:
     dates = sorted(r["date"][:10] for r in records)
-    names = dict.fromkeys(name for r in records for name in r["versions"])
-    found = {name: sorted({str(r["versions"].get(name)) for r in records}) for name in names}
     line = f"{len(records)} runs, {dates[0]} to {dates[-1]}" + (f"; {failed} failed" if failed else "")
     mixed = [m for m in {r["method"]: 0 for r in records} if len({r["model"] for r in records if r["method"] == m}) > 1]
     warning = f" The runs of {', '.join(mixed)} do not all have the same model." if mixed else ""
-    listed = "; ".join(f"{name} {', '.join(values)}" for name, values in found.items())
-    return f"{line}. {listed}.{warning}"
+    return f"{line}. {store.listed_versions(records)}.{warning}"

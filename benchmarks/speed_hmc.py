@@ -143,8 +143,8 @@ def section(out: Path) -> str | None:
     if not path.exists():
         return None
     record = store.read(path)
-    listed = "; ".join(f"{name} {value}" for name, value in record["versions"].items())
-    return f"{table(record['rows'])}\n\n{record['date'][:10]}; {record['cores']} cores, of which one is used. {listed}."
+    where = f"{record['date'][:10]}; {record['cores']} cores, of which one is used"
+    return f"{table(record['rows'])}\n\n{where}. {store.listed_versions([record])}."
 
 
 def _gradient(case: Case, posterior: Any, repeats: int) -> dict[str, float]:

@@ -11,13 +11,24 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.config import Run
 
-__all__ = ["ROOT", "failure", "is_finished", "now", "path_of", "read", "records", "versions", "write"]
+__all__ = [
+    "ROOT",
+    "failure",
+    "is_finished",
+    "listed_versions",
+    "now",
+    "path_of",
+    "read",
+    "records",
+    "versions",
+    "write",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,6 +87,13 @@ def failure(run: Run, error: str, seconds: float) -> dict[str, Any]:
 
 def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def listed_versions(records: Sequence[Mapping[str, Any]]) -> str:
+    """On what versions records depend, in one line: every one that some record has."""
+    names = dict.fromkeys(name for r in records for name in r["versions"])
+    found = {name: sorted({str(r["versions"].get(name)) for r in records}) for name in names}
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in found.items())
 
 
 @functools.cache
