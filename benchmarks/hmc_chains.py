@@ -1,11 +1,12 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
-All chains of a row run in turn in one thread. Seconds of compilation are those that JAX reports.
+The chains of a row run side by side, each in one thread. Seconds of compilation are those that JAX reports.
 """
 
 import dataclasses
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import arviz  # noqa: F401  its import belongs to no run
@@ -79,7 +80,7 @@ def sample_ours(
 ) -> tuple[Sampled, MCMCPosterior]:
     """Chains of ``dkp.sample_hmc`` with `options`, and the posterior that it returns."""
     data, model = hmc_problem.load(n), hmc_problem.model(bottleneck)
-    options = {"chain_method": "sequential", "progress": False, **options}
+    options = {"chain_method": "parallel", "progress": False, **options}
     with CompileClock() as compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is in the row
         began, key = time.time(), jax.random.key(seed)
@@ -122,7 +123,7 @@ def _functionals_of_ours(posterior: Any) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Transition:
-    """One of all chains: positions, with a leading axis of chains, gradients, divergences, and the seconds it took."""
+    """One of one chain: position, gradients, whether it diverged, and the seconds it took."""
 
     z: Any
     gradients: int
@@ -145,49 +146,52 @@ def sample_baseline(
         began, keys = time.time(), jax.random.split(jax.random.key(seed), chains)
         states = [kernel.init(key, warmup, None, arguments, {}) for key in keys]
         step = jax.jit(lambda state: kernel.sample(state, arguments, {})).lower(states[0]).compile()
-        transitions = _run(step, states, warmup + draws, time_limit)
+        with ThreadPoolExecutor(chains) as pool:
+            runs = list(pool.map(lambda state: _run(step, state, warmup + draws, time_limit), states))
         stopped = time.time()
-    kept, ended = _kept(transitions, warmup, draws)
-    compile_s, sampling_s = compiling.seconds(began, stopped), sum(t.seconds for t in kept)
+    kept, ended = _kept(runs, warmup, draws)
+    compile_s = compiling.seconds(began, stopped)
+    sampling_s = max(sum(t.seconds for t in run) for run in kept)
     return Sampled(
         sampler="NumPyro, nuts",
         functionals=_functionals_of_baseline(kernel, arguments, kept),
         ended=ended,
-        gradients=sum(t.gradients for t in kept),
-        divergences=sum(t.divergences for t in kept),
+        gradients=sum(t.gradients for run in kept for t in run),
+        divergences=sum(t.divergences for run in kept for t in run),
         compile_s=compile_s,
         warmup_s=stopped - began - compile_s - sampling_s,
         sampling_s=sampling_s,
     )
 
 
-def _run(step: Any, states: list[Any], total: int, time_limit: float) -> list[_Transition]:
+def _run(step: Any, state: Any, total: int, time_limit: float) -> list[_Transition]:
+    """Transitions of one chain."""
     done: list[_Transition] = []
     while len(done) < total and sum(t.seconds for t in done) < time_limit:
         began = time.time()
-        states = [jax.block_until_ready(step(state)) for state in states]
-        seconds = time.time() - began
-        gradients, divergences = (sum(int(getattr(s, name)) for s in states) for name in ("num_steps", "diverging"))
-        z = jax.tree.map(lambda *a: np.stack(a), *(state.z for state in states))
+        state = jax.block_until_ready(step(state))
+        seconds, gradients, divergences = time.time() - began, int(state.num_steps), int(state.diverging)
+        z = jax.tree.map(np.asarray, state.z)
         done.append(_Transition(z=z, gradients=gradients, divergences=divergences, seconds=seconds))
     return done
 
 
-def _kept(transitions: list[_Transition], warmup: int, draws: int) -> tuple[list[_Transition], Ended]:
-    """Those that count as draws, and how the run ended."""
-    if len(transitions) <= warmup:
-        return transitions[len(transitions) // 2 :], "warm-up"
-    return transitions[warmup:], "finished" if len(transitions) == warmup + draws else "sampling"
+def _kept(runs: list[list[_Transition]], warmup: int, draws: int) -> tuple[list[list[_Transition]], Ended]:
+    """Those of every chain that count as draws, as many of each, and how the run ended."""
+    done = min(map(len, runs))
+    if done <= warmup:
+        return [run[done // 2 : done] for run in runs], "warm-up"
+    return [run[warmup:done] for run in runs], "finished" if done == warmup + draws else "sampling"
 
 
-def _functionals_of_baseline(kernel: Any, arguments: Any, transitions: list[_Transition]) -> dict[str, np.ndarray]:
+def _functionals_of_baseline(kernel: Any, arguments: Any, runs: list[list[_Transition]]) -> dict[str, np.ndarray]:
     constrain = kernel.postprocess_fn(arguments, {})
 
-    def one(z: Any) -> dict[str, jax.Array]:
+    @jax.jit
+    def evaluate(z: Any) -> dict[str, jax.Array]:
         sites = constrain(z)
         factors = [sites[factor_name(i)] for i in (1, 2)]
         return hmc_problem.functionals({name: sites[name] for name in (*LENGTHSCALES, NOISE)}, factors, arguments[1])
 
-    evaluate = jax.jit(lambda z: jax.lax.map(one, z))
-    found = [evaluate(t.z) for t in transitions]  # each with the chains as its axis
-    return {name: np.stack([np.asarray(values[name]) for values in found], axis=1) for name in found[0]}
+    found = [[evaluate(t.z) for t in run] for run in runs]
+    return {name: np.array([[values[name] for values in chain] for chain in found]) for name in found[0][0]}

@@ -46,6 +46,7 @@ def sample_hmc(
     init: VariationalPosterior | None = None,
     target_acceptance: float | None = None,
     max_tree_depth: int | None = None,
+    trajectory_length: float | None = None,
     chain_method: str = "auto",
     max_memory: float | None = None,
     progress: bool | None = None,
@@ -70,8 +71,11 @@ def sample_hmc(
         init: start from draws of a variational posterior of the same model and data; from the prior by default.
         target_acceptance: mean acceptance for which warm-up tunes the step size, in (0, 1); higher is safer and
             slower. By default 0.8, and 0.25 for pcn.
-        max_tree_depth: doublings of a NUTS trajectory, at most; 6 by default, which is half a turn in whitened
-            coordinates at the step sizes of problems with 100 points.
+        max_tree_depth: doublings of a NUTS trajectory, at most; 10 by default. Trees end by themselves after half a turn,
+            which takes about pi / step_size steps in whitened coordinates: a smaller number saves gradients where it
+            cuts the last doubling, and costs many effective draws where it cuts two.
+        trajectory_length: mean time of integration of hmc; pi / 2 by default, a quarter turn of a direction of unit
+            scale. Longer ones pay where hyperparameters move slowly.
         chain_method: ``"parallel"`` (threads), ``"vectorized"``, ``"sequential"``, or ``"auto"``: threads on
             processors, vectorised on accelerators.
         max_memory: bytes that the draws may take; half of what is free by default.
@@ -96,7 +100,7 @@ def sample_hmc(
     numbers = {"chains": chains, "warmup": warmup, "draws": draws, "thin": thin}
     chains, warmup, draws, thin = (_check.positive_int(name, number) for name, number in numbers.items())
     _check.one_of("chain_method", chain_method, CHAIN_METHODS)
-    sampler = _sampler(method, target_acceptance, max_tree_depth)
+    sampler = _sampler(method, target_acceptance, max_tree_depth, trajectory_length)
     _check_size(data)
     if init is not None:
         check_init(model, data, init)
@@ -164,7 +168,9 @@ def _default_prior(h: Hyperparameter, data: Dataset) -> dist.Distribution:
     return dist.Uniform(0 * one, one) if h.domain == "unit_interval" else dist.LogNormal(jnp.log(start), one)
 
 
-def _sampler(method: str, target_acceptance: float | None, max_tree_depth: int | None) -> Method:
+def _sampler(
+    method: str, target_acceptance: float | None, max_tree_depth: int | None, trajectory_length: float | None
+) -> Method:
     kind = METHODS[_check.one_of("method", method, METHODS)]
     options: dict[str, float | int] = {}
     if target_acceptance is not None:
@@ -182,6 +188,12 @@ def _sampler(method: str, target_acceptance: float | None, max_tree_depth: int |
                 f"Expected max_tree_depth=None with method={method!r}: only NUTS builds trees. Got {max_tree_depth}."
             )
         options["max_depth"] = _check.positive_int("max_tree_depth", max_tree_depth)
+    if trajectory_length is not None:
+        if method != "hmc":
+            raise ValueError(
+                f"Expected trajectory_length=None with method={method!r}: only hmc has one. Got {trajectory_length}."
+            )
+        options["trajectory"] = _check.positive_number("trajectory_length", trajectory_length)
     return kind(**options)
 
 

@@ -93,11 +93,11 @@ class NUTS(_Hamiltonian):
     """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation.
 
     max_depth: largest number of doublings of the trajectory. Most directions of whitened coordinates have the unit
-    scale of the prior, in which half a turn takes pi / step_size steps: deeper trees mostly turn back.
+    scale of the prior, in which half a turn takes pi / step_size steps.
     """
 
     target_acceptance: float = 0.8
-    max_depth: int = 6
+    max_depth: int = 10
     name = "nuts"
 
     def step(

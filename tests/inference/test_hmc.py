@@ -549,6 +549,16 @@ def test_sampling_that_is_interrupted_keeps_its_draws(monkeypatch, every_draw):
             short(draws=36)
 
 
+def test_trajectories_are_as_long_as_wished():
+    """Time of integration, steps * step size, is uniform between 0 and 2, rounded up to steps: a mean of 200 within
+    4.5 standard errors, a false alarm in 1e5."""
+    stats = short(method="hmc", trajectory_length=1.0, draws=100).stats
+    steps, size = stats["n_steps"], stats["step_size"]
+    time = steps * size
+    assert np.all(time < 2 + size) and np.ptp(steps) > 0
+    assert abs(np.mean(time - size / 2) - 1.0) < 4.5 * np.sqrt((4 / 12 + np.max(size) ** 2 / 12) / steps.size)
+
+
 @pytest.mark.parametrize("step_size", [1e2, 1e200])
 def test_crank_nicolson_proposes_from_the_prior_at_the_largest_step_sizes(step_size):
     """Where every proposal is good, the tuned step size grows without bound; its square is more than a float holds."""

@@ -99,6 +99,10 @@ REFUSED = {
         lambda: sample(method="ess", target_acceptance=0.5),
         "no target_acceptance with method='ess', which has no step size",
     ),
+    "a tree without doublings": (lambda: sample(max_tree_depth=0), "max_tree_depth to be"),
+    "trees of hmc": (lambda: sample(method="hmc", max_tree_depth=5), "max_tree_depth=None with method='hmc'"),
+    "no trajectory": (lambda: sample(method="hmc", trajectory_length=0.0), "trajectory_length to be"),
+    "trajectories of nuts": (lambda: sample(trajectory_length=1.0), "trajectory_length=None with method='nuts'"),
     "negative memory": (lambda: sample(max_memory=-1.0), "max_memory to be"),
     "another bottleneck": (lambda: sample(model(dkp.Wishart(width=2), Scaled())), r"Got Scaled\(\) \(bottleneck 2\)"),
     "a real width below the number of points": (
