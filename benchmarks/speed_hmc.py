@@ -21,6 +21,7 @@ __all__ = ["CONVERGED", "SUITES", "Case", "run_case", "run_suite", "section", "t
 Method = Literal["ours", "hmc", "gram", "features", "whitened"]
 CONVERGED = 1.05  # largest R-hat of chains that count as such
 FEWEST = 20  # draws a chain, below which an effective size is not estimated and every chain counts once
+OURS = ("ours", "hmc")
 LABELS = {
     "ours": "`sample_hmc`",
     "hmc": '`sample_hmc`, `method="hmc"`',
@@ -50,25 +51,26 @@ class Case:
 
     @property
     def is_ours(self) -> bool:
-        return self.method in ("ours", "hmc")
+        return self.method in OURS
 
 
 SUITES = {
     "hmc": [
         Case(bottleneck="wishart", n=100, method="ours", draws=1000),
         Case(bottleneck="wishart", n=100, method="hmc", draws=1000),
-        Case(bottleneck="wishart", n=100, method="features", warmup=100, time_limit=150),
-        Case(bottleneck="wishart", n=100, method="whitened", draws=1000, time_limit=600),
-        Case(bottleneck="wishart", n=200, method="ours", warmup=150, draws=400),
-        Case(bottleneck="wishart", n=200, method="hmc", warmup=150, draws=600),
-        Case(bottleneck="wishart", n=200, method="features", warmup=100, time_limit=90),
-        Case(bottleneck="wishart", n=200, method="whitened", warmup=150, time_limit=1200),
+        Case(bottleneck="wishart", n=100, method="whitened", draws=1000, time_limit=450),
+        Case(bottleneck="wishart", n=100, method="features", warmup=100, time_limit=90),
+        Case(bottleneck="wishart", n=200, method="ours", warmup=150),
+        Case(bottleneck="wishart", n=200, method="hmc", warmup=150, draws=400),
+        Case(bottleneck="wishart", n=200, method="whitened", warmup=100, time_limit=700),
+        Case(bottleneck="wishart", n=200, method="features", warmup=100, time_limit=60),
         Case(bottleneck="inverse-wishart", n=100, method="ours"),
-        Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=90),
-        Case(bottleneck="inverse-wishart", n=200, method="ours"),
-        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=90),
+        Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=60),
+        Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=100, draws=150),
+        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=60),
         Case(bottleneck="wishart", n=50, method="ours"),
-        Case(bottleneck="wishart", n=400, method="ours", warmup=80, draws=80),
+        Case(bottleneck="wishart", n=50, method="hmc"),
+        Case(bottleneck="wishart", n=400, method="hmc", warmup=40, draws=40),
     ]
 }
 
@@ -135,7 +137,7 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as three Markdown tables: effective draws, gradients, and growth with N."""
     rows = [_counted(row) for row in rows]
-    ours = [row for row in rows if row["method"] == "ours"]
+    ours = [row for row in rows if row["method"] in OURS]
     return "\n\n".join([_draws_table(rows), _gradients_table(ours), _growth_table(ours)])
 
 
@@ -217,20 +219,26 @@ def _warmup(row: dict[str, Any]) -> str:
 
 
 def _gradients_table(rows: list[dict[str, Any]]) -> str:
-    titles = ["bottlenecks", "N", "ms a gradient, alone", "in the chains", "floor, ms", "of it factorisations"]
-    titles += ["alone / floor", "in the chains / floor", "compile, s"]
+    titles = ["bottlenecks", "N", "sites", "ms a gradient, alone", "in the chains", "floor, ms"]
+    titles += ["of it factorisations", "alone / floor", "in the chains / floor", "compile, s"]
     names = ("gradient_ms", "ms_per_gradient", "floor_ms", "factorisations_ms")
     lines = []
-    for r in sorted(rows, key=lambda r: (r["bottleneck"] != "wishart", r["n"])):
+    for r in _by_size(rows):
         ratios = [f"{r[name] / r['floor_ms']:.1f}" for name in ("gradient_ms", "ms_per_gradient")]
-        lines.append([r["bottleneck"], r["n"], *(f"{r[n]:.2f}" for n in names), *ratios, f"{r['compile_s']:.1f}"])
+        sizes = [r["bottleneck"], r["n"], LABELS[r["method"]]]
+        lines.append([*sizes, *(f"{r[n]:.2f}" for n in names), *ratios, f"{r['compile_s']:.1f}"])
     return markdown(titles, lines)
 
 
 def _growth_table(rows: list[dict[str, Any]]) -> str:
-    titles = ["bottlenecks", "N", "ESS, smallest", "gradients per effective draw", "seconds per effective draw"]
-    lines = [
-        [r["bottleneck"], r["n"], f"{r['ess_min']:.0f}", f"{r['gradients_per_ess']:.0f}", f"{r['s_per_ess']:.2g}"]
-        for r in sorted(rows, key=lambda r: (r["bottleneck"] != "wishart", r["n"]))
-    ]
-    return markdown(titles, lines)
+    titles = ["bottlenecks", "N", "sites", "ESS, smallest", "R-hat", "gradients per effective draw"]
+    lines = []
+    for r in _by_size(rows):
+        above, below = ("", "") if r["converged"] else ("≤ ", "≥ ")
+        sizes = [r["bottleneck"], r["n"], LABELS[r["method"]], f"{above}{r['ess_min']:.0f}", _r_hat(r)]
+        lines.append([*sizes, f"{below}{r['gradients_per_ess']:.0f}", f"{below}{r['s_per_ess']:.2g}"])
+    return markdown([*titles, "seconds per effective draw"], lines)
+
+
+def _by_size(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(rows, key=lambda r: (r["bottleneck"] != "wishart", r["n"]))
