@@ -71,9 +71,9 @@ def sample_hmc(
         init: start from draws of a variational posterior of the same model and data; from the prior by default.
         target_acceptance: mean acceptance for which warm-up tunes the step size, in (0, 1); higher is safer and
             slower. By default 0.8, and 0.25 for pcn.
-        max_tree_depth: doublings of a NUTS trajectory, at most; 10 by default. Trees end by themselves after half a turn,
-            which takes about pi / step_size steps in whitened coordinates: a smaller number saves gradients where it
-            cuts the last doubling, and costs many effective draws where it cuts two.
+        max_tree_depth: doublings of a NUTS trajectory, at most; 10 by default. Trees end by themselves after half a
+            turn, which takes about pi / step_size steps in whitened coordinates: a smaller number saves gradients where
+            it cuts the last doubling, and costs many effective draws where it cuts two.
         trajectory_length: mean time of integration of hmc; pi / 2 by default, a quarter turn of a direction of unit
             scale. Longer ones pay where hyperparameters move slowly.
         chain_method: ``"parallel"`` (threads), ``"vectorized"``, ``"sequential"``, or ``"auto"``: threads on
