@@ -1,19 +1,17 @@
 """Large matrices of pairs of points, filled tile by tile in a fixed order, and the memory that this takes."""
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dkp._check import positive_int
+from dkp._memory import free_memory
 from dkp._types import Array
 from dkp.progress import Progress
 
-__all__ = ["fill", "memory", "new_matrices", "tile_shape"]
+__all__ = ["fill", "new_matrices", "tile_shape"]
 
 _TILE_ENTRIES = 2**18
 """Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a call."""
@@ -69,7 +67,7 @@ def new_matrices(count: int, shape: tuple[int, int], dtype: Any) -> list[np.ndar
     Raises:
         ValueError: when they do not fit into memory.
     """
-    needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, memory(device=False)
+    needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, free_memory(device=False)
     if needed > free:
         raise ValueError(
             f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where {free:,.0f} are free: "
@@ -90,7 +88,7 @@ def tile_shape(entries: int, dtype: Any, shape: tuple[int, int], tile: int | Non
     Raises:
         ValueError: when a tile does not fit into memory.
     """
-    free, bytes_each = memory(device=True), _BUFFERS * entries * np.dtype(dtype).itemsize
+    free, bytes_each = free_memory(device=True), _BUFFERS * entries * np.dtype(dtype).itemsize
     if tile is None:
         # Powers of two: matrices of almost the same shape share their compiled programs.
         shape = 1 << (shape[0] - 1).bit_length(), 1 << (shape[1] - 1).bit_length()
@@ -116,19 +114,3 @@ def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
     short = min(side, *shape)
     long = side if short == side else min(max(shape), pairs // short, 8 * side)
     return (short, long) if shape[0] <= shape[1] else (long, short)
-
-
-def memory(*, device: bool) -> float:
-    """Bytes that are free for arrays on the first device, or on this machine; infinity where nobody knows."""
-    statistics = jax.devices()[0].memory_stats() if device else None
-    if statistics and "bytes_limit" in statistics:
-        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):
-        return float("inf")

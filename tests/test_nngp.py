@@ -9,6 +9,7 @@ import pytest
 
 import dkp
 from dkp import kernels, matrix_file, nngp, tiles
+from dkp._memory import free_memory
 from dkp.kernels import (
     Affine,
     AvgPool,
@@ -366,7 +367,7 @@ LARGE, MANY = np.ones((2, 100, 100, 1)), np.ones((1100, 1))
     ],
 )
 def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(make, message, monkeypatch):
-    monkeypatch.setattr(tiles, "memory", lambda device: 9e6)
+    monkeypatch.setattr(tiles, "free_memory", lambda device: 9e6)
     Stops(monkeypatch, at=0)
     with pytest.raises(ValueError, match="Expected .*to fit into memory.*Got ") as caught:
         make()
@@ -374,7 +375,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(make
 
 
 def test_free_memory_is_known():
-    assert 1e8 < tiles.memory(device=False) < 1e14
+    assert 1e8 < free_memory(device=False) < 1e14
 
 
 def test_numbers_of_other_kinds_and_learned_hyperparameters():

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from dkp import _check
+from dkp._memory import allowed_memory
 from dkp._types import Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.checks import check_model_and_data
@@ -78,7 +79,7 @@ def log_evidence(
     particles: int = 1024,
     runs: int = 4,
     move: str = "hmc",
-    max_bytes: float = 8e9,
+    max_memory: float | None = None,
     progress: bool | None = None,
 ) -> Evidence:
     """Estimate log p(y | x) = log of the integral of p(y | network) over the prior of networks.
@@ -95,7 +96,7 @@ def log_evidence(
             64. The variance falls with 1 / particles once there are enough; below, runs disagree.
         runs: independent passes after the pilot, at least 2.
         move: "hmc", or "pcn", which needs no gradients and many more particles.
-        max_bytes: refuse what takes more memory.
+        max_memory: bytes that particles and matrices may take; half of what is free by default.
         progress: show a progress bar; None shows it on a terminal and in a notebook only.
 
     Raises:
@@ -105,7 +106,7 @@ def log_evidence(
     Source: Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 (arXiv 2011.02328).
     """
     _check.random_key("key", key)
-    plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_bytes=max_bytes)
+    plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_memory=max_memory)
     if plan is None:
         return _exact(model, data)
     began = time.perf_counter()
@@ -124,7 +125,7 @@ def evidence_plan(
     particles: int = 1024,
     runs: int = 4,
     move: str = "hmc",
-    max_bytes: float = 8e9,
+    max_memory: float | None = None,
 ) -> Plan | None:
     """What :func:`log_evidence` will do; None where the evidence is known in closed form.
 
@@ -141,7 +142,7 @@ def evidence_plan(
     if runs < 2:
         raise ValueError(f"Expected runs to be at least 2, since their spread gives the error. Got {runs}.")
     chains = max(-(-particles // LENGTH), 4)
-    batch = _batch(coordinates, chains, runs, _check.positive_number("max_bytes", max_bytes))
+    batch = _batch(coordinates, chains, runs, allowed_memory(max_memory))
     return Plan(coordinates=coordinates, chains=chains, move=move, batch=batch)
 
 
@@ -202,7 +203,7 @@ def _check_hyperparameters(model: DeepKernelProcess, data: Dataset) -> None:
         )
 
 
-def _batch(coordinates: Coordinates, chains: int, runs: int, max_bytes: float) -> int:
+def _batch(coordinates: Coordinates, chains: int, runs: int, limit: float) -> int:
     """How many likelihoods are computed at the same time.
 
     Raises:
@@ -211,10 +212,10 @@ def _batch(coordinates: Coordinates, chains: int, runs: int, max_bytes: float) -
     itemsize, n = coordinates.dtype.itemsize, coordinates.data.n
     one = itemsize * (_MATRICES * (1 + len(coordinates.model.bottlenecks)) * n**2)
     kept = itemsize * chains * LENGTH * coordinates.size * (runs + 4)
-    if kept + one > max_bytes:
+    if kept + one > limit:
         raise ValueError(
-            f"Expected to need at most max_bytes = {max_bytes:.2g}. Got {kept + one:.2g} bytes: {kept:.2g} for "
+            f"Expected to need at most {limit:.2g} bytes. Got {kept + one:.2g}: {kept:.2g} for "
             f"{chains * LENGTH} particles of {coordinates.size} numbers in {runs} runs, and {one:.2g} for the "
-            f"matrices of {n} points: take fewer particles or points, or raise max_bytes."
+            f"matrices of {n} points: take fewer particles or points, or raise max_memory."
         )
-    return int(np.clip(min(_BATCH_BYTES, max_bytes - kept) // one, 1, chains))
+    return int(np.clip(min(_BATCH_BYTES, limit - kept) // one, 1, chains))

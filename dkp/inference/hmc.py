@@ -1,7 +1,5 @@
 """Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc`` and the posterior that it returns."""
 
-import math
-import os
 import time
 import warnings
 
@@ -11,6 +9,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from dkp import _check
+from dkp._memory import allowed_memory
 from dkp._threads import one_blas_thread
 from dkp._types import PRNGKeyArray
 from dkp.data import Dataset
@@ -205,21 +204,13 @@ def _check_size(data: Dataset) -> None:
         )
 
 
-def _check_memory(needed: int, allowed: float | None) -> None:
-    free = _free_memory()
-    limit = free / 2 if allowed is None else _check.positive_number("max_memory", allowed)
+def _check_memory(needed: int, max_memory: float | None) -> None:
+    limit = allowed_memory(max_memory)
     if needed > limit:
         raise ValueError(
             f"Expected draws that fit into {limit / 1e9:.3g} GB. Got chains x draws x coordinates of "
             f"{needed / 1e9:.3g} GB: keep fewer draws (thin=…), or raise max_memory."
         )
-
-
-def _free_memory() -> float:
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, ValueError, OSError):  # not every system says
-        return math.inf
 
 
 def _warn_single_precision(data: Dataset) -> None:

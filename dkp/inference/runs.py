@@ -10,7 +10,7 @@ import numpy as np
 
 from dkp._types import Array, Float, Int, PRNGKeyArray
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.tempering import Chains, Particles, Reference, fit_reference, move_chains, prior_particles
+from dkp.inference.tempering import Moved, Particles, Reference, fit_reference, move_chains, prior_particles
 
 __all__ = ["LENGTH", "Plan", "Run", "Stage", "pilot", "run"]
 
@@ -49,7 +49,7 @@ class Plan:
 
     def move_chains(
         self, key: PRNGKeyArray, particles: Particles, weights: np.ndarray, stage: "Stage", gain: float
-    ) -> Chains:
+    ) -> Moved:
         """Resample the particles, and move them at the temperature of the stage."""
         key_start, key_move = jax.random.split(key)
         start = particles.take(_resample(key_start, weights, self.chains))

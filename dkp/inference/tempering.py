@@ -33,7 +33,7 @@ from dkp._types import Array, Bool, Float, PRNGKeyArray, Scalar
 from dkp._value import value
 from dkp.inference.coordinates import Coordinates
 
-__all__ = ["MOVES", "Chains", "Particles", "Reference", "fit_reference", "move_chains", "prior_particles"]
+__all__ = ["MOVES", "Moved", "Particles", "Reference", "fit_reference", "move_chains", "prior_particles"]
 
 MOVES = ("hmc", "pcn")
 
@@ -84,7 +84,7 @@ class Reference:
 
 
 @value
-class Chains:
+class Moved:
     """States of M chains at T times as T x M particles, time by time, and how they moved.
 
     slopes: gradients of the last states, (M, K), of log pi_b without its normal part; None for moves without gradients.
@@ -169,7 +169,7 @@ def move_chains(
     move: str,
     length: int,
     batch: int,
-) -> Chains:
+) -> Moved:
     """Run a Markov chain from every particle of `start`; see the head of this module.
 
     Args:
@@ -201,7 +201,7 @@ def move_chains(
     (states, angle), (points, acceptance) = jax.lax.scan(sweep, (states, angle), steps)
     slopes = None if move == "pcn" else jax.vmap(reference.slope)(states.u, states.slope)
     particles = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), points)
-    return Chains(particles=particles, slopes=slopes, acceptance=jnp.mean(acceptance[1:]), angle=angle)
+    return Moved(particles=particles, slopes=slopes, acceptance=jnp.mean(acceptance[1:]), angle=angle)
 
 
 def _leaps(move: str, angle: Scalar) -> Array:

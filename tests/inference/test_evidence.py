@@ -273,8 +273,8 @@ def untyped():
         ({"runs": 0}, "runs"),
         ({"runs": 1}, "at least 2"),
         ({"move": "slice"}, "move"),
-        ({"max_bytes": math.nan}, "max_bytes"),
-        ({"max_bytes": 1e4}, "bytes"),
+        ({"max_memory": math.nan}, "max_memory"),
+        ({"max_memory": 1e4}, "bytes"),
     ],
 )
 @pytest.mark.usefixtures("untyped")

@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 import pytest
 
 import dkp
-from dkp import kernels, likelihoods
+from dkp import _memory, kernels, likelihoods
 from dkp.bottlenecks import Bottleneck
 from dkp.inference import hmc
 from dkp.inference.chains import Chains
@@ -144,7 +144,7 @@ def test_draws_that_do_not_fit_into_memory(monkeypatch):
         sample(draws=100, max_memory=40_000.0)
     with pytest.raises(StartedError):
         sample(draws=100, max_memory=44_800.0)
-    monkeypatch.setattr(hmc, "_free_memory", lambda: 80_000.0)  # half of it may be used
+    monkeypatch.setattr(_memory, "free_memory", lambda device: 80_000.0)  # half of it may be used
     with pytest.raises(ValueError, match="fit into 4e-05 GB"):
         sample(draws=100)
 

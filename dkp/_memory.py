@@ -1,0 +1,35 @@
+"""How much memory is free, and how much of it a result may take."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from dkp import _check
+
+__all__ = ["allowed_memory", "free_memory"]
+
+
+def allowed_memory(max_memory: float | None) -> float:
+    """Bytes that a result may take on this machine: what the user allows, half of what is free by default.
+
+    Raises:
+        ValueError: when `max_memory` is not a finite number above 0.
+    """
+    return free_memory(device=False) / 2 if max_memory is None else _check.positive_number("max_memory", max_memory)
+
+
+def free_memory(*, device: bool) -> float:
+    """Bytes that are free for arrays on the first device, or on this machine; infinity where nobody knows."""
+    statistics = jax.devices()[0].memory_stats() if device else None
+    if statistics and "bytes_limit" in statistics:
+        return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
