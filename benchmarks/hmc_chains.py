@@ -1,6 +1,6 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
-The chains of a row run side by side, each in one thread. Seconds of compilation are those that JAX reports.
+The chains of a row run side by side, with one thread of BLAS each. Seconds of compilation are those that JAX reports.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and gradients next to
 their factorisations and products.
 
-Every row runs two chains, side by side, each in one thread. The smallest effective sample size is over all functionals
-of ``hmc_problem``. A sampler that does not get ready within its time limit is shown with what it had by then; where its
-chains do not agree (R-hat), that is an upper bound.
+Every row runs two chains side by side, with one thread of BLAS each; XLA's own threads, as many as cores, serve both.
+The smallest effective sample size is over all functionals of ``hmc_problem``. A sampler that does not get ready within
+its time limit is shown with what it had by then; where its chains do not agree (R-hat), that is an upper bound.
 """
 
 import dataclasses
@@ -88,7 +88,7 @@ def run_case(text: str, repeats: int) -> None:
         limit = float("inf") if case.time_limit is None else case.time_limit
         sampled = hmc_chains.sample_baseline(case.method, case.n, time_limit=limit, **numbers)
         posterior = None
-    # About the number of chains, and less where something else kept processors from them.
+    # Of the whole row: compilation takes one processor, and a chain that is done waits for the other.
     share = (time.process_time() - processor) / (time.perf_counter() - wall)
     row = {**dataclasses.asdict(case), **_numbers(sampled, case.chains), "processor_share": share}
     print(json.dumps(row | (_gradient(case, posterior, repeats) if case.is_ours else {})))
@@ -147,7 +147,7 @@ def section(out: Path) -> str | None:
     if not path.exists():
         return None
     record = store.read(path)
-    where = f"{record['date'][:10]}; {record['cores']} cores, of which one is used"
+    where = f"{record['date'][:10]}; {record['cores']} cores"
     return f"{table(record['rows'])}\n\n{where}. {store.listed_versions([record])}."
 
 
@@ -183,21 +183,30 @@ def _draws_table(rows: list[dict[str, Any]]) -> str:
         "all included",
         "slower by",
     ]
-    fastest = {(r["bottleneck"], r["n"]): r["ess_per_s"] for r in rows if r["method"] == "ours"}
-    compared = {(r["bottleneck"], r["n"]) for r in rows if r["method"] != "ours"}
+    reference = {(r["bottleneck"], r["n"]): r for r in rows if r["method"] == "ours"}
+    compared = {(r["bottleneck"], r["n"]) for r in rows if r["method"] not in OURS}
     lines = []
     for r in rows:
         if (r["bottleneck"], r["n"]) not in compared:
             continue
-        above, below = ("", "") if r["converged"] else ("≤ ", "≥ ")
-        ratio = fastest.get((r["bottleneck"], r["n"]), float("nan")) / r["ess_per_s"]
+        above = "" if r["converged"] else "≤ "
         sizes = [r["bottleneck"], r["n"], LABELS[r["method"]], f"{r['chains']} x {r['kept']}"]
         sizes += [f"{r['gradients_per_draw']:.0f}", f"{r['ms_per_gradient']:.2f}"]
         quality = [f"{above}{r['ess_min']:.0f}", f"{r['ess_median']:.0f}", _r_hat(r), r["divergences"]]
         times = [f"{r['compile_s']:.1f}", _warmup(r), f"{r['sampling_s']:.0f}"]
         speeds = [f"{above}{r[name]:.3g}" for name in ("ess_per_s", "ess_per_s_total")]
-        lines.append([*sizes, *quality, *times, *speeds, "" if r["method"] == "ours" else f"{below}{ratio:.2g}"])
+        lines.append([*sizes, *quality, *times, *speeds, _slower(r, reference[r["bottleneck"], r["n"]])])
     return markdown(titles, lines)
+
+
+def _slower(row: dict[str, Any], reference: dict[str, Any]) -> str:
+    """Speed of the reference by that of the row; a speed that is an upper bound makes it a bound, and two of them make
+    it nothing."""
+    if row is reference:
+        return ""
+    signs = {(True, True): "", (True, False): "≥ ", (False, True): "≤ "}
+    sign = signs.get((reference["converged"], row["converged"]))
+    return "-" if sign is None else f"{sign}{reference['ess_per_s'] / row['ess_per_s']:.2g}"
 
 
 def _counted(row: dict[str, Any]) -> dict[str, Any]:

@@ -11,12 +11,15 @@ __all__ = ["allowed_memory", "free_memory"]
 
 
 def allowed_memory(max_memory: float | None) -> float:
-    """Bytes that a result may take on this machine: what the user allows, half of what is free by default.
+    """Bytes that a result may take: what the user allows; by default half of what is free on the first device and on
+    this machine.
 
     Raises:
         ValueError: when `max_memory` is not a finite number above 0.
     """
-    return free_memory(device=False) / 2 if max_memory is None else _check.positive_number("max_memory", max_memory)
+    if max_memory is not None:
+        return _check.positive_number("max_memory", max_memory)
+    return min(free_memory(device=device) for device in (False, True)) / 2
 
 
 def free_memory(*, device: bool) -> float:

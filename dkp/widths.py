@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from dkp import _check
+from dkp._memory import allowed_memory
 from dkp._types import Float, PRNGKeyArray
 from dkp.bottlenecks import Wishart
 from dkp.data import Dataset
@@ -110,6 +111,7 @@ def compare_widths(
     _check.positive_int("n_samples", n_samples)
     values = _check_widths(widths)
     models = [with_width(model, width) for width in values]
+    options["max_memory"] = allowed_memory(options.get("max_memory"))  # for all, since those before take some of it
     for candidate in models:
         evidence_plan(candidate, data, **options)  # nothing that a later width cannot do is found out late
     weights = _check_prior(prior, len(values))

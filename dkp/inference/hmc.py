@@ -74,7 +74,7 @@ def sample_hmc(
             turn, which takes about pi / step_size steps in whitened coordinates: a smaller number saves gradients where
             it cuts the last doubling, and costs many effective draws where it cuts two.
         trajectory_length: mean time of integration of hmc; pi / 2 by default, a quarter turn of a direction of unit
-            scale. Longer ones pay where hyperparameters move slowly.
+            scale. Longer ones pay where hyperparameters move slowly. No trajectory has more than 1000 steps.
         chain_method: ``"parallel"`` (threads), ``"vectorized"``, ``"sequential"``, or ``"auto"``: threads on
             processors, vectorised on accelerators.
         max_memory: bytes that the draws may take; half of what is free by default.

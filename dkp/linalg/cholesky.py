@@ -78,9 +78,9 @@ def _cholesky_jvp(primals, tangents):
 def cholesky_product(matrix: Float[Array, "P P"], right: Float[Array, "P M"]) -> tuple[Float[Array, "P M"], Scalar]:
     """L R, where L is the factor of :func:`cholesky`, and the jitter.
 
-    d(L R) = L (Phi(L^-1 dK L^-T) R) + L dR for symmetric dK: in this order the derivative of a tall R, M < P, needs no
-    product of P x P matrices beside the two with L^-1, which are solves here, because nothing else asks for the
-    inverse.
+    d(L R) = L (Phi(L^-1 dK L^-T) R) + L dR: in this order the derivative of a tall R, M < P, needs no product of P x P
+    matrices beside the two with L^-1, which are solves here, because nothing else asks for the inverse. dK must be
+    symmetric, as all derivatives of a symmetric matrix are; the gradient in K is not.
     """
     tril, jitter = _tril(matrix)
     return tril @ right, jitter
@@ -159,6 +159,6 @@ def _attempt(matrix: Array, jitter: Array) -> Array:
 
 @_factorise.def_vmap
 def _factorise_vmap(axis_size, in_batched, matrix):
-    # Calling the wrapped function again, with the axis in front, keeps the branch a branch under vmap: a `cond` that
-    # is batched itself would run both attempts every time.
+    # Calling the wrapped function again, with the axis in front, keeps one loop for all matrices: a loop that is
+    # batched itself would select between old and new factors at every turn.
     return _factorise(matrix), (True, True)

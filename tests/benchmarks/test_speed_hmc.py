@@ -175,7 +175,7 @@ def test_rows_and_tables(monkeypatch, capsys):
     slower = {"bottleneck": "wishart", "n": 100, "method": "whitened"}
     slow = row(monkeypatch, capsys, slower, sampling_s=80.0)
     late = row(monkeypatch, capsys, {**slower, "method": "features"}, sampling_s=200.0, ended="warm-up")
-    lone = {**ours, "n": 400}
+    lone = {**ours, "n": 400, "method": "hmc"}
     draws, gradients, growth = speed_hmc.table([ours, slow, late, lone]).split("\n\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in draws.splitlines()[2:]]
     assert [line[2] for line in cells] == ["`sample_hmc`", "(c) features, whitened", "(b) features, centred"]
@@ -183,6 +183,14 @@ def test_rows_and_tables(monkeypatch, capsys):
     assert cells[2][11] == "not done" and cells[2][13].startswith("≤")
     assert gradients.splitlines()[2] == "| wishart | 100 | `sample_hmc` | 2.00 | 4.00 | 1.00 | 0.40 | 2.0 | 4.0 | 5.0 |"
     assert [line.split("|")[2].strip() for line in growth.splitlines()[2:]] == ["100", "400"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"), [(True, True, "2"), (True, False, "≥ 2"), (False, True, "≤ 2"), (False, False, "-")]
+)
+def test_ratios_of_speeds_that_are_bounds(ours, theirs, shown):
+    reference, row = {"converged": ours, "ess_per_s": 4.0}, {"converged": theirs, "ess_per_s": 2.0}
+    assert speed_hmc._slower(row, reference) == shown and speed_hmc._slower(reference, reference) == ""
 
 
 def test_the_report_takes_the_tables_from_the_record(monkeypatch, capsys, tmp_path):

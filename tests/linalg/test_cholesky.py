@@ -127,8 +127,8 @@ def test_nested_vmap_and_its_gradient():
             np.testing.assert_allclose(batched[i, j], alone(stack[i, j]), rtol=1e-9, atol=1e-12)
 
 
-def test_under_vmap_a_second_attempt_is_made_only_where_a_matrix_needs_it():
-    """The loop over attempts is one loop for all matrices: its counter has no batch axis."""
+def test_under_vmap_there_is_one_loop_over_attempts_for_all_matrices():
+    """Its counter has no batch axis, so nothing is selected at every turn."""
     stack = jnp.stack([spd(), spd(1)])
     (loop,) = while_loops(jax.make_jaxpr(jax.vmap(cholesky))(stack).jaxpr)
     assert [v.aval.shape for v in loop.outvars] == [(), stack.shape, (2,)]
