@@ -128,7 +128,7 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
     Raises:
         RuntimeError: when a row fails, with what its process said.
     """
-    rows = run_rows(name, SUITES[name], repeats, environment=worker_environment("float64"))
+    rows = run_rows(name, SUITES[name], repeats, out, environment=worker_environment("float64"))
     path = write_suite(name, out, rows)
     print(table(rows))
     return path

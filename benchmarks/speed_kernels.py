@@ -79,7 +79,7 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
     Raises:
         RuntimeError: when a row fails, with what its process said.
     """
-    rows = run_rows(name, SUITES[name], repeats)
+    rows = run_rows(name, SUITES[name], repeats, out)
     powers = exponents(rows)
     path = write_suite(name, out, rows, exponents=powers)
     print(table(rows))

@@ -68,9 +68,11 @@ def measure(
 
 
 def run_rows(
-    name: str, cases: Sequence[Any], repeats: int, *, environment: Mapping[str, str] | None = None
+    name: str, cases: Sequence[Any], repeats: int, out: Path, *, environment: Mapping[str, str] | None = None
 ) -> list[dict[str, Any]]:
     """Time every case of the suite `name`, each in a process of its own.
+
+    Until all are done, those that are stand in ``<out>/speed/<name>.partial.json``, so that an interruption loses none.
 
     Args:
         environment: of those processes; that of this one by default.
@@ -78,18 +80,18 @@ def run_rows(
     Raises:
         RuntimeError: when a row fails, with what its process said.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases:
         rows.append(_in_fresh_process(name, case, repeats, os.environ if environment is None else environment))
+        _write(f"{name}.partial", out, rows)
         print(f"{name}: {len(rows)} of {len(cases)} rows", file=sys.stderr, flush=True)
     return rows
 
 
 def write_suite(name: str, out: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
     """Write the rows, and on what they depend, to ``<out>/speed/<name>.json``."""
-    record = {"suite": name, "date": store.now(), "versions": store.versions(), "cores": os.cpu_count(), **more}
-    path = out / "speed" / f"{name}.json"
-    store.write(path, {**record, "rows": rows})
+    path = _write(name, out, rows, **more)
+    path.with_name(f"{name}.partial.json").unlink(missing_ok=True)
     return path
 
 
@@ -103,6 +105,13 @@ def peak_bytes() -> int:
     """Largest resident set of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _write(name: str, out: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
+    record = {"suite": name, "date": store.now(), "versions": store.versions(), "cores": os.cpu_count(), **more}
+    path = out / "speed" / f"{name}.json"
+    store.write(path, {**record, "rows": rows})
+    return path
 
 
 def _in_fresh_process(name: str, case: Any, repeats: int, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -115,3 +115,24 @@ def test_synthetic_data_are_as_described(dtype):
     noise = y - np.sin(x @ w) - x @ v
     # Fixed seed; 4 standard errors: a false alarm once in 16,000 seeds.
     assert noise.std() == pytest.approx(0.1, abs=4 * 0.1 / np.sqrt(2 * len(y)))
+
+
+def test_rows_that_are_done_survive_an_interruption(monkeypatch, tmp_path):
+    """They stand in a file of their own until all are done; an earlier record stays until then."""
+    rows, path = iter([{"row": 1}, KeyboardInterrupt(), {"row": 3}]), tmp_path / "speed" / "vi.json"
+    partial = path.with_name("vi.partial.json")
+
+    def next_row(*_):
+        row = next(rows)
+        if isinstance(row, BaseException):
+            raise row
+        return row
+
+    monkeypatch.setattr(timing, "_in_fresh_process", next_row)
+    earlier = timing.write_suite("vi", tmp_path, [{"row": 0}])
+    with pytest.raises(KeyboardInterrupt):
+        timing.run_rows("vi", ["a", "b"], 1, tmp_path)
+    assert json.loads(earlier.read_text())["rows"] == [{"row": 0}]
+    assert json.loads(partial.read_text())["rows"] == [{"row": 1}]
+    timing.write_suite("vi", tmp_path, timing.run_rows("vi", ["c"], 1, tmp_path))
+    assert json.loads(path.read_text())["rows"] == [{"row": 3}] and not partial.exists()
