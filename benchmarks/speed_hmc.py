@@ -66,7 +66,7 @@ SUITES = {
         Case(bottleneck="wishart", n=200, method="features", warmup=100, time_limit=180),
         Case(bottleneck="inverse-wishart", n=100, method="ours"),
         Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=60),
-        Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=100, draws=150),
+        Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=150, draws=400),
         Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=120),
         Case(bottleneck="wishart", n=50, method="ours"),
         Case(bottleneck="wishart", n=50, method="hmc"),
