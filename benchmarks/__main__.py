@@ -86,12 +86,13 @@ def report(
         out: directory of the records.
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
-        write: a Markdown file; replace the text between its results markers, and the tables of `audit` and of
-            `speed --suite hmc` between its audit and speed-hmc markers where it has them.
+        write: a Markdown file; replace the text between its results markers, and the tables of `audit`,
+            `audit --guides` and `speed --suite hmc` between its audit, audit-guides and speed-hmc markers where it has
+            them.
     """
     from benchmarks import audit as audits
+    from benchmarks import audit_guides, speed_hmc
     from benchmarks import report as reports
-    from benchmarks import speed_hmc
 
     text = reports.render(
         list(store.records(out)),
@@ -100,7 +101,11 @@ def report(
         baseline=baseline,
         variants=variants,
     )
-    further = {"audit": audits.section(out), "speed-hmc": speed_hmc.section(out)}
+    further = {
+        "audit": audits.section(out),
+        "audit-guides": audit_guides.section(out),
+        "speed-hmc": speed_hmc.section(out),
+    }
     if write is None:
         print("\n\n".join(filter(None, (text, *further.values()))))
         return
@@ -111,36 +116,39 @@ def report(
 
 
 @app.command
-def audit(*, datasets: str = "", out: Path = RESULTS, again: bool = False) -> None:
-    """Judge variational inference by Markov chains and by the evidence, on 100 rows of each small UCI set.
+def audit(*, datasets: str = "", guides: bool = False, out: Path = RESULTS, again: bool = False) -> None:
+    """Judge variational inference by Markov chains and by the evidence, on some rows of the small UCI sets.
 
     Args:
         datasets: names separated by commas; yacht, boston, energy, concrete and wine when empty.
+        guides: compare the guides of a Wishart bottleneck, on yacht and boston when `datasets` is empty.
         out: directory of the records.
         again: repeat finished sets.
     """
-    from benchmarks import audit as audits
+    from benchmarks import audit as of_default
+    from benchmarks import audit_guides as of_guides
 
+    audits = of_guides if guides else of_default
     audits.run_audit(tuple(config.parse_names(datasets)) or audits.DATASETS, out, again=again)
 
 
 @app.command
 def speed(
     *,
-    suite: Literal["all", "vi", "scaling", "kernels", "kernels-large", "hmc"] = "all",
+    suite: Literal["all", "vi", "depth", "scaling", "kernels", "kernels-large", "hmc"] = "all",
     repeats: int = 20,
     out: Path = RESULTS,
 ) -> None:
     """Time what matters next to a matrix product: seconds, compilation, memory, and the ratio of the two.
 
     Args:
-        suite: vi (one optimiser step; kernels and dtypes), scaling (growing data, fixed batch), kernels (NNGP and
-            tangent kernels of infinite networks), kernels-large (20,000 points, 2 GB), hmc (effective draws a second,
-            next to plain NumPyro; half an hour), or all.
+        suite: vi (one optimiser step; kernels and dtypes), depth (the same with five kernels; bottlenecks and guides),
+            scaling (growing data, fixed batch), kernels (NNGP and tangent kernels of infinite networks), kernels-large
+            (20,000 points, 2 GB), hmc (effective draws a second, next to plain NumPyro; an hour), or all.
         repeats: timed steps a row, after warm-up.
         out: directory of the records.
     """
-    for name in ("vi", "scaling", "kernels", "kernels-large", "hmc") if suite == "all" else (suite,):
+    for name in ("vi", "depth", "scaling", "kernels", "kernels-large", "hmc") if suite == "all" else (suite,):
         _speeds(name).run_suite(name, out, repeats=repeats)
 
 

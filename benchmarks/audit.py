@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks import store
 from benchmarks.timing import markdown
 
-__all__ = ["DATASETS", "run_audit", "section", "table"]
+__all__ = ["DATASETS", "distance", "run_audit", "section", "table"]
 
 DATASETS = ("yacht", "boston", "energy", "concrete", "wine")
 ROWS, TEST_ROWS, POINTS = 100, 100, 10
@@ -76,8 +76,8 @@ def audit(name: str) -> dict[str, Any]:
         "evidence_se": evidence.standard_error,
         "importance_evidence": found.importance_evidence[0],
         "k_hat": found.k_hat[0],
-        "predictive": _distance(found.predictive),
-        "gram": _distance(found.grams[0]),
+        "predictive": distance(found.predictive),
+        "gram": distance(found.grams[0]),
         "hmc": {k: v for k, v in hmc.summary().items() if isinstance(v, (int, float))},
         "seconds": {"vi": vi.seconds, "all": time.perf_counter() - began},
     }
@@ -124,11 +124,12 @@ def _model() -> Any:
     return substitute(default_model(), {"layers.2.delta": DELTA})
 
 
-def _distance(distance: Any) -> dict[str, float]:
+def distance(found: Any) -> dict[str, float]:
+    """A distance of two posteriors, as a record has it."""
     return {
-        "shift": distance.shift,
-        "mean_shift": distance.mean_shift,
-        "spread": distance.spread,
-        "energy": distance.energy.mean,
-        "energy_se": distance.energy.standard_error,
+        "shift": found.shift,
+        "mean_shift": found.mean_shift,
+        "spread": found.spread,
+        "energy": found.energy.mean,
+        "energy_se": found.energy.standard_error,
     }

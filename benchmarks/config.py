@@ -21,15 +21,17 @@ class Settings:
     steps: int = 1000
     samples: int = 1
     prediction_samples: int = 100
+    depth: int = 5
 
 
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 """Infinitely wide networks, which have no settings."""
 
 IGNORED_SETTINGS = {
-    **dict.fromkeys(NETWORKS, ("n_inducing", "batch_size", "steps", "samples", "prediction_samples")),
-    "mean": ("n_inducing", "batch_size", "steps", "samples", "prediction_samples"),
-    "gp": ("n_inducing", "batch_size", "steps", "samples"),
+    **dict.fromkeys((*NETWORKS, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
+    "gp": ("n_inducing", "batch_size", "steps", "samples", "depth"),
+    "nngp": ("n_inducing", "batch_size", "steps", "samples"),
+    "diwp": ("depth",),
 }
 
 

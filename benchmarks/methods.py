@@ -4,6 +4,8 @@ A new method is one function and one row of ``METHODS``.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,16 +41,42 @@ def fit_gp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     return dkp.condition(ard_gaussian_process(), data, key=key)
 
 
+def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+    """The network whose hidden layers are all infinitely wide: the kernels of `dwp` without its bottlenecks."""
+    return dkp.condition(wishart_network(math.inf, settings.depth), data, key=key)
+
+
 def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+    return _fit_vi(default_model(), "auto", data, key, settings)
+
+
+def fit_wishart(guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+    """A deep Wishart process whose widths are the number of features; with the guide "features", which is that of a
+    deep Gaussian process, the same prior."""
+    return _fit_vi(wishart_network(data.d, settings.depth), guide, data, key, settings)
+
+
+def wishart_network(width: float, depth: int) -> "dkp.DeepKernelProcess":
+    """`depth` squared-exponential kernels with a Wishart bottleneck between any two; without bottlenecks for infinity.
+
+    Source: Ober & Aitchison 2021 (arXiv 2107.10125), section 5.
+    """
+    hidden = [dkp.kernels.SquaredExponential(), *([] if math.isinf(width) else [dkp.Wishart(width=width)])]
+    layers = [dkp.kernels.Linear(ard=True), *(hidden * (depth - 1)), dkp.kernels.SquaredExponential()]
+    return dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian())
+
+
+def _fit_vi(model: "dkp.DeepKernelProcess", guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     batch = settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
     return dkp.fit_vi(
-        default_model(),
+        model,
         data,
         key=key,
         n_inducing=settings.n_inducing,
         batch_size=batch,
         steps=settings.steps,
         samples=settings.samples,
+        guide=guide,
         progress=False,
     )
 
@@ -97,5 +125,16 @@ def predict_mean(posterior: tuple[float, float], x: np.ndarray, key: Any, settin
 METHODS = {
     "mean": Method(fit=fit_mean, predict=predict_mean, summary=lambda posterior: {}),
     "gp": Method(fit=fit_gp),
+    "nngp": Method(fit=fit_nngp),
     "diwp": Method(fit=fit_diwp, elbo=elbo_per_point),
+    **{
+        name: Method(fit=functools.partial(fit_wishart, guide), elbo=elbo_per_point)
+        for name, guide in {
+            "dgp": "features",
+            "dwp": "standard",
+            "dwp-a": "a",
+            "dwp-b": "b",
+            "dwp-ab": "ab",
+        }.items()
+    },
 }

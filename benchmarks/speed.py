@@ -16,7 +16,10 @@ Dtype = Literal["float64", "float32"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One row: the data, the model's kernel, and how a step is made."""
+    """One row: the data, the model, and how a step is made.
+
+    depth: kernels, with a bottleneck between any two. guide: of Wishart bottlenecks, whose width is d.
+    """
 
     n: int = 455
     d: int = 13
@@ -25,6 +28,9 @@ class Case:
     samples: int = 10
     kernel: str = "relu"
     dtype: Dtype = "float64"
+    depth: int = 3
+    bottleneck: Literal["inverse-wishart", "wishart"] = "inverse-wishart"
+    guide: str = "auto"
 
 
 SUITES = {
@@ -33,6 +39,14 @@ SUITES = {
         for kernel in ("relu", "squared-exponential")
         for dtype in get_args(Dtype)
         for samples in (10, 1)
+    ],
+    "depth": [
+        Case(kernel="squared-exponential", dtype=dtype, depth=5, bottleneck=bottleneck, guide=guide)
+        for dtype in get_args(Dtype)
+        for bottleneck, guide in [
+            ("inverse-wishart", "auto"),
+            *(("wishart", guide) for guide in ("standard", "a", "b", "ab", "features")),
+        ]
     ],
     "scaling": [Case(n=n, dtype="float32") for n in (1_000, 10_000, 100_000, 1_000_000)],
 }
@@ -78,10 +92,12 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Rows as a Markdown table."""
-    titles = ["kernel", "dtype", "samples", "N", "batch", "ms_min", "ms_median", "compile_s", "ratio", "MB", "MB-data"]
+    titles = ["kernel", "depth", "bottlenecks", "guide", "dtype", "samples", "N", "batch"]
+    titles += ["ms_min", "ms_median", "compile_s", "ratio", "MB", "MB-data"]
     lines = []
     for r in rows:
-        sizes = [r["kernel"], r["dtype"], r["samples"], r["n"], r["batch_size"]]
+        sizes = [r.get(name, "") for name in ("kernel", "depth", "bottleneck", "guide", "dtype", "samples")]
+        sizes += [r["n"], r["batch_size"]]
         times = [f"{r[name]:.1f}" for name in ("step_ms_min", "step_ms_median", "compile_s", "ratio")]
         memory = [f"{r[name]:.0f}" for name in ("peak_mb", "peak_beyond_data_mb")]
         lines.append([*sizes, *times, *memory])
@@ -89,12 +105,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _model(case: Case) -> Any:
-    """Two inverse-Wishart bottlenecks between three kernels of one sort."""
+    """Bottlenecks between kernels of one sort."""
     import dkp
     from dkp import kernels, likelihoods
 
     kernel = {"relu": lambda: kernels.ArcCosine(1), "squared-exponential": kernels.SquaredExponential}[case.kernel]
-    bottlenecks = [part for _ in range(2) for part in (kernel(), dkp.InverseWishart(delta=dkp.learn(10.0)))]
+    wishart = case.bottleneck == "wishart"
+
+    def bottleneck() -> Any:
+        return dkp.Wishart(width=case.d) if wishart else dkp.InverseWishart(delta=dkp.learn(10.0))
+
+    bottlenecks = [part for _ in range(case.depth - 1) for part in (kernel(), bottleneck())]
     return dkp.DeepKernelProcess(
         layers=[kernels.Linear(ard=True), *bottlenecks, kernel()],
         likelihood=likelihoods.Gaussian(noise=dkp.learn(0.1)),
@@ -130,11 +151,17 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     import jax.numpy as jnp
     import optax
 
-    from dkp.inference import loop, vi
+    from dkp.inference import loop, start, vi
 
-    key, optimizer = jax.random.key(0), optax.adam(0.01)
+    key, optimizer = jax.random.key(0), start.natural_outputs(optax.adam(0.01), 1000)
     family, parameters, _ = vi.prepare(
-        model, data, key=key, n_inducing=case.n_inducing, batch_size=case.batch_size, collapse=False
+        model,
+        data,
+        key=key,
+        n_inducing=case.n_inducing,
+        batch_size=case.batch_size,
+        collapse=False,
+        guide=case.guide,
     )
     one_step = loop.make_step(vi.negative_elbo(family, data.n, case.samples), optimizer)
     rows = jnp.asarray(loop.Batches(case.n, case.batch_size, 0).rows(0, 100))

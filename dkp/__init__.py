@@ -1,6 +1,6 @@
 """Bayesian inference for deep kernel processes in JAX and NumPyro."""
 
-from dkp import datasets, distributions, kernels, likelihoods, preprocessing
+from dkp import datasets, distributions, guides, kernels, likelihoods, preprocessing
 from dkp._spec import learn
 from dkp._version import __version__
 from dkp.bottlenecks import InverseWishart, Wishart
@@ -44,6 +44,7 @@ __all__ = [
     "fit_augmented",
     "fit_vi",
     "gradient_flow",
+    "guides",
     "kernels",
     "learn",
     "likelihoods",

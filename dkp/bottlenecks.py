@@ -15,8 +15,13 @@ from numpyro.distributions import Distribution, TransformedDistribution
 
 from dkp._spec import Learn, Spec, hyperparameter, learn
 from dkp._types import Array, Float, PRNGKeyArray
-from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
+from dkp.distributions.conditional import (
+    inverse_wishart_conditional,
+    wishart_conditional,
+    wishart_conditional_mean,
+)
 from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
+from dkp.linalg.bartlett import trapezoid
 from dkp.linalg.blocks import Gram
 from dkp.linalg.cholesky import Cholesky, cholesky, triangular_inverse
 
@@ -29,6 +34,11 @@ class Bottleneck(Spec):
     def prior(self, scale: Cholesky) -> Distribution:
         """Law of the factor S of G_ii, given the Cholesky factor L of K_ii."""
         raise NotImplementedError
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether G = K: a bottleneck without randomness, which a model leaves out."""
+        return False
 
     def check_points(self, n: int) -> None:
         """Raise ValueError where the prior has no law for a matrix of n points."""
@@ -45,14 +55,14 @@ class Bottleneck(Spec):
     def extend(
         self, key: PRNGKeyArray, kernel: Float[Array, "Q Q"], factor: Float[Array, "P M"]
     ) -> Float[Array, "Q R"]:
-        """Draw a factor of G at Q >= P points together, given the factor of its leading P x P block.
+        """Draw a factor of G at Q >= P points together, given any root of its leading P x P block.
 
         The entries of Bartlett factors are independent, and the factor of more points begins with that of fewer: the
         further rows come from the prior.
         """
         scale = cholesky(kernel)
         law: Any = self.prior(scale)
-        known = bartlett_factor(self.prior(cholesky(kernel[: len(factor), : len(factor)])), factor)
+        known = bartlett_factor(self.prior(cholesky(kernel[: len(factor), : len(factor)])), trapezoid(factor))
         joint = law.base_dist.sample(key).at[: known.shape[0], : known.shape[1]].set(known)
         return scale.tril @ self.whiten(joint)
 
@@ -76,6 +86,12 @@ class Bottleneck(Spec):
         self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
     ) -> Gram:
         """:meth:`condition` where there are data blocks."""
+        raise NotImplementedError
+
+    def mean_data(
+        self, kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
+    ) -> Gram:
+        """:meth:`condition` with the means of the data blocks instead of draws."""
         raise NotImplementedError
 
 
@@ -130,10 +146,10 @@ class Wishart(Bottleneck):
     Args:
         width: nu, an integer of at least 1; or a real number, or a distribution over real numbers, of at least the
             number P of points at which the matrix lives (so that P + 1 points have a Wishart law too, and one more
-            can be predicted).
+            can be predicted). Infinity is no bottleneck: a model leaves the layer out, and says so.
 
     Raises:
-        ValueError: when `width` is anything else: not positive, infinite (leave the bottleneck out), or learned.
+        ValueError: when `width` is anything else: not positive, or learned.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); Ober & Aitchison 2021 (arXiv 2107.10125), section 2.
     """
@@ -151,12 +167,14 @@ class Wishart(Bottleneck):
         number = None if hasattr(self.width, "log_prob") or isinstance(self.width, Tracer) else np.asarray(self.width)
         number = number if number is not None and number.ndim == 0 and number.dtype.kind in "iuf" else None
         if number is not None and number == math.inf:
-            raise ValueError(
-                "Expected Wishart(width=…) to be finite. Got infinity, which is no bottleneck: leave the layer out."
-            )
+            return
         self.check_hyperparameters()
         if number is not None and float(number).is_integer():
             object.__setattr__(self, "integer", int(number))
+
+    @property
+    def is_identity(self) -> bool:
+        return isinstance(self.width, (int, float)) and self.width == math.inf
 
     def check_points(self, n: int) -> None:
         lowest = self.width
@@ -182,4 +200,12 @@ class Wishart(Bottleneck):
     def draw_data(
         self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
     ) -> Gram:
-        return wishart_conditional(key, kernel, scale, jnp.asarray(self.width, factor.dtype), factor, whitened)
+        width = jnp.asarray(self.width, factor.dtype) if self.integer is None else self.integer
+        return wishart_conditional(key, kernel, scale, width, factor, whitened)
+
+    def mean_data(
+        self, kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
+    ) -> Gram:
+        if kernel.ti is None:
+            return Gram(ii=factor @ factor.T)
+        return wishart_conditional_mean(kernel, scale, factor, whitened)

@@ -5,6 +5,7 @@ draw from a guide, a given posterior draw) is the caller's: it passes a function
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -192,7 +193,14 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
             )
         if isinstance(layer, InputKernel) and position > 0:
             raise ValueError(f"Expected an input kernel only as the first layer. Got {layer!r} at layers[{position}].")
-    return layers
+    random = tuple(layer for layer in layers if not (isinstance(layer, Bottleneck) and layer.is_identity))
+    if len(random) < len(layers):
+        warnings.warn(
+            "A bottleneck of infinite width is no bottleneck: its Gram matrix is the kernel matrix that enters. The "
+            "model is made without it.",
+            stacklevel=3,
+        )
+    return random or (Linear(),)
 
 
 def _check_shapes(x: Array, y: Array | None, inducing: Array | None) -> None:

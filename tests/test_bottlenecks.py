@@ -7,6 +7,7 @@ import numpyro.distributions as dist
 import pytest
 
 import dkp
+from dkp import kernels, likelihoods
 from dkp.bottlenecks import Bottleneck
 from dkp.linalg.blocks import Gram
 from dkp.linalg.cholesky import cholesky
@@ -158,9 +159,15 @@ def test_width_outside_its_domain(width):
         dkp.Wishart(width=width)
 
 
-def test_an_infinite_width_is_no_bottleneck():
-    with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be finite. Got .* leave the layer out"):
-        dkp.Wishart(width=float("inf"))
+@pytest.mark.parametrize("layers", [[kernels.SquaredExponential()], []], ids=["a kernel", "nothing else"])
+def test_an_infinite_width_is_no_bottleneck(layers):
+    with pytest.warns(UserWarning, match="infinite width is no bottleneck.*made without it"):
+        model = dkp.DeepKernelProcess(
+            layers=[*layers, dkp.Wishart(width=float("inf"))], likelihood=likelihoods.Gaussian()
+        )
+    assert model.bottlenecks == () and len(model.layers) == 1
+    data = dkp.Dataset.from_arrays(np.linspace(0, 1, 8)[:, None], np.linspace(0, 1, 8) ** 2)
+    assert dkp.condition(model, data).model is model
 
 
 @pytest.mark.parametrize("start", [(), (8.0,)], ids=["no start", "a start"])

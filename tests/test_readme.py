@@ -21,7 +21,7 @@ def run(block):
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_it_stands(capsys):
     names = run(BLOCKS[0])
-    assert len(BLOCKS) == 3 and "test log density" in capsys.readouterr().out
+    assert len(BLOCKS) == 4 and "test log density" in capsys.readouterr().out
     assert names["posterior"].stopped == "finished"
     # A fit that learned nothing predicts the training mean with the spread of the targets.
     baseline = jax.scipy.stats.norm.logpdf(
@@ -45,6 +45,14 @@ def test_the_chains_of_the_readme_mix_and_widths_are_compared(capsys):
     assert names["posterior"].summary()["r_hat"] < 1.1 and names["posterior"].divergences == 0
     assert names["idata"].posterior.sizes["chain"] == 2
     assert abs(names["comparison"].probability.sum() - 1) < 1e-12
+
+
+@pytest.mark.slow
+def test_the_deep_wishart_process_of_the_readme_learns(capsys):
+    names = run(BLOCKS[3])
+    summary = names["posterior"].summary()
+    assert "'guides': ['ab', 'ab']" in capsys.readouterr().out
+    assert summary["skipped"] == 0 and summary["elbo_per_point"] > -1.45  # that of the mean alone is about -1.42
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -2,12 +2,17 @@
 
 from dkp.distributions.bartlett import Bartlett
 from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
+from dkp.distributions.features import FeatureNormal
+from dkp.distributions.generalised import GeneralisedBartlett, GeneralisedWishartFactor
 from dkp.distributions.kl import kl_divergence
 from dkp.distributions.stable import PositiveStable, SqrtPositiveStable
 from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
 
 __all__ = [
     "Bartlett",
+    "FeatureNormal",
+    "GeneralisedBartlett",
+    "GeneralisedWishartFactor",
     "InverseWishartFactor",
     "PositiveStable",
     "SqrtPositiveStable",

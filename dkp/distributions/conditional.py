@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp.linalg.blocks import Gram, squared_norms
 from dkp.linalg.cholesky import Cholesky
-from dkp.linalg.random import gamma_and_normal
+from dkp.linalg.random import gamma_and_normal, normal
 
-__all__ = ["inverse_wishart_conditional", "wishart_conditional"]
+__all__ = ["inverse_wishart_conditional", "wishart_conditional", "wishart_conditional_mean"]
 
 
 def inverse_wishart_conditional(
@@ -55,7 +55,7 @@ def wishart_conditional(
     key: PRNGKeyArray,
     kernel: Gram,
     scale: Cholesky,
-    width: Scalar,
+    width: Scalar | int,
     factor: Float[Array, "P M"],
     whitened: Float[Array, "P M"] | None = None,
 ) -> Gram:
@@ -72,7 +72,8 @@ def wishart_conditional(
     Args:
         kernel: K, with data blocks.
         scale: Cholesky factor of K_ii.
-        width: nu, at least m: the integer m itself where m < P, any real number of at least P otherwise.
+        width: nu, at least m: the integer m itself where m < P, any real number of at least P otherwise. A Python
+            integer m saves the draws of c_t.
         factor: S, a root of G_ii with m = min(P, nu) columns; the result does not depend on which.
         whitened: L^-1 S where it is known already; computed on demand otherwise.
 
@@ -81,14 +82,30 @@ def wishart_conditional(
     """
     assert kernel.ti is not None and kernel.tt is not None
     columns, n = factor.shape[1], kernel.tt.shape[0]
-    rest = jnp.broadcast_to(width - columns, (n,))
-    has_rest = rest > 0
-    half_chi_square, noise = gamma_and_normal(key, jnp.where(has_rest, rest, jnp.ones_like(rest)) / 2, (n, columns))
     projected, residual = _explained(kernel, scale)
     residual = residual / width
+    if isinstance(width, int) and width <= columns:
+        noise, outside = normal(key, (n, columns), factor.dtype), jnp.zeros_like(residual)
+    else:
+        rest = jnp.broadcast_to(jnp.asarray(width - columns, factor.dtype), (n,))
+        has_rest = rest > 0
+        half_chi_square, noise = gamma_and_normal(key, jnp.where(has_rest, rest, jnp.ones_like(rest)) / 2, (n, columns))
+        outside = jnp.where(has_rest, 2 * residual * half_chi_square, jnp.zeros_like(residual))
     w = projected @ (scale.inverse @ factor if whitened is None else whitened) + noise * jnp.sqrt(residual)[:, None]
-    outside = jnp.where(has_rest, 2 * residual * half_chi_square, jnp.zeros_like(residual))
     return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=squared_norms(w) + outside)
+
+
+def wishart_conditional_mean(
+    kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
+) -> Gram:
+    """E[G_ti | G_ii] and E[g_tt | G_ii] for G ~ W(K / nu, nu): :func:`wishart_conditional` without its noise, but with
+    the noise's part in the diagonal.
+
+        G_it = S W_t,   g_tt = ||W_t||^2 + k_tt.i,   W_t = (L^-1 S)^T L^-1 k_it
+    """
+    projected, residual = _explained(kernel, scale)
+    w = projected @ whitened
+    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=squared_norms(w) + residual)
 
 
 def _explained(kernel: Gram, scale: Cholesky) -> tuple[Float[Array, "B P"], Float[Array, " B"]]:

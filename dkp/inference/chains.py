@@ -7,7 +7,9 @@ accelerators. The random numbers of a transition depend on its chain and its num
 import concurrent.futures
 import functools
 import os
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -79,35 +81,64 @@ class Chains:
         self._states = [chain._replace(tuner=restart(chain.tuner)) for chain in self._states]
 
     def run(self, total: int, *, adapting: bool) -> Iterator[Chunk]:
-        """Make `total` transitions of every chain, chunk by chunk."""
-        for start in range(0, total, self._length):
-            yield self.advance(min(self._length, total - start), adapting=adapting)
+        """Make `total` transitions of every chain, chunk by chunk.
 
-    def advance(self, n: int, *, adapting: bool) -> Chunk:
-        """Make n transitions, at most `length`, of every chain.
-
-        Ctrl-C leaves the chains as they were.
+        Chains in threads do not wait for one another: one that is ahead goes on with its next chunk, while the slowest
+        decides when a chunk of all chains is complete. Ctrl-C leaves the chains as they were after the last such one.
         """
-        configured = this_configuration()
+        lengths = [min(self._length, total - start) for start in range(0, total, self._length)]
+        steps = self._side_by_side if len(self._states) > 1 else self._alone
+        for results in steps(lengths, adapting):
+            self._states = [chain for chain, _ in results]
+            chunks = [chunk for _, chunk in results]
+            yield chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
 
-        def run(chain: ChainState) -> tuple[ChainState, Chunk]:
-            with configured():
-                return self._run(chain, jnp.asarray(n), jnp.asarray(adapting))
+    def _alone(self, lengths: Sequence[int], adapting: bool) -> Iterator[list[tuple[ChainState, Chunk]]]:
+        for n in lengths:
+            yield [self._run(self._states[0], n, adapting)]
 
-        if len(self._states) == 1:
-            results = [run(self._states[0])]
-        else:
-            with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
-                results = list(pool.map(run, self._states))
-        self._states = [chain for chain, _ in results]
-        chunks = [chunk for _, chunk in results]
-        stacked = chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
-        return jax.tree.map(lambda a: a[:, :n], stacked)
+    def _side_by_side(self, lengths: Sequence[int], adapting: bool) -> Iterator[list[tuple[ChainState, Chunk]]]:
+        """Each chunk of each chain is a task, and puts the next one of its chain behind those that wait."""
+        configured, stopped = this_configuration(), threading.Event()
+        finished: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in self._states]
+        tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for index, chain in enumerate(self._states):
+            tasks.put((index, 0, chain))
 
-    def _run(self, chain: ChainState, n: Array, adapting: Array) -> tuple[ChainState, Chunk]:
+        def work() -> None:
+            while (task := tasks.get()) is not None and not stopped.is_set():
+                index, number, chain = task
+                try:
+                    with configured():
+                        result = self._run(chain, lengths[number], adapting)
+                except BaseException as error:  # raised again where the results are asked for
+                    finished[index].put(error)
+                    return
+                finished[index].put(result)
+                if number + 1 < len(lengths):
+                    tasks.put((index, number + 1, result[0]))
+
+        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+            for _ in range(self._workers):
+                pool.submit(work)
+            try:
+                for _ in lengths:
+                    results = [chain.get() for chain in finished]
+                    for result in results:
+                        if isinstance(result, BaseException):
+                            raise result
+                    yield results
+            finally:
+                stopped.set()
+                for _ in range(self._workers):
+                    tasks.put(None)
+
+    def _run(self, chain: ChainState, n: int, adapting: bool) -> tuple[ChainState, Chunk]:
+        """n transitions of one chain, or of all where they are vectorised."""
         fixed = (self._target, self._method, self._length, self._vectorised)
-        new, chunk = _chunk(*fixed, chain, self.metric, n, adapting)
-        return new, jax.tree.map(np.asarray, chunk)
+        new, chunk = _chunk(*fixed, chain, self.metric, jnp.asarray(n), jnp.asarray(adapting))
+        steps = (slice(None), slice(n)) if self._vectorised else slice(n)
+        return new, jax.tree.map(lambda a: np.asarray(a)[steps], chunk)
 
 
 def _is_vectorised(chain_method: str) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from numpyro.distributions import TransformedDistribution, biject_to
 
-from dkp._types import Array, Float, Int, PRNGKeyArray, Scalar
+from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp._value import value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
@@ -32,6 +32,7 @@ from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
 from dkp.distributions.outputs import gaussian_log_density
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky_product
+from dkp.linalg.order import farthest_first
 from dkp.model import DeepKernelProcess, propagate
 from dkp.priors import Hyperparameter, hyperparameters, resolve
 
@@ -301,18 +302,6 @@ class Coordinates:
         """Number of features of a bottleneck that is sampled by its features; None for others."""
         width = getattr(layer, "integer", None)
         return width if self.features and width is not None and width < self.data.n else None
-
-
-def farthest_first(x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, " N"]:
-    """Rows in an order in which each has the largest distance from the nearest of those before it; the first is the one
-    farthest from the mean (Gonzalez 1985)."""
-    order = [int(np.argmax(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))]
-    nearest = np.full(len(x), np.inf)
-    for _ in range(len(x) - 1):
-        nearest = np.minimum(nearest, np.sum((x - x[order[-1]]) ** 2, axis=1))
-        nearest[order[-1]] = -1.0
-        order.append(int(np.argmax(nearest)))
-    return np.asarray(order)
 
 
 def _log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:

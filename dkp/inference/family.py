@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 from numpyro.distributions import kl_divergence
 
+from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp._value import value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
 from dkp.distributions.outputs import OutputLaw, collapsed_bound, pseudo_target_posterior
-from dkp.guides import HyperparameterGuide, OutputGuide, guide_of
+from dkp.guides import BottleneckGuide, HyperparameterGuide, OutputGuide, choose_guides
+from dkp.guides.base import GuidePosterior
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
 from dkp.model import DeepKernelProcess, propagate
@@ -46,12 +48,25 @@ class VariationalFamily:
 
     Args:
         collapsed: integrate the outputs out in closed form; needs Gaussian noise and the full batch.
+        guides: one a bottleneck; by default the first that fits it.
+        stick_the_landing: estimate divergences without a closed form with the guide's parameters held fixed in its
+            density: without bias, and without noise where guide and posterior agree (Roeder, Wu & Duvenaud 2017).
     """
 
     model: DeepKernelProcess
     n_features: int
     n_outputs: int
     collapsed: bool
+    guides: tuple[BottleneckGuide, ...] | None = None
+    stick_the_landing: bool = True
+
+    def guide(self, index: int) -> BottleneckGuide:
+        """The guide of the bottleneck `index` (from 1)."""
+        return self._guides[index - 1]
+
+    @functools.cached_property
+    def _guides(self) -> tuple[BottleneckGuide, ...]:
+        return choose_guides(self.model.bottlenecks, "auto" if self.guides is None else self.guides)
 
     @functools.cached_property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
@@ -69,20 +84,47 @@ class VariationalFamily:
         if not self.collapsed:
             n_latent = self.model.likelihood.n_latent(self.n_outputs)
             parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype)
-        size, dtype = inducing.shape[0], inducing.dtype
-        guides = tuple(guide_of(layer).init(layer, size, dtype) for layer in self.model.bottlenecks)
-        return {**parameters, "bottlenecks": guides}
+        return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
 
     def deterministic(
         self, parameters: dict[str, Any], x: Float[Array, "B *space D"]
-    ) -> tuple[DeepKernelProcess, Gram]:
-        """The network without noise in its bottlenecks (G = K): the model at these hyperparameters, and the last
-        kernel."""
+    ) -> tuple[DeepKernelProcess, Gram, Scalar]:
+        """The network without noise in its bottlenecks: the model at these hyperparameters, the last kernel, and what
+        the centres of the guides cost.
+
+        G is K, or what the guide is centred on where it cannot be.
+        """
+        model, kl = self.central_model(parameters), jnp.zeros((), parameters["inducing"].dtype)
+
+        def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+            nonlocal kl
+            gram, spent = self.central_gram(index, layer, parameters["bottlenecks"][index - 1], kernel)
+            kl += spent
+            return gram
+
+        kernel = propagate(model.layers, Inputs(i=parameters["inducing"], t=x), bottleneck)
+        return model, kernel, kl
+
+    def central_model(self, parameters: dict[str, Any]) -> DeepKernelProcess:
+        """The model at its learned hyperparameters, and at the medians of the inferred ones."""
         inferred = {
             n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()
         }
-        model = self.resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
-        return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), _no_noise)
+        return self.resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
+
+    def central_gram(self, index: int, layer: Bottleneck, parameters: Any, kernel: Gram) -> tuple[Gram, Scalar]:
+        """The Gram matrix on which a guide is centred, with the means of its data blocks, and the divergence of the
+        guide where this is not K."""
+        scale, guide, nothing = cholesky(kernel.ii), self.guide(index), jnp.zeros((), kernel.ii.dtype)
+        whitened = guide.centre(layer, parameters, kernel.ii, scale)
+        if whitened is None:
+            return kernel, nothing
+        law = guide.posterior(layer, parameters, kernel.ii, scale)
+        gram = layer.mean_data(kernel, scale, scale.tril @ whitened, whitened)
+        try:
+            return gram, jnp.asarray(kl_divergence(law.q, law.p))
+        except NotImplementedError:  # it comes with the draws of the second stage
+            return gram, nothing
 
     def layer_pass(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None
@@ -97,15 +139,24 @@ class VariationalFamily:
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
             key_guide, key_data = jax.random.split(jax.random.fold_in(key, index))
             scale = cholesky(kernel.ii)
-            q, jitter = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1])
-            whitened = jnp.asarray(q.sample(key_guide))
+            law = self.guide(index).posterior(layer, parameters["bottlenecks"][index - 1], kernel.ii, scale)
+            draw = jnp.asarray(law.q.sample(key_guide))
+            whitened = law.unit * draw
             factors.append(scale.tril @ whitened)
-            spent["kl"] += kl_divergence(q, layer.whitened_prior(inducing.shape[0], inducing.dtype))
-            spent["jitter"] = jnp.maximum(spent["jitter"], jnp.maximum(jitter, scale.jitter))
+            spent["kl"] += self._divergence(law, draw)
+            spent["jitter"] = jnp.maximum(spent["jitter"], jnp.maximum(law.jitter, scale.jitter))
             return layer.condition(key_data, kernel, scale, factors[-1], whitened)
 
         kernel = propagate(model.layers, Inputs(i=inducing, t=x), bottleneck)
         return LayerPass(model=model, values=values, factors=tuple(factors), kernel=kernel, **spent)
+
+    def _divergence(self, law: GuidePosterior, draw: Array) -> Scalar:
+        """KL of guide and prior: in closed form, or log q - log p at a draw."""
+        try:
+            return jnp.asarray(kl_divergence(law.q, law.p))
+        except NotImplementedError:
+            q = jax.lax.stop_gradient(law.q) if self.stick_the_landing else law.q
+            return jnp.asarray(q.log_prob(draw)) - jnp.asarray(law.p.log_prob(draw))
 
     def elbo(
         self,
@@ -124,13 +175,64 @@ class VariationalFamily:
     def output_bound(
         self, parameters: dict[str, Any], model: DeepKernelProcess, kernel: Gram, y: Float[Array, "B C"], n: int
     ) -> tuple[Scalar, Scalar]:
-        """Bound on log p(y | K) for a batch of the n data points, and the jitter used."""
+        """Bound on log p(y | K) for a batch of the n data points, and the jitter used.
+
+        The gradient in the parameters of the outputs is not that of the bound, but n times the negative step along the
+        natural gradient: from the parameters to :meth:`sites` of the batch.
+        """
         if self.collapsed:
             scale = cholesky(kernel.ii)
             return collapsed_bound(kernel, scale, y, self.noise_variance(model))[0], scale.jitter
-        law, kl, jitter = pseudo_target_posterior(kernel.ii, *OutputGuide().arrays(parameters["outputs"]))
-        likelihood = jnp.sum(model.likelihood.expected_log_density(y, *law.moments(kernel)))
-        return likelihood * (n / y.shape[0]) - kl, jitter
+        outputs = jax.lax.stop_gradient(parameters["outputs"])
+        law, kl, jitter = self._outputs(outputs, kernel)
+        mean, variance = law.moments(kernel)
+        likelihood = jnp.sum(model.likelihood.expected_log_density(y, mean, variance)) * (n / y.shape[0])
+        target = jax.lax.stop_gradient(self.sites(model, kernel, mean, variance, y, n))
+        squares = jax.tree.map(lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target)
+        step = sum(jax.tree.leaves(squares), jnp.zeros((), likelihood.dtype))
+        return likelihood - kl - n * (step - jax.lax.stop_gradient(step)), jitter
+
+    def sites(
+        self,
+        model: DeepKernelProcess,
+        kernel: Gram,
+        mean: Float[Array, "B Q"],
+        variance: Float[Array, "B Q"],
+        y: Float[Array, "B C"],
+        n: int,
+    ) -> dict[str, Array]:
+        """Natural parameters of the outputs that a batch asks for, where f has these moments at its points.
+
+        With p_t = K_ii^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and variance,
+
+            b = (n / B) sum_t p_t (g_t + h_t mean_t)^T,   H = (n / B) sum_t h_t p_t p_t^T
+
+        For Gaussian noise h = 1 / s^2 and g + h mean = y / s^2: with all data they are the optimum, whatever they were.
+
+        Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference; Salimbeni,
+            Eleftheriadis & Hensman 2018 (arXiv 1803.09151). H is shared by the latent functions: h is averaged over
+            them.
+        """
+        assert kernel.ti is not None
+
+        def expected(mean: Array, variance: Array) -> Scalar:
+            return jnp.sum(model.likelihood.expected_log_density(y, mean, variance))
+
+        slope, curvature = jax.grad(expected, (0, 1))(mean, variance)
+        weight = jnp.maximum(-2 * curvature, 0)
+        inverse = cholesky(kernel.ii).inverse
+        projection = (kernel.ti @ inverse.T) @ inverse
+        share = n / y.shape[0]
+        return {
+            "linear": share * (projection.T @ (slope + weight * mean)),
+            "precision": share * (projection.T @ (jnp.mean(weight, axis=1)[:, None] * projection)),
+        }
+
+    def _outputs(self, outputs: dict[str, Array], kernel: Gram) -> tuple[OutputLaw, Scalar, Scalar]:
+        """The law of f, its divergence from the prior, and the jitter."""
+        target, precision, jitter = OutputGuide().pseudo_targets(outputs)
+        law, kl, inner_jitter = pseudo_target_posterior(kernel.ii, target, precision)
+        return law, kl, jnp.maximum(jitter, inner_jitter)
 
     def draw(self, parameters: dict[str, Any], key: PRNGKeyArray, data: Dataset) -> Draw:
         """One draw of a network from the fitted posterior."""
@@ -145,7 +247,7 @@ class VariationalFamily:
     def _output_law(self, parameters: dict[str, Any], walk: LayerPass, data: Dataset) -> OutputLaw:
         if self.collapsed:
             return collapsed_bound(walk.kernel, cholesky(walk.kernel.ii), data.y, self.noise_variance(walk.model))[1]
-        return pseudo_target_posterior(walk.kernel.ii, *OutputGuide().arrays(parameters["outputs"]))[0]
+        return self._outputs(parameters["outputs"], walk.kernel)[0]
 
     def noise_variance(self, model: DeepKernelProcess) -> Scalar:
         """The one noise variance of a Gaussian likelihood."""
@@ -173,5 +275,14 @@ class VariationalFamily:
         return values, kl
 
 
-def _no_noise(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-    return kernel
+@compiled()
+def _initial_guides(family: VariationalFamily, parameters: dict[str, Any]) -> tuple[dict[str, Array], ...]:
+    guides: list[dict[str, Array]] = []
+
+    def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
+        guides.append(family.guide(index).init(layer, kernel.ii))
+        return family.central_gram(index, layer, guides[-1], kernel)[0]
+
+    model = family.central_model(parameters)
+    propagate(model.layers, Inputs(i=parameters["inducing"]), bottleneck)
+    return tuple(guides)

@@ -20,7 +20,6 @@ from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
 from dkp.distributions.outputs import gaussian_log_density
-from dkp.guides import guide_of
 from dkp.inference.family import VariationalFamily
 from dkp.inference.vi import VariationalPosterior
 from dkp.linalg.blocks import Gram, Inputs
@@ -56,11 +55,12 @@ def _log_weight(family: VariationalFamily, parameters: Any, key: PRNGKeyArray, d
 
     def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
         key_guide, key_rest = jax.random.split(jax.random.fold_in(key, index))
-        q, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][index - 1])
-        whitened = jnp.asarray(q.sample(key_guide))
-        prior = layer.whitened_prior(p, inducing.dtype)
-        log_ratios.append(jnp.asarray(prior.log_prob(whitened)) - jnp.asarray(q.log_prob(whitened)))
-        factor = layer.extend(key_rest, kernel.ii, cholesky(kernel.ii[:p, :p]).tril @ whitened)
+        inner = kernel.ii[:p, :p]
+        scale = cholesky(inner)
+        law = family.guide(index).posterior(layer, parameters["bottlenecks"][index - 1], inner, scale)
+        draw = jnp.asarray(law.q.sample(key_guide))
+        log_ratios.append(jnp.asarray(law.p.log_prob(draw)) - jnp.asarray(law.q.log_prob(draw)))
+        factor = layer.extend(key_rest, kernel.ii, scale.tril @ (law.unit * draw))
         return Gram(ii=factor @ factor.T)
 
     points = jnp.concatenate([inducing, data.x])

@@ -15,35 +15,54 @@ import optax
 
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.guides import OutputGuide
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise
-from dkp.linalg.cholesky import cholesky
+from dkp.linalg.order import farthest_first
 from dkp.progress import Progress
 
-__all__ = ["fit_deterministic", "inducing_points"]
+__all__ = ["fit_deterministic", "inducing_points", "natural_outputs", "optimal_outputs"]
 
 _CLUSTERED_ROWS = 10_000
 _LEARNING_RATE = 0.02
+_NATURAL_STEP = 0.1
 
 
 def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P *space D"]:
     """Centres of k-means on the features (on a random subset of a large data set); the distinct rows where there are
-    no more.
+    no more. Each is the farthest from those before it: the factor of a Gram matrix of low rank is made from its first
+    rows, which should differ.
 
     The number of points is the smaller of `n_inducing` and the number of distinct rows.
     """
+    rows = np.unique(np.asarray(data.x, np.float64), axis=0)
+    if n_inducing < len(rows):
+        rows = _centres(rows, n_inducing, key)
+    return jnp.asarray(rows[farthest_first(rows.reshape(len(rows), -1))], data.x.dtype)
+
+
+def _centres(rows: np.ndarray, number: int, key: PRNGKeyArray) -> np.ndarray:
     from sklearn.cluster import KMeans
 
-    rows = np.unique(np.asarray(data.x, np.float64), axis=0)
-    if n_inducing >= len(rows):
-        return jnp.asarray(rows, data.x.dtype)
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     if len(rows) > _CLUSTERED_ROWS:
         rows = np.random.default_rng(seed).choice(rows, _CLUSTERED_ROWS, replace=False)
-    shape = rows.shape[1:]
-    centres = KMeans(n_inducing, random_state=seed).fit(rows.reshape(len(rows), -1)).cluster_centers_
-    return jnp.asarray(centres.reshape(-1, *shape), data.x.dtype)
+    centres = KMeans(number, random_state=seed).fit(rows.reshape(len(rows), -1)).cluster_centers_
+    return centres.reshape(-1, *rows.shape[1:])
+
+
+def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """`optimizer` for all parameters but those of the outputs, which take steps along their natural gradient.
+
+    Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has inverse units.
+    """
+    step_length = optax.cosine_decay_schedule(_NATURAL_STEP, steps, alpha=0.1)
+    return optax.multi_transform(
+        {"outputs": optax.sgd(step_length), "others": optimizer},
+        lambda parameters: {
+            name: jax.tree.map(lambda _, name=name: "outputs" if name == "outputs" else "others", value)
+            for name, value in parameters.items()
+        },
+    )
 
 
 def fit_deterministic(
@@ -57,20 +76,32 @@ def fit_deterministic(
     chunk: int,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], LoopResult]:
-    """Fit everything but the guides of the bottlenecks, which start around it, to the network without noise."""
+    """Fit the network without noise in its bottlenecks: everything but the guides, of which only the centres move.
+
+    Where a guide has a centre of its own, its divergence counts, so that the centre stays as simple as the data allow.
+    """
     free = {name: parameters[name] for name in ("inducing", "learned", "outputs") if name in parameters}
+    free["centres"] = tuple(
+        {name: guide[name] for name in family.guide(i + 1).central} for i, guide in enumerate(parameters["bottlenecks"])
+    )
+
+    def merged(free: dict[str, Any]) -> dict[str, Any]:
+        others = {name: value for name, value in free.items() if name != "centres"}
+        guides = zip(parameters["bottlenecks"], free["centres"], strict=True)
+        return {**parameters, **others, "bottlenecks": tuple(guide | centre for guide, centre in guides)}
 
     def loss(free: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
         x, y = batch
-        current = {**parameters, **free}
-        bound, jitter = family.output_bound(current, *family.deterministic(current, x), y, data.n)
-        return -bound / data.n, {"jitter": jitter}
+        current = merged(free)
+        model, kernel, kl = family.deterministic(current, x)
+        bound, jitter = family.output_bound(current, model, kernel, y, data.n)
+        return -(bound - kl) / data.n, {"jitter": jitter}
 
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
     result = minimise(
         loss,
         free,
-        optax.adam(schedule),
+        natural_outputs(optax.adam(schedule), steps),
         key=key,
         steps=steps,
         data=(data.x, data.y),
@@ -78,22 +109,13 @@ def fit_deterministic(
         chunk=chunk,
         progress=progress,
     )
-    return {**parameters, **result.parameters}, result
+    return merged(result.parameters), result
 
 
 def optimal_outputs(
     family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array, n: int
 ) -> dict[str, Array]:
-    """Pseudo-targets that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the
-    deterministic network.
-
-    Lam Lam^T = (n / |x|) K_ii^-1 K_it K_ti K_ii^-1 / s^2 and Lam w = (n / |x|) K_ii^-1 K_it y / s^2.
-    """
-    model, kernel = family.deterministic(parameters, x)
-    assert kernel.ti is not None
-    scale = cholesky(kernel.ii)
-    projected = kernel.ti @ scale.inverse.T @ scale.inverse
-    weight = n / x.shape[0] / family.noise_variance(model)
-    precision = cholesky(weight * (projected.T @ projected))
-    target = precision.inverse @ (weight * (projected.T @ y))
-    return OutputGuide().parameters(target, precision.tril)
+    """Outputs that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the network without
+    noise in its bottlenecks."""
+    model, kernel, _ = family.deterministic(parameters, x)
+    return family.sites(model, kernel, jnp.zeros_like(y), jnp.zeros_like(y), y, n)

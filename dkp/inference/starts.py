@@ -15,6 +15,7 @@ from dkp.bottlenecks import Bottleneck, bartlett_factor
 from dkp.data import Dataset
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.vi import VariationalPosterior
+from dkp.linalg.bartlett import trapezoid
 from dkp.linalg.blocks import Gram, Inputs, diagonal
 from dkp.linalg.cholesky import cholesky
 from dkp.model import DeepKernelProcess, propagate
@@ -103,10 +104,7 @@ def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, 
 def _coordinates(target: Coordinates, layer: Bottleneck, kernel: Array, root: Array) -> Array:
     """Coordinates of the factor of G = root root^T, where `kernel` enters the bottleneck."""
     law: Any = layer.prior(cholesky(kernel))
-    columns = law.event_shape[-1]
-    upper = jnp.linalg.qr(root.T, mode="r")[:columns]
-    factor = (upper * jnp.sign(diagonal(upper.T))[:, None]).T
-    return target.coordinates_of_noise(layer, bartlett_factor(law, factor))
+    return target.coordinates_of_noise(layer, bartlett_factor(law, trapezoid(root)))
 
 
 def _latent(kernel: Array, draw: Draw, p: int) -> Array:

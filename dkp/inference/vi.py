@@ -1,6 +1,7 @@
 """Variational inference: ``dkp.fit_vi`` and the posterior that it returns."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,10 +13,11 @@ from dkp import _check
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
+from dkp.guides import GuideChoice, choose_guides
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise
-from dkp.inference.start import fit_deterministic, inducing_points, optimal_outputs
+from dkp.inference.start import fit_deterministic, inducing_points, natural_outputs, optimal_outputs
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, moments_row_by_row
 from dkp.progress import Progress
@@ -75,6 +77,7 @@ class VariationalPosterior:
         recent = self.elbo_trace[-100:]
         return {
             "engine": "vi",
+            "guides": [self.family.guide(i + 1).name for i in range(len(self.model.bottlenecks))],
             "steps": len(self.elbo_trace),
             "elbo_per_point": float(np.nanmean(recent)) if np.isfinite(recent).any() else float("nan"),
             "stopped": self.stopped,
@@ -96,6 +99,8 @@ def fit_vi(
     optimizer: optax.GradientTransformation | None = None,
     start_steps: int = 500,
     collapse: bool | None = None,
+    guide: GuideChoice | Sequence[GuideChoice] = "auto",
+    stick_the_landing: bool = True,
     chunk: int = 50,
     patience: int | None = None,
     progress: bool | None = None,
@@ -119,6 +124,11 @@ def fit_vi(
         start_steps: of the first stage; 0 skips it.
         collapse: integrate the outputs out in closed form. By default this is done wherever it can be: Gaussian noise
             and the full batch.
+        guide: of the bottlenecks: a name, a guide, or one of these for each. "standard", "a", "b" and "ab" are
+            generalised Wishart laws, without and with mixing of rows and columns; "features" is the posterior of a deep
+            Gaussian process; "inverse-wishart" is for inverse Wishart bottlenecks. A single one is for all bottlenecks
+            that it fits. "auto" takes "ab" for Wishart bottlenecks; the summary says what was taken.
+        stick_the_landing: for guides whose divergence has no closed form, see :class:`VariationalFamily`.
         chunk: steps between two looks at the trace (progress, best state, early stopping, Ctrl-C).
         patience: stop early after so many chunks without an improvement beyond the noise of the trace; never, by
             default.
@@ -144,7 +154,14 @@ def fit_vi(
         _check.positive_int("start_steps", start_steps)
     key_prepare, key_start, key_fit = jax.random.split(key, 3)
     family, parameters, batches = prepare(
-        model, data, key=key_prepare, n_inducing=n_inducing, batch_size=batch_size, collapse=collapse
+        model,
+        data,
+        key=key_prepare,
+        n_inducing=n_inducing,
+        batch_size=batch_size,
+        collapse=collapse,
+        guide=guide,
+        stick_the_landing=stick_the_landing,
     )
     with Progress(start_steps + steps, label="fit_vi", enabled=progress) as bar:
         if start_steps:
@@ -154,7 +171,7 @@ def fit_vi(
         result = minimise(
             negative_elbo(family, data.n, samples),
             parameters,
-            default_optimizer(steps) if optimizer is None else optimizer,
+            natural_outputs(default_optimizer(steps) if optimizer is None else optimizer, steps),
             key=key_fit,
             steps=steps,
             data=(data.x, data.y),
@@ -174,6 +191,8 @@ def prepare(
     n_inducing: int,
     batch_size: int | None = None,
     collapse: bool | None = None,
+    guide: GuideChoice | Sequence[GuideChoice] = "auto",
+    stick_the_landing: bool = True,
 ) -> tuple[VariationalFamily, dict[str, Any], Batches | None]:
     """The family, its parameters before any fitting, and the minibatches (None for the full batch)."""
     _check.positive_int("n_inducing", n_inducing)
@@ -188,9 +207,14 @@ def prepare(
         n_features=data.d,
         n_outputs=data.n_outputs,
         collapsed=possible if collapse is None else collapse,
+        guides=choose_guides(model.bottlenecks, guide),
+        stick_the_landing=stick_the_landing,
     )
     key_points, key_batches = jax.random.split(key)
-    parameters = family.init(data, inducing_points(data, n_inducing, key_points))
+    inducing = inducing_points(data, n_inducing, key_points)
+    for layer in model.bottlenecks:
+        layer.check_points(len(inducing))
+    parameters = family.init(data, inducing)
     seed = int(jax.random.randint(key_batches, (), 0, 2**31 - 1))
     return family, parameters, None if full or batch_size is None else Batches(data.n, batch_size, seed)
 
@@ -211,20 +235,29 @@ def default_optimizer(steps: int) -> optax.GradientTransformation:
     """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
 
     Adam moves every entry of a matrix by its learning rate whatever the gradient's noise, so the guides' matrices,
-    which start where they should be, move slowly (0.001), kernels, inducing points and outputs faster (0.003), and
-    the logarithms of concentrations, which have far to go, fastest (0.03).
+    which start where they should be, move slowly (0.001), kernels and inducing points faster (0.003), what is measured
+    in standard deviations of a guide faster still (0.01), and the logarithms of concentrations, which have far to go,
+    fastest (0.03).
     """
-    rates = {"matrix": 1e-3, "concentration": 3e-2, "other": 3e-3}
     schedules: Any = {
-        kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in rates.items()
+        kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in _RATES.items()
     }
     return optax.multi_transform(schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters))
+
+
+_RATES = {"matrix": 1e-3, "other": 3e-3, "deviations": 1e-2, "concentration": 3e-2}
+_KINDS = {
+    **dict.fromkeys(("mixing", "mixed"), "matrix"),
+    **dict.fromkeys(("precision", "rows", "columns", "logit"), "other"),
+    **dict.fromkeys(("loc", "log_scale", "log_concentration", "log_rate", "target"), "deviations"),
+    **dict.fromkeys(("log_gamma", "log_precision"), "concentration"),
+}
 
 
 def _kind(path: tuple[Any, ...], _: Array) -> str:
     name = jax.tree_util.keystr(path)
     if name.startswith("['bottlenecks']"):
-        return "concentration" if name.endswith("['log_gamma']") else "matrix"
+        return _KINDS.get(path[-1].key, "other")
     return "concentration" if name.endswith(".delta']") else "other"
 
 

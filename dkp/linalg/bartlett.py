@@ -9,10 +9,10 @@ singular: Ober & Aitchison 2021, arXiv 2107.10125.)
 import jax.numpy as jnp
 
 from dkp._types import Array, Float, PRNGKeyArray
-from dkp.linalg.blocks import embed_diagonal
+from dkp.linalg.blocks import diagonal, embed_diagonal
 from dkp.linalg.random import gamma_and_normal
 
-__all__ = ["bartlett", "inverse_wishart_df", "wishart_df"]
+__all__ = ["bartlett", "inverse_wishart_df", "trapezoid", "wishart_df"]
 
 
 def wishart_df(df: Float[Array, "*batch"], columns: int) -> Float[Array, "*batch M"]:
@@ -39,3 +39,14 @@ def bartlett(key: PRNGKeyArray, df: Float[Array, " M"], rows: int) -> Float[Arra
 def _counting(df: Array, count: int) -> Array:
     """0, 1, … on the last axis of an array that broadcasts against df[..., None]."""
     return jnp.arange(count, dtype=df.dtype).reshape((1,) * df.ndim + (count,))
+
+
+def trapezoid(root: Float[Array, "P R"]) -> Float[Array, "P M"]:
+    """The lower-trapezoidal T with positive diagonal and T T^T = root root^T, M = min(P, R): root times a rotation.
+
+    The rotation is that of the first M rows, which must be linearly independent.
+    """
+    lead = root[: root.shape[1]]
+    rotation, upper = jnp.linalg.qr(lead.T)
+    signs = jnp.where(diagonal(upper) < 0, -jnp.ones_like(upper[0]), jnp.ones_like(upper[0]))
+    return jnp.concatenate([(upper * signs[:, None]).T, root[len(lead) :] @ (rotation * signs[None, :])])

@@ -18,7 +18,15 @@ from jax.custom_batching import custom_vmap
 from dkp._types import Array, Float, Scalar
 from dkp.linalg.blocks import diagonal, embed_diagonal
 
-__all__ = ["Cholesky", "base_jitter", "cholesky", "cholesky_product", "log_determinant", "triangular_inverse"]
+__all__ = [
+    "Cholesky",
+    "base_jitter",
+    "cholesky",
+    "cholesky_product",
+    "log_determinant",
+    "shrinkage_tril",
+    "triangular_inverse",
+]
 
 # eps ** 0.7 is 1.4e-5 in float32 and 1.1e-11 in float64. Squared-exponential matrices of 512 points were measured to
 # fail at 1e-6 and to work at 1e-5 in float32.
@@ -119,6 +127,16 @@ def _phi(matrix: Array) -> Array:
     """Lower triangle of the symmetric part, with half the diagonal."""
     symmetric = (matrix + matrix.T) / 2
     return jnp.tril(symmetric) - jnp.diag(diagonal(symmetric)) / 2
+
+
+def shrinkage_tril(matrix: Float[Array, "P R"]) -> tuple[Float[Array, "P P"], Scalar]:
+    """The lower-triangular C with C C^T = (I + A A^T)^-1 of a matrix A, and the jitter; no eigenvalue exceeds 1.
+
+    The inverse of the factor of I + A A^T in the reversed order of rows, reversed and transposed, is C.
+    """
+    reversed_rows = matrix[::-1]
+    factor = cholesky(reversed_rows @ reversed_rows.T + jnp.eye(len(matrix), dtype=matrix.dtype))
+    return factor.inverse[::-1, ::-1].T, factor.jitter
 
 
 def log_determinant(tril: Float[Array, "*batch P P"]) -> Float[Array, "*batch"]:

@@ -1,4 +1,4 @@
-"""Special functions: multivariate gamma and digamma, and a square root with finite derivatives.
+"""Special functions: multivariate gamma and digamma, moments of roots, a square root with finite derivatives.
 
 Kernels evaluate the square root at the end of its domain, on the diagonal of every Gram matrix, where the true
 derivative is infinite; rounding even steps outside. The safe version below has derivative zero there. A kernel whose
@@ -14,7 +14,7 @@ from jax.scipy.special import digamma, gammaln
 from dkp._check import positive_int
 from dkp._types import Array, Float
 
-__all__ = ["multidigamma", "multigammaln", "safe_sqrt"]
+__all__ = ["gamma_root_moments", "multidigamma", "multigammaln", "safe_sqrt"]
 
 
 def multigammaln(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape"]:
@@ -80,3 +80,27 @@ def _safe_sqrt_jvp(primals, tangents):
 def _reciprocal_where(mask: Array, x: Array) -> Array:
     """1/x where `mask` holds and 0 elsewhere; the inner `where` keeps the division out of the derivatives as well."""
     return jnp.where(mask, 1 / jnp.where(mask, x, jnp.ones_like(x)), jnp.zeros_like(x))
+
+
+_SERIES = (-1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144, 869 / 4194304, 39325 / 33554432)
+_LARGE = 16.0
+
+
+def gamma_root_moments(a: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+    r"""Mean and variance of √X for X ~ Gamma(a, 1), a > 0.
+
+    E √X = Γ(a + 1/2) / Γ(a),   Var √X = a - (E √X)²,   which tends to 1/4.
+
+    For large `a` by the series of the ratio in 1/a (DLMF 5.11.13), which neither overflows nor cancels.
+    """
+    large = a > _LARGE
+    safe = jnp.where(large, a, jnp.full_like(a, _LARGE))
+    shortfall, power = jnp.zeros_like(a), jnp.ones_like(a)
+    for coefficient in _SERIES:
+        power = power / safe
+        shortfall = shortfall - coefficient * power  # 1 - E √X / √a
+    root = jnp.sqrt(safe)
+    small = jnp.where(large, jnp.full_like(a, _LARGE), a)
+    ratio = jnp.exp(gammaln(small + 0.5) - gammaln(small))
+    mean = jnp.where(large, root * (1 - shortfall), ratio)
+    return mean, jnp.where(large, safe * shortfall * (2 - shortfall), small - ratio**2)

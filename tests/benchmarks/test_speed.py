@@ -53,7 +53,7 @@ def test_a_case_prints_its_row(monkeypatch, capsys):
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert (row["peak_mb"], row["data_mb"], row["peak_beyond_data_mb"]) == (205.0, 5.0, 200.0)
     assert speed.table([row]).splitlines()[-1] == (
-        "| relu | float32 | 10 | 1000 | 455 | 100.0 | 200.0 | 1.9 | 5.0 | 205 | 200 |"
+        "| relu | 3 | inverse-wishart | auto | float32 | 10 | 1000 | 455 | 100.0 | 200.0 | 1.9 | 5.0 | 205 | 200 |"
     )
 
 

@@ -13,7 +13,7 @@ from scipy import stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.bottlenecks import Bottleneck
-from dkp.inference.coordinates import Coordinates, farthest_first
+from dkp.inference.coordinates import Coordinates
 from dkp.inference.functionals import functionals
 from dkp.likelihoods.base import Likelihood
 from tests.support import relaxed, run_python
@@ -222,19 +222,6 @@ def test_features_only_where_they_are_fewer_than_points():
 
 
 # --- row orders ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rows", ["distinct", "repeated"])
-def test_farthest_first(rows):
-    x = RNG.normal(size=(20, 3))
-    x = x if rows == "distinct" else x[np.arange(20) % 7]
-    order = farthest_first(x)
-    assert sorted(order) == list(range(20))
-    distances = np.linalg.norm(x[:, None] - x[None], axis=-1)
-    assert order[0] == np.argmax(np.linalg.norm(x - x.mean(axis=0), axis=1))
-    for i in range(1, 20):
-        nearest = distances[:, order[:i]].min(axis=1)
-        assert nearest[order[i]] == pytest.approx(nearest[order[i:]].max(), abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["singular Wishart, vector of weights", "counts"])

@@ -522,17 +522,18 @@ def test_the_same_key_gives_the_same_draws_and_thinning_leaves_some_out(every_dr
 
 def test_sampling_that_is_interrupted_keeps_its_draws(monkeypatch, every_draw):
     """Ctrl-C after 25 of 36 draws; in warm-up, or before the first draw, there is nothing to keep."""
-    every, advance, calls = every_draw, Chains.advance, []
+    every, run, calls = every_draw, Chains.run, []
 
     def interrupt_at(n):
-        def interrupted(self, length, *, adapting):
-            calls.append(adapting)
-            if len(calls) == n:
-                raise KeyboardInterrupt
-            return advance(self, length, adapting=adapting)
+        def interrupted(self, total, *, adapting):
+            for chunk in run(self, total, adapting=adapting):
+                calls.append(adapting)
+                if len(calls) == n:
+                    raise KeyboardInterrupt
+                yield chunk
 
         calls.clear()
-        monkeypatch.setattr(Chains, "advance", interrupted)
+        monkeypatch.setattr(Chains, "run", interrupted)
 
     interrupt_at(10**6)
     short(draws=36)
@@ -547,6 +548,28 @@ def test_sampling_that_is_interrupted_keeps_its_draws(monkeypatch, every_draw):
         interrupt_at(n)
         with pytest.raises(KeyboardInterrupt):
             short(draws=36)
+
+
+@pytest.mark.parametrize("chains", [1, 2, 3])
+def test_an_error_of_a_chain_is_raised_and_ends_the_others(monkeypatch, compiled_once, chains):
+    run, calls = Chains._run, []
+
+    def failing(self, chain, n, adapting):
+        calls.append(n)
+        if len(calls) == chains + 1:
+            raise RuntimeError("a chain broke")
+        return run(self, chain, n, adapting)
+
+    monkeypatch.setattr(Chains, "_run", failing)
+    with pytest.raises(RuntimeError, match="a chain broke"):
+        short(chains=chains, draws=1000)
+    assert len(calls) < 10 * chains
+
+
+def test_chains_that_do_not_wait_for_one_another_are_those_that_do(compiled_once):
+    """With one worker, or with several: random numbers belong to a chain and a transition."""
+    one, several = (short(chains=3, draws=60, chain_method=m) for m in ("sequential", "parallel"))
+    np.testing.assert_array_equal(several.z, one.z)
 
 
 def test_trajectories_are_as_long_as_wished():

@@ -257,7 +257,7 @@ def test_chains_in_threads_are_configured_as_the_one_that_calls():
     target = Coordinates(model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data())
     with relaxed():
         run = Chains(target, Spy(), starts(target, KEY, 2, None), KEY, identity_metric(1, jnp.float64), step_size=0.1)
-        run.advance(1, adapting=False)
+        list(run.run(1, adapting=False))
     assert jax.config.jax_numpy_rank_promotion == "raise"
     assert seen and set(seen) == {("allow", True)}
 

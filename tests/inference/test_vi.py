@@ -16,7 +16,6 @@ from scipy import stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.distributions.outputs import exact_outputs
-from dkp.guides import guide_of
 from dkp.inference.family import VariationalFamily
 from dkp.inference.vi import prepare
 from dkp.linalg.blocks import Gram, Inputs
@@ -71,6 +70,9 @@ def start(fam, data, inducing=None, seed=0, amount=0.3):
     parameters = fam.init(data, data.x if inducing is None else inducing)
     rng = np.random.default_rng(seed)
     moved = jax.tree.map(lambda a: a + jnp.asarray(amount * rng.normal(size=a.shape), a.dtype), parameters)
+    if "outputs" in moved:
+        root = moved["outputs"]["precision"]
+        moved["outputs"] |= {"precision": root @ root.T}
     return moved | {"inducing": parameters["inducing"]}
 
 
@@ -138,7 +140,7 @@ def importance_weights():
     kernel = described.layers[1](described.layers[0](Inputs(i=data.x))).ii
     scale = cholesky(kernel)
     prior = layer.whitened_prior(data.n, kernel.dtype)
-    guide, _ = guide_of(layer).posterior(layer, parameters["bottlenecks"][0])
+    guide = fam.guide(1).posterior(layer, parameters["bottlenecks"][0], kernel, scale).q
 
     def log_likelihood(whitened):
         s = scale.tril @ whitened
@@ -180,12 +182,48 @@ def test_optimal_pseudo_targets_attain_the_collapsed_bound_and_no_others_do():
     free, collapsed = family(described, collapsed=False), family(described, collapsed=True)
     parameters, key = start(free, data), jax.random.key(1)
     height = elbo(collapsed, {k: v for k, v in parameters.items() if k != "outputs"}, key, data.x, data.y, data.n)
-    best = {"target": data.y / NOISE, "precision": jnp.log(1 / NOISE) * jnp.eye(data.n)}
+    best = {"linear": data.y / NOISE**2, "precision": jnp.eye(data.n) / NOISE**2}
     attained = elbo(free, parameters | {"outputs": best}, key, data.x, data.y, data.n)
     np.testing.assert_allclose(attained, height, rtol=1e-4)
     for seed in range(3):
         other = start(free, data, seed=seed, amount=1.0)["outputs"]
         assert elbo(free, parameters | {"outputs": other}, key, data.x, data.y, data.n) < height
+
+
+def test_one_natural_step_with_all_data_attains_the_optimum():
+    """From any outputs, for Gaussian noise: the gradient is n times the way to them."""
+    data, described = dataset(), model(depth=0)
+    fam = family(described, collapsed=False)
+    for inducing in (data.x, data.x[:2] + 0.1):
+        parameters = start(fam, data, inducing, amount=1.0)
+
+        @jax.jit
+        @jax.grad
+        def gradient(outputs, parameters=parameters):
+            return fam.elbo(parameters | {"outputs": outputs}, jax.random.key(0), data.x, data.y, data.n)[0] / data.n
+
+        step = gradient(parameters["outputs"])
+        best = parameters | {"outputs": jax.tree.map(jnp.add, parameters["outputs"], step)}
+        attained = elbo(fam, best, jax.random.key(0), data.x, data.y, data.n)
+        inner = {name: v for name, v in parameters.items() if name != "outputs"}
+        height = elbo(family(described, collapsed=True), inner, jax.random.key(0), data.x, data.y, data.n)
+        np.testing.assert_allclose(attained, height, rtol=1e-6)
+
+
+def test_natural_steps_of_minibatches_average_to_that_of_all_data():
+    data, described = dataset(6), model(depth=0)
+    fam = family(described, collapsed=False)
+    parameters = start(fam, data, data.x[:3])
+
+    @jax.jit
+    @jax.grad
+    def gradient(outputs, x, y):
+        return fam.elbo(parameters | {"outputs": outputs}, jax.random.key(0), x, y, data.n)[0]
+
+    parts = [gradient(parameters["outputs"], data.x[i : i + 2], data.y[i : i + 2]) for i in (0, 2, 4)]
+    whole = gradient(parameters["outputs"], data.x, data.y)
+    for name in whole:
+        np.testing.assert_allclose(np.mean([part[name] for part in parts], axis=0), whole[name], rtol=1e-9, atol=1e-9)
 
 
 def test_fewer_inducing_points_bound_the_collapsed_evidence_from_below():
@@ -250,6 +288,8 @@ def test_gradient_against_finite_differences(collapsed):
     parameters = start(fam, data, data.x[:3] + 0.1)
     rng = np.random.default_rng(1)
     direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), parameters)
+    if not collapsed:  # those of the outputs are natural gradients
+        direction["outputs"] = jax.tree.map(jnp.zeros_like, direction["outputs"])
     direction["bottlenecks"] = tuple(b | {"log_gamma": jnp.zeros(())} for b in direction["bottlenecks"])
 
     @jax.jit

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dkp.linalg.bartlett import bartlett, inverse_wishart_df, wishart_df
+from dkp.linalg.bartlett import bartlett, inverse_wishart_df, trapezoid, wishart_df
 
 DRAWS = 20_000
 # degrees of freedom by column, degrees of freedom of the matrix, columns, rows, and those of the diagonal by hand
@@ -111,3 +111,23 @@ def test_float32_draws_are_the_float64_draws(name):
 def test_barely_enough_degrees_of_freedom():
     t = draws("Wishart", df=2 + 1e-3)
     assert np.all(np.isfinite(t)) and np.all(np.diagonal(t, axis1=1, axis2=2) >= 0)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 4), (3, 6), (1, 1), (4, 1)], ids=str)
+def test_trapezoid_is_the_root_of_the_same_matrix(shape):
+    root = np.random.default_rng(4).normal(size=shape)
+    t = jax.jit(trapezoid)(jnp.asarray(root))
+    assert t.shape == (shape[0], min(shape))
+    np.testing.assert_allclose(t @ t.T, root @ root.T, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(np.triu(t, 1), 0, atol=1e-15)
+    assert np.all(np.diagonal(t) > 0)
+    if shape[0] <= shape[1]:
+        np.testing.assert_allclose(t, np.linalg.cholesky(root @ root.T), rtol=1e-9, atol=1e-12)
+    again = trapezoid(t)
+    np.testing.assert_allclose(again, t, rtol=1e-12, atol=1e-12)
+
+
+def test_trapezoid_does_not_depend_on_rotations():
+    rng = np.random.default_rng(5)
+    root, (q, _) = rng.normal(size=(5, 3)), np.linalg.qr(rng.normal(size=(3, 3)))
+    np.testing.assert_allclose(trapezoid(jnp.asarray(root @ q)), trapezoid(jnp.asarray(root)), rtol=1e-10, atol=1e-12)

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dkp.linalg.cholesky import base_jitter, cholesky, cholesky_product, log_determinant, triangular_inverse
+from dkp.linalg.cholesky import (
+    base_jitter,
+    cholesky,
+    cholesky_product,
+    log_determinant,
+    shrinkage_tril,
+    triangular_inverse,
+)
 
 SIZE = 4
 F32, F64 = np.dtype("float32"), np.dtype("float64")
@@ -197,3 +204,28 @@ def test_product_with_the_factor_is_that_of_the_factor(columns):
     for order in (lambda f: f, *first, lambda f: jax.jacfwd(jax.jacrev(f, both), both)):
         ours, truth = (jax.jit(jax.vmap(order(f)))(matrices, rights) for f in (product, direct))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), ours, truth)
+
+
+@dtypes
+@pytest.mark.parametrize("columns", [1, 3, SIZE, 6])
+def test_shrinkage(columns, dtype):
+    """C C^T = (I + A A^T)^-1 with a lower-triangular C, and the derivative of the inverse."""
+    a, direction = (np.random.default_rng(s).normal(size=(SIZE, columns)) for s in (6, 7))
+    tril, jitter = shrinkage_tril(jnp.asarray(a, dtype))
+    truth = np.linalg.inv(np.eye(SIZE) + a @ a.T)
+    tolerance = 1e-9 if dtype == F64 else 1e-4
+    np.testing.assert_allclose(tril @ tril.T, truth, atol=tolerance)
+    np.testing.assert_array_equal(np.triu(tril, 1), 0)
+    assert np.all(np.diagonal(tril) > 0) and jitter.dtype == tril.dtype == dtype
+
+    def covariance(a):
+        c, _ = shrinkage_tril(a)
+        return c @ c.T
+
+    tangent = jax.jvp(covariance, (jnp.asarray(a, dtype),), (jnp.asarray(direction, dtype),))[1]
+    moved = -truth @ (a @ direction.T + direction @ a.T) @ truth
+    np.testing.assert_allclose(tangent, moved, atol=10 * tolerance)
+
+
+def test_shrinkage_by_nothing():
+    np.testing.assert_allclose(shrinkage_tril(jnp.zeros((SIZE, 2)))[0], np.eye(SIZE), atol=1e-10)

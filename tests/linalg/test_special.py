@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.special as sp
 
-from dkp.linalg.special import multidigamma, multigammaln, safe_sqrt
+from dkp.linalg.special import gamma_root_moments, multidigamma, multigammaln, safe_sqrt
 
 DTYPES = [jnp.float32, jnp.float64]
 TOLERANCE = {jnp.float32: 2e-5, jnp.float64: 1e-12}
@@ -89,3 +89,26 @@ def test_second_derivative_is_that_of_the_derivative(function, truth, derivative
 @pytest.mark.parametrize("function", [safe_sqrt])
 def test_nan_stays_nan(function):
     assert np.isnan(function(jnp.array(jnp.nan)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_moments_of_roots_of_gamma_variables(dtype):
+    """Against SciPy's Pochhammer symbol, and the first terms of the series, on both sides of where ours takes over."""
+    a = jnp.asarray([1e-3, 0.3, 1.0, 5.5, 15.999, 16.001, 40.0, 1e3, 1e6], dtype)
+    mean, variance = gamma_root_moments(a)
+    assert mean.dtype == variance.dtype == dtype
+    exact = np.asarray(a, float)
+    truth = sp.poch(exact, 0.5)
+    np.testing.assert_allclose(mean, truth, rtol=TOLERANCE[dtype])
+    np.testing.assert_allclose(variance[:-1], (exact - truth**2)[:-1], rtol=50 * TOLERANCE[dtype])
+    np.testing.assert_allclose(variance[-2:], 1 / 4 - 1 / (32 * exact[-2:]), rtol=max(1e-8, TOLERANCE[dtype]))
+
+
+def test_moments_of_roots_have_derivatives():
+    a = np.array([0.3, 5.5, 15.9, 16.1, 1e3])
+    mean = np.exp(sp.gammaln(a + 0.5) - sp.gammaln(a))
+    slope = mean * (sp.digamma(a + 0.5) - sp.digamma(a))
+    np.testing.assert_allclose(jax.vmap(jax.grad(lambda a: gamma_root_moments(a)[0]))(jnp.asarray(a)), slope, rtol=1e-9)
+    np.testing.assert_allclose(
+        jax.vmap(jax.grad(lambda a: gamma_root_moments(a)[1]))(jnp.asarray(a)), 1 - 2 * mean * slope, atol=1e-9
+    )
