@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-__all__ = ["NETWORKS", "SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
+__all__ = ["DEEP", "NETWORKS", "SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class Settings:
     prediction_samples: int = 100
     depth: int = 5
 
+
+DEEP = ("dgp", "dwp", "dwp-a", "dwp-b", "dwp-ab")
+"""Deep Gaussian and deep Wishart processes."""
 
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 """Infinitely wide networks, which have no settings."""
@@ -39,14 +42,20 @@ IGNORED_SETTINGS = {
 class Suite:
     """Data sets, with the splits, methods and settings used when the command line names none.
 
-    excluded: data sets and methods that do not go together.
+    deep: settings of the deep Gaussian and deep Wishart processes. excluded: data sets and methods that do not go
+    together.
     """
 
     datasets: tuple[str, ...]
     splits: tuple[int, ...]
     methods: tuple[str, ...] = ("gp", "diwp")
     settings: Settings = Settings()
+    deep: Settings = Settings()
     excluded: tuple[tuple[str, str], ...] = ()
+
+    def settings_of(self, method: str) -> Settings:
+        """The settings of a method: the same for every data set."""
+        return self.deep if method in DEEP else self.settings
 
 
 SUITES = {
@@ -56,6 +65,7 @@ SUITES = {
         datasets=("uci/yacht", "uci/boston", "uci/energy", "uci/concrete", "uci/wine"),
         splits=(0, 1, 2, 3, 4),
         settings=Settings(n_inducing=200, steps=500),
+        deep=Settings(steps=2000),
     ),
     # An exact Gaussian process on 40,000 points does not fit in memory, so it is not among these methods.
     "uci-large": Suite(
@@ -63,6 +73,7 @@ SUITES = {
         splits=(0,),
         methods=("diwp",),
         settings=Settings(batch_size=500, steps=8000),
+        deep=Settings(batch_size=500, steps=12000),
     ),
     # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
     "nngp": Suite(
@@ -134,8 +145,15 @@ def plan(
         raise ValueError(f"Expected suite to be one of {', '.join(SUITES)}. Got {suite!r}.")
     chosen = SUITES[suite]
     return [
-        Run(suite=suite, dataset=name, split=split, method=method, settings=changed, dtype=dtype, seed=seed)
-        for changed in [override(chosen.settings, settings)]
+        Run(
+            suite=suite,
+            dataset=name,
+            split=split,
+            method=method,
+            settings=override(chosen.settings_of(method), settings),
+            dtype=dtype,
+            seed=seed,
+        )
         for name in _datasets_of(chosen, datasets)
         for split in parse_splits(splits) or chosen.splits
         for method in parse_names(methods) or chosen.methods

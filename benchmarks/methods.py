@@ -14,7 +14,7 @@ from scipy import stats
 
 import dkp
 from benchmarks.config import Settings
-from dkp.defaults import ard_gaussian_process, default_model
+from dkp.defaults import ard_gaussian_process, deep_wishart_process, default_model
 
 __all__ = ["METHODS", "MeanPrediction", "Method", "default_model"]
 
@@ -43,7 +43,7 @@ def fit_gp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
 
 def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     """The network whose hidden layers are all infinitely wide: the kernels of `dwp` without its bottlenecks."""
-    return dkp.condition(wishart_network(math.inf, settings.depth), data, key=key)
+    return dkp.condition(deep_wishart_process(math.inf, settings.depth), data, key=key)
 
 
 def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
@@ -53,17 +53,7 @@ def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
 def fit_wishart(guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     """A deep Wishart process whose widths are the number of features; with the guide "features", which is that of a
     deep Gaussian process, the same prior."""
-    return _fit_vi(wishart_network(data.d, settings.depth), guide, data, key, settings)
-
-
-def wishart_network(width: float, depth: int) -> "dkp.DeepKernelProcess":
-    """`depth` squared-exponential kernels with a Wishart bottleneck between any two; without bottlenecks for infinity.
-
-    Source: Ober & Aitchison 2021 (arXiv 2107.10125), section 5.
-    """
-    hidden = [dkp.kernels.SquaredExponential(), *([] if math.isinf(width) else [dkp.Wishart(width=width)])]
-    layers = [dkp.kernels.Linear(ard=True), *(hidden * (depth - 1)), dkp.kernels.SquaredExponential()]
-    return dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian())
+    return _fit_vi(deep_wishart_process(data.d, settings.depth), guide, data, key, settings)
 
 
 def _fit_vi(model: "dkp.DeepKernelProcess", guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:

@@ -193,7 +193,7 @@ def _method_label(record: Record) -> str:
 
 
 def _differing_settings(record: Record) -> dict[str, Any]:
-    usual = dataclasses.asdict(SUITES[record["suite"]].settings)
+    usual = dataclasses.asdict(SUITES[record["suite"]].settings_of(record["method"]))
     ignored = IGNORED_SETTINGS.get(record["method"], ())
     seed = {"seed": record["seed"]} if record["seed"] != Run.seed else {}
     return seed | {k: v for k, v in record["settings"].items() if k not in ignored and usual.get(k) != v}

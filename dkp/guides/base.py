@@ -39,8 +39,8 @@ class BottleneckGuide(Protocol):
         ...
 
     @property
-    def central(self) -> tuple[str, ...]:
-        """Names of the parameters that move its centre."""
+    def starts_at_kernel(self) -> bool:
+        """Whether it starts centred on G = K."""
         ...
 
     def fits(self, layer: Bottleneck) -> bool:
@@ -59,6 +59,6 @@ class BottleneckGuide(Protocol):
 
     def centre(
         self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
-    ) -> Float[Array, "P M"] | None:
-        """The whitened root of the G on which the guide is centred at its start; None where that is K itself."""
+    ) -> Float[Array, "P M"]:
+        """The whitened root L^-1 S of the G on which it is centred."""
         ...

@@ -29,7 +29,7 @@ class FeatureGuide:
     """
 
     name: ClassVar[str] = "features"
-    central: ClassVar[tuple[str, ...]] = ("target",)
+    starts_at_kernel: ClassVar[bool] = False
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, Wishart) and layer.integer is not None

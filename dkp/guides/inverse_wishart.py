@@ -27,7 +27,7 @@ class InverseWishartGuide:
     """
 
     name: ClassVar[str] = "inverse-wishart"
-    central: ClassVar[tuple[str, ...]] = ()
+    starts_at_kernel: ClassVar[bool] = True
     initial_gamma: ClassVar[float] = 50.0
 
     def fits(self, layer: Bottleneck) -> bool:
@@ -49,5 +49,10 @@ class InverseWishartGuide:
         p = layer.whitened_prior(size, mixing.dtype)
         return GuidePosterior(q, p, jnp.ones((), mixing.dtype), factor.jitter)
 
-    def centre(self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky) -> None:
-        return None
+    def centre(
+        self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
+    ) -> Float[Array, "P P"]:
+        """The root of E G."""
+        law = self.posterior(layer, parameters, kernel, scale)
+        q: Any = law.q
+        return q.scale_tril / jnp.sqrt(q.df - len(kernel) - 1)

@@ -46,7 +46,7 @@ class WishartGuide:
     columns: bool = False
     mixing: Literal["precision", "sum"] = "precision"
 
-    central: ClassVar[tuple[str, ...]] = ("loc", "log_concentration")
+    starts_at_kernel: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.rows not in (None, "triangular", "dense"):

@@ -86,24 +86,24 @@ class VariationalFamily:
             parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype)
         return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
 
+    @property
+    def starts_deterministic(self) -> bool:
+        """Whether all guides start around G = K, so that a fit can start with the network without noise."""
+        return all(guide.starts_at_kernel for guide in self._guides)
+
     def deterministic(
         self, parameters: dict[str, Any], x: Float[Array, "B *space D"]
-    ) -> tuple[DeepKernelProcess, Gram, Scalar]:
-        """The network without noise in its bottlenecks: the model at these hyperparameters, the last kernel, and what
-        the centres of the guides cost.
+    ) -> tuple[DeepKernelProcess, Gram]:
+        """The network without noise in its bottlenecks: the model at these hyperparameters, and the last kernel.
 
         G is K, or what the guide is centred on where it cannot be.
         """
-        model, kl = self.central_model(parameters), jnp.zeros((), parameters["inducing"].dtype)
+        model = self.central_model(parameters)
 
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-            nonlocal kl
-            gram, spent = self.central_gram(index, layer, parameters["bottlenecks"][index - 1], kernel)
-            kl += spent
-            return gram
+            return self.central_gram(index, layer, parameters["bottlenecks"][index - 1], kernel)
 
-        kernel = propagate(model.layers, Inputs(i=parameters["inducing"], t=x), bottleneck)
-        return model, kernel, kl
+        return model, propagate(model.layers, Inputs(i=parameters["inducing"], t=x), bottleneck)
 
     def central_model(self, parameters: dict[str, Any]) -> DeepKernelProcess:
         """The model at its learned hyperparameters, and at the medians of the inferred ones."""
@@ -112,19 +112,14 @@ class VariationalFamily:
         }
         return self.resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
 
-    def central_gram(self, index: int, layer: Bottleneck, parameters: Any, kernel: Gram) -> tuple[Gram, Scalar]:
-        """The Gram matrix on which a guide is centred, with the means of its data blocks, and the divergence of the
-        guide where this is not K."""
-        scale, guide, nothing = cholesky(kernel.ii), self.guide(index), jnp.zeros((), kernel.ii.dtype)
+    def central_gram(self, index: int, layer: Bottleneck, parameters: Any, kernel: Gram) -> Gram:
+        """The Gram matrix on which a guide is centred, with the means of its data blocks."""
+        guide = self.guide(index)
+        if guide.starts_at_kernel:
+            return kernel
+        scale = cholesky(kernel.ii)
         whitened = guide.centre(layer, parameters, kernel.ii, scale)
-        if whitened is None:
-            return kernel, nothing
-        law = guide.posterior(layer, parameters, kernel.ii, scale)
-        gram = layer.mean_data(kernel, scale, scale.tril @ whitened, whitened)
-        try:
-            return gram, jnp.asarray(kl_divergence(law.q, law.p))
-        except NotImplementedError:  # it comes with the draws of the second stage
-            return gram, nothing
+        return layer.mean_data(kernel, scale, scale.tril @ whitened, whitened)
 
     def layer_pass(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None
@@ -281,7 +276,7 @@ def _initial_guides(family: VariationalFamily, parameters: dict[str, Any]) -> tu
 
     def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
         guides.append(family.guide(index).init(layer, kernel.ii))
-        return family.central_gram(index, layer, guides[-1], kernel)[0]
+        return family.central_gram(index, layer, guides[-1], kernel)
 
     model = family.central_model(parameters)
     propagate(model.layers, Inputs(i=parameters["inducing"]), bottleneck)

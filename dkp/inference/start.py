@@ -76,26 +76,14 @@ def fit_deterministic(
     chunk: int,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], LoopResult]:
-    """Fit the network without noise in its bottlenecks: everything but the guides, of which only the centres move.
-
-    Where a guide has a centre of its own, its divergence counts, so that the centre stays as simple as the data allow.
-    """
+    """Fit everything but the guides of the bottlenecks, which start around it, to the network without noise."""
     free = {name: parameters[name] for name in ("inducing", "learned", "outputs") if name in parameters}
-    free["centres"] = tuple(
-        {name: guide[name] for name in family.guide(i + 1).central} for i, guide in enumerate(parameters["bottlenecks"])
-    )
-
-    def merged(free: dict[str, Any]) -> dict[str, Any]:
-        others = {name: value for name, value in free.items() if name != "centres"}
-        guides = zip(parameters["bottlenecks"], free["centres"], strict=True)
-        return {**parameters, **others, "bottlenecks": tuple(guide | centre for guide, centre in guides)}
 
     def loss(free: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
         x, y = batch
-        current = merged(free)
-        model, kernel, kl = family.deterministic(current, x)
-        bound, jitter = family.output_bound(current, model, kernel, y, data.n)
-        return -(bound - kl) / data.n, {"jitter": jitter}
+        current = {**parameters, **free}
+        bound, jitter = family.output_bound(current, *family.deterministic(current, x), y, data.n)
+        return -bound / data.n, {"jitter": jitter}
 
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
     result = minimise(
@@ -109,7 +97,7 @@ def fit_deterministic(
         chunk=chunk,
         progress=progress,
     )
-    return merged(result.parameters), result
+    return {**parameters, **result.parameters}, result
 
 
 def optimal_outputs(
@@ -117,5 +105,5 @@ def optimal_outputs(
 ) -> dict[str, Array]:
     """Outputs that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the network without
     noise in its bottlenecks."""
-    model, kernel, _ = family.deterministic(parameters, x)
+    model, kernel = family.deterministic(parameters, x)
     return family.sites(model, kernel, jnp.zeros_like(y), jnp.zeros_like(y), y, n)

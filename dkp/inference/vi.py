@@ -108,8 +108,9 @@ def fit_vi(
     """Fit a deep kernel process by maximising the evidence lower bound (ELBO).
 
     The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks, then `steps` steps on
-        the ELBO.
-    Ctrl-C ends either stage and returns the best state so far.
+    the ELBO. Ctrl-C ends either stage and returns the best state so far. With a Wishart bottleneck there is no first
+    stage, because a matrix of low rank cannot be the kernel matrix without noise: features that are fitted without
+    their noise hide the data as soon as it is there.
 
     Args:
         model: any layers that have a variational guide, any likelihood.
@@ -119,8 +120,7 @@ def fit_vi(
         batch_size: rows a step; all of them by default.
         steps: of the second stage.
         samples: draws a step.
-        optimizer: of the second stage; by default Adam, slow for the guides' matrices and fast for their scalars,
-            with a cosine decay over `steps`.
+        optimizer: of the second stage; by default that of :func:`default_optimizer`.
         start_steps: of the first stage; 0 skips it.
         collapse: integrate the outputs out in closed form. By default this is done wherever it can be: Gaussian noise
             and the full batch.
@@ -163,6 +163,7 @@ def fit_vi(
         guide=guide,
         stick_the_landing=stick_the_landing,
     )
+    start_steps = start_steps if family.starts_deterministic else 0
     with Progress(start_steps + steps, label="fit_vi", enabled=progress) as bar:
         if start_steps:
             parameters, start = _start(family, parameters, data, key_start, start_steps, batches, chunk, bar)
@@ -171,7 +172,9 @@ def fit_vi(
         result = minimise(
             negative_elbo(family, data.n, samples),
             parameters,
-            natural_outputs(default_optimizer(steps) if optimizer is None else optimizer, steps),
+            natural_outputs(
+                default_optimizer(steps, started=start_steps > 0) if optimizer is None else optimizer, steps
+            ),
             key=key_fit,
             steps=steps,
             data=(data.x, data.y),
@@ -231,24 +234,23 @@ def negative_elbo(family: VariationalFamily, n: int, samples: int) -> Any:
     return loss
 
 
-def default_optimizer(steps: int) -> optax.GradientTransformation:
+def default_optimizer(steps: int, *, started: bool = True) -> optax.GradientTransformation:
     """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
 
-    Adam moves every entry of a matrix by its learning rate whatever the gradient's noise, so the guides' matrices,
-    which start where they should be, move slowly (0.001), kernels and inducing points faster (0.003), what is measured
-    in standard deviations of a guide faster still (0.01), and the logarithms of concentrations, which have far to go,
-    fastest (0.03).
+    Adam moves every entry by its learning rate whatever the gradient's noise. After a first stage (`started`) the
+    guides' matrices are where they should be and move slowly (0.001), kernels and inducing points faster (0.003).
+    Without it these have far to go (0.02). What is measured in standard deviations of a guide moves faster (0.05), and
+    so do the logarithms of concentrations (0.03).
     """
+    rates = {"matrix": 1e-3, "other": 3e-3 if started else 2e-2, "deviations": 5e-2, "concentration": 3e-2}
     schedules: Any = {
-        kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in _RATES.items()
+        kind: optax.adam(optax.cosine_decay_schedule(rate, steps, alpha=0.01)) for kind, rate in rates.items()
     }
     return optax.multi_transform(schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters))
 
 
-_RATES = {"matrix": 1e-3, "other": 3e-3, "deviations": 1e-2, "concentration": 3e-2}
 _KINDS = {
     **dict.fromkeys(("mixing", "mixed"), "matrix"),
-    **dict.fromkeys(("precision", "rows", "columns", "logit"), "other"),
     **dict.fromkeys(("loc", "log_scale", "log_concentration", "log_rate", "target"), "deviations"),
     **dict.fromkeys(("log_gamma", "log_precision"), "concentration"),
 }

@@ -34,7 +34,12 @@ def test_a_plan_defaults_to_all_of_its_suite(suite):
     assert len(runs) == pairs * len(chosen.splits)
     assert not {(r.dataset, r.method) for r in runs} & set(chosen.excluded)
     assert len({(r.dataset, r.split, r.method) for r in runs}) == len(runs)
-    assert {r.settings for r in runs} == {chosen.settings}
+    assert all(r.settings == chosen.settings_of(r.method) for r in runs)
+
+
+def test_deep_processes_have_settings_of_their_own():
+    (deep,), (other,) = (plan("uci-small", datasets="yacht", splits="0", methods=m) for m in ("dwp-ab", "diwp"))
+    assert deep.settings == SUITES["uci-small"].deep != other.settings == SUITES["uci-small"].settings
 
 
 def test_a_plan_narrows_to_what_it_is_told():

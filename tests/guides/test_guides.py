@@ -145,7 +145,9 @@ def test_starts_centred_on_the_deterministic_network(guide, layer):
     g = t @ t.transpose(0, 2, 1)
     z = (g.mean(0) - np.eye(P)) / (g.std(0) / np.sqrt(len(g)))
     assert np.max(np.abs(z)) < 4.5
-    assert guide.centre(layer, start(guide, layer), kernel(), cholesky(kernel())) is None
+    centre = guide.centre(layer, start(guide, layer), kernel(), cholesky(kernel()))
+    np.testing.assert_allclose(centre @ centre.T, np.eye(P), atol=1e-9)
+    assert guide.starts_at_kernel
 
 
 @table([row for row in CLOSED if not isinstance(row[0], InverseWishartGuide)])
