@@ -54,14 +54,14 @@ def choose_guides(
     Raises:
         ValueError: when a name is not known, a guide fits none of the bottlenecks, or not the one that it is for.
     """
-    if isinstance(guide, (list, tuple)):
-        if len(guide) != len(bottlenecks):
-            raise ValueError(f"Expected one guide for each of {len(bottlenecks)} bottlenecks. Got {len(guide)}.")
-        return tuple(_one(layer, choice) for layer, choice in zip(bottlenecks, guide, strict=True))
-    found = _named(guide)
-    if found is not None and bottlenecks and not any(found.fits(layer) for layer in bottlenecks):
-        raise ValueError(_unfit(found, bottlenecks[0]))
-    return tuple(_one(layer, guide if found is not None and found.fits(layer) else "auto") for layer in bottlenecks)
+    if isinstance(guide, (str, BottleneckGuide)):
+        found = _named(guide)
+        if found is not None and bottlenecks and not any(found.fits(layer) for layer in bottlenecks):
+            raise ValueError(_unfit(found, bottlenecks[0]))
+        return tuple(_one(layer, "auto" if found is None or not found.fits(layer) else found) for layer in bottlenecks)
+    if len(guide) != len(bottlenecks):
+        raise ValueError(f"Expected one guide for each of {len(bottlenecks)} bottlenecks. Got {len(guide)}.")
+    return tuple(_one(layer, choice) for layer, choice in zip(bottlenecks, guide, strict=True))
 
 
 def _one(layer: Bottleneck, choice: GuideChoice) -> BottleneckGuide:

@@ -33,11 +33,14 @@ def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 
     """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N each.
 
     Raises:
-        ValueError: when the noise is not Gaussian: the outputs cannot be integrated out.
+        ValueError: when the noise is not Gaussian: the outputs cannot be integrated out; or when a bottleneck has no
+            law at the inducing points and the data together.
     """
     _check.positive_int("n", n)
     if not posterior.model.likelihood.is_gaussian:
         raise ValueError(f"Expected a Gaussian likelihood. Got {posterior.model.likelihood!r}.")
+    for layer in posterior.model.bottlenecks:
+        layer.check_points(posterior.data.n + posterior.parameters["inducing"].shape[0])
     return _weights(posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data)
 
 

@@ -55,7 +55,11 @@ def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> opta
 
     Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has inverse units.
     """
-    step_length = optax.cosine_decay_schedule(_NATURAL_STEP, steps, alpha=0.1)
+
+    def step_length(count: Any) -> Array:
+        done = jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1)
+        return _NATURAL_STEP * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * done)))
+
     return optax.multi_transform(
         {"outputs": optax.sgd(step_length), "others": optimizer},
         lambda parameters: {

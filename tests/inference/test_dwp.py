@@ -169,7 +169,7 @@ def options(guide, **more):
 
 
 @pytest.mark.parametrize(
-    ("guide", "width"), [("standard", 2), ("ab", 2), ("ab", 5), ("ab", 4.5), ("features", 2), (DENSE, 2)], ids=str
+    ("guide", "width"), [("standard", 2), ("ab", 2), ("ab", 5), ("ab", 7.5), ("features", 2), (DENSE, 2)], ids=str
 )
 def test_a_fitted_guide_bounds_the_evidence_and_its_weights_average_to_it(guide, width):
     posterior = dkp.fit_vi(model(width), dataset(), **options(guide))
@@ -181,12 +181,13 @@ def test_a_fitted_guide_bounds_the_evidence_and_its_weights_average_to_it(guide,
     assert np.log(truth) - 2 < bound < np.log(truth) + 4 * (error / truth + bound_error)
 
 
+@pytest.mark.slow
 def test_wider_families_are_no_worse():
     """ab contains a, b and standard: nearly the same optimum or a better one, on one problem with one key."""
     data = dataset(12)
     found = {}
     for guide in ("standard", "a", "b", "ab"):
-        posterior = dkp.fit_vi(model(2), data, **options(guide, n_inducing=12, steps=400))
+        posterior = dkp.fit_vi(model(2), data, **options(guide, n_inducing=12, steps=300, samples=4))
         found[guide] = posterior.elbo(jax.random.key(4), n=2000)
     for narrow, wide in (("standard", "a"), ("standard", "b"), ("a", "ab"), ("b", "ab")):
         (low, low_error), (high, high_error) = found[narrow], found[wide]
@@ -256,6 +257,7 @@ def test_models_that_mix_bottlenecks():
     assert np.all(np.isfinite(dkp.predict(posterior, X[20:], key=jax.random.key(0)).variance))
 
 
+@pytest.mark.filterwarnings("ignore:R-hat|ESS:RuntimeWarning")
 @pytest.mark.parametrize("guide", ["features", "ab"])
 def test_chains_start_from_it(guide):
     posterior = fitted(guide)
