@@ -28,6 +28,7 @@ def run(
     seed: int = 0,
     time_limit: float | None = None,
     again: bool = False,
+    together: bool = False,
     settings: str = "",
 ) -> None:
     """Fit and score; finished runs are kept and not repeated.
@@ -43,6 +44,7 @@ def run(
         seed: of the random numbers.
         time_limit: seconds after which a run is stopped and counts as failed.
         again: repeat finished runs.
+        together: fit the splits of a data set in one program, for accelerators.
         settings: changes to the suite's settings, such as steps=2000,samples=1.
     """
     try:
@@ -51,21 +53,21 @@ def run(
         )
     except ValueError as error:
         sys.exit(str(error))
-    failed = runner.run_all(runs, out, workers=workers, time_limit=time_limit, again=again)
+    failed = runner.run_all(runs, out, workers=workers, time_limit=time_limit, again=again, together=together)
     if failed:
         sys.exit(f"{failed} runs failed; their records hold the reasons, and the same command tries them again")
 
 
 @app.command(name="run-one")
-def run_one(configuration: tyro.conf.Positional[str], *, out: Path, core: int) -> None:
-    """Do one run in this process (what `run` starts in each worker).
+def run_one(configurations: tyro.conf.Positional[tuple[str, ...]], *, out: Path, core: int) -> None:
+    """Do one run, or the splits of one, in this process (what `run` starts in each worker).
 
     Args:
-        configuration: the run, as JSON.
+        configurations: the runs, each as JSON.
         out: directory of the records.
         core: the processor core to stay on.
     """
-    runner.run_one(config.Run.from_json(configuration), out, core)
+    runner.run_one([config.Run.from_json(text) for text in configurations], out, core)
 
 
 @app.command

@@ -1,5 +1,6 @@
 """One run from data to record: fit, predict, score. Runs inside a worker process."""
 
+import dataclasses
 import json
 import time
 from typing import Any
@@ -14,7 +15,7 @@ from benchmarks.config import NETWORKS, Run
 from benchmarks.methods import METHODS
 from dkp.diagnostics import metrics
 
-__all__ = ["evaluate", "score"]
+__all__ = ["evaluate", "evaluate_together", "score"]
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -24,11 +25,30 @@ def evaluate(run: Run) -> dict[str, Any]:
         ValueError: when the method is not known.
         FloatingPointError: when a metric is not finite.
     """
+    _check(run)
+    return _record(run, networks.evaluate(run) if run.method in NETWORKS else _regressions([run])[0])
+
+
+def evaluate_together(runs: list[Run]) -> list[dict[str, Any]]:
+    """:func:`evaluate` for several splits of one data set by one method, fitted in one program where it can.
+
+    Raises:
+        ValueError: when the runs differ in more than their split.
+    """
+    if len({dataclasses.replace(run, split=0) for run in runs}) != 1:
+        raise ValueError("Expected runs that differ in their split alone. Got others.")
+    _check(runs[0])
+    return [_record(run, result) for run, result in zip(runs, _regressions(runs), strict=True)]
+
+
+def _check(run: Run) -> None:
     if run.method not in (*METHODS, *NETWORKS):
         raise ValueError(f"Expected method to be one of {', '.join((*METHODS, *NETWORKS))}. Got {run.method!r}.")
     if (default := jnp.result_type(float)) != run.dtype:
         raise ValueError(f"Expected JAX_ENABLE_X64 to be set for {run.dtype}. Got {default} as JAX's default.")
-    result = networks.evaluate(run) if run.method in NETWORKS else _regression(run)
+
+
+def _record(run: Run, result: dict[str, Any]) -> dict[str, Any]:
     _check_finite(result["metrics"])
     return {
         **json.loads(run.to_json()),
@@ -40,21 +60,32 @@ def evaluate(run: Run) -> dict[str, Any]:
     }
 
 
-def _regression(run: Run) -> dict[str, Any]:
-    method, table = METHODS[run.method], datasets.load(run.dataset, run.split)
-    assert table.x_test is not None and table.y_test is not None
-    fit_key, predict_key, elbo_key = jax.random.split(jax.random.fold_in(jax.random.key(run.seed), run.split), 3)
-    data = dkp.Dataset.from_arrays(table.x, table.y)
-
+def _regressions(runs: list[Run]) -> list[dict[str, Any]]:
+    """Fit all, then predict and score one by one; the time of a fit is that of all by their number."""
+    run, method = runs[0], METHODS[runs[0].method]
+    tables = [datasets.load(r.dataset, r.split) for r in runs]
+    keys = [jax.random.split(jax.random.fold_in(jax.random.key(r.seed), r.split), 3) for r in runs]
+    data = [dkp.Dataset.from_arrays(table.x, table.y) for table in tables]
     start = time.perf_counter()
-    posterior = jax.block_until_ready(method.fit(data, fit_key, run.settings))
-    fitted = time.perf_counter()
-    prediction = method.predict(posterior, table.x_test, predict_key, run.settings)
-    scores = score(prediction, np.asarray(table.y_test))
-    end = time.perf_counter()
+    if len(runs) > 1 and method.fit_many is not None:
+        posteriors = method.fit_many(data, jnp.stack([k[0] for k in keys]), run.settings)
+    else:
+        posteriors = [method.fit(d, k[0], run.settings) for d, k in zip(data, keys, strict=True)]
+    seconds = (time.perf_counter() - start) / len(runs)
+    return [
+        _regression(method, run, posterior, table, k, seconds)
+        for posterior, table, k in zip(posteriors, tables, keys, strict=True)
+    ]
 
+
+def _regression(method: Any, run: Run, posterior: Any, table: Any, keys: Any, fit_seconds: float) -> dict[str, Any]:
+    assert table.x_test is not None and table.y_test is not None
+    start = time.perf_counter()
+    prediction = method.predict(posterior, table.x_test, keys[1], run.settings)
+    scores = score(prediction, np.asarray(table.y_test))
+    predict_seconds = time.perf_counter() - start
     if method.elbo is not None:
-        scores["elbo"] = method.elbo(posterior, elbo_key)
+        scores["elbo"] = method.elbo(posterior, keys[2])
     return {
         "metrics": scores,
         "fit": _scalars(method.summary(posterior)),
@@ -62,7 +93,7 @@ def _regression(run: Run) -> dict[str, Any]:
         "n_test": len(table.x_test),
         "model": repr(getattr(posterior, "model", run.method)),
         "source": table.source.partition(" (")[0],  # without the path on this machine
-        "times": {"fit": fitted - start, "predict": end - fitted, "total": end - start},
+        "times": {"fit": fit_seconds, "predict": predict_seconds, "total": fit_seconds + predict_seconds},
     }
 
 

@@ -4,7 +4,6 @@ A new method is one function and one row of ``METHODS``.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +27,12 @@ def predict(posterior: Any, x: np.ndarray, key: Any, settings: Settings) -> Any:
 class Method:
     """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up its fit.
 
-    elbo: for variational methods, (posterior, key) -> nats per data point on standardised targets.
+    fit_many: several data sets in one program, (list of data, keys, settings) -> list of posteriors; one by one where a
+    method has none. elbo: for variational methods, (posterior, key) -> nats per data point on standardised targets.
     """
 
     fit: Callable[[Any, Any, Settings], Any]
+    fit_many: Callable[[list[Any], Any, Settings], list[Any]] | None = None
     predict: Callable[[Any, np.ndarray, Any, Settings], Any] = predict
     summary: Callable[[Any], dict[str, Any]] = lambda posterior: posterior.summary()
     elbo: Callable[[Any, Any], float] | None = None
@@ -46,29 +47,32 @@ def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     return dkp.condition(deep_wishart_process(math.inf, settings.depth), data, key=key)
 
 
-def fit_diwp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    return _fit_vi(default_model(), "auto", data, key, settings)
+def _variational(model_of: Callable[[Any, Settings], Any], guide: str = "auto") -> Method:
+    """Variational inference of a model that depends on the data by its number of features alone."""
+
+    def options(data: "dkp.Dataset", settings: Settings) -> dict[str, Any]:
+        batch = settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
+        return {
+            "n_inducing": settings.n_inducing,
+            "batch_size": batch,
+            "steps": settings.steps,
+            "samples": settings.samples,
+            "guide": guide,
+            "progress": False,
+        }
+
+    def fit(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
+        return dkp.fit_vi(model_of(data, settings), data, key=key, **options(data, settings))
+
+    def fit_many(data: "list[dkp.Dataset]", keys: Any, settings: Settings) -> list[Any]:
+        return dkp.fit_vi_many(model_of(data[0], settings), data, key=keys, **options(data[0], settings))
+
+    return Method(fit=fit, fit_many=fit_many, elbo=elbo_per_point)
 
 
-def fit_wishart(guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    """A deep Wishart process whose widths are the number of features; with the guide "features", which is that of a
-    deep Gaussian process, the same prior."""
-    return _fit_vi(deep_wishart_process(data.d, settings.depth), guide, data, key, settings)
-
-
-def _fit_vi(model: "dkp.DeepKernelProcess", guide: str, data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    batch = settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
-    return dkp.fit_vi(
-        model,
-        data,
-        key=key,
-        n_inducing=settings.n_inducing,
-        batch_size=batch,
-        steps=settings.steps,
-        samples=settings.samples,
-        guide=guide,
-        progress=False,
-    )
+def _deep_wishart(data: "dkp.Dataset", settings: Settings) -> "dkp.DeepKernelProcess":
+    """As wide as the data has features; with the guide "features" its posterior is that of a deep Gaussian process."""
+    return deep_wishart_process(data.d, settings.depth)
 
 
 def elbo_per_point(posterior: Any, key: Any) -> float:
@@ -112,19 +116,12 @@ def predict_mean(posterior: tuple[float, float], x: np.ndarray, key: Any, settin
     return MeanPrediction(centre=posterior[0], scale=posterior[1], n=len(x), seed=0)
 
 
+GUIDES = {"dgp": "features", "dwp": "standard", "dwp-a": "a", "dwp-b": "b", "dwp-ab": "ab"}
+
 METHODS = {
     "mean": Method(fit=fit_mean, predict=predict_mean, summary=lambda posterior: {}),
     "gp": Method(fit=fit_gp),
     "nngp": Method(fit=fit_nngp),
-    "diwp": Method(fit=fit_diwp, elbo=elbo_per_point),
-    **{
-        name: Method(fit=functools.partial(fit_wishart, guide), elbo=elbo_per_point)
-        for name, guide in {
-            "dgp": "features",
-            "dwp": "standard",
-            "dwp-a": "a",
-            "dwp-b": "b",
-            "dwp-ab": "ab",
-        }.items()
-    },
+    "diwp": _variational(lambda data, settings: default_model()),
+    **{name: _variational(_deep_wishart, guide) for name, guide in GUIDES.items()},
 }

@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.05
 
 @dataclasses.dataclass(kw_only=True)
 class _Worker:
-    run: Run
+    runs: list[Run]
     core: int
     process: subprocess.Popen[bytes]
     log: IO[bytes]
@@ -32,7 +32,13 @@ class _Worker:
 
 
 def run_all(
-    runs: list[Run], out: Path, *, workers: int = 1, time_limit: float | None = None, again: bool = False
+    runs: list[Run],
+    out: Path,
+    *,
+    workers: int = 1,
+    time_limit: float | None = None,
+    again: bool = False,
+    together: bool = False,
 ) -> int:
     """Do every run that has no finished record under `out`, and print one line for each.
 
@@ -42,6 +48,7 @@ def run_all(
         workers: processes at a time; each is pinned to one of the cores that this process may use.
         time_limit: wall-clock seconds after which a run is stopped and recorded as failed; None for no limit.
         again: also repeat finished runs.
+        together: fit the splits of a data set in one program where the method can; they share a worker and its fate.
 
     Returns:
         The number of runs that failed.
@@ -56,10 +63,19 @@ def run_all(
     store.versions()  # an installation that cannot be imported is an error here, and not once for each run
     todo = [run for run in runs if again or not store.is_finished(store.path_of(out, run))]
     print(f"{len(runs)} runs, of which {len(runs) - len(todo)} are finished already", flush=True)
-    return _drain(todo, out.resolve(), workers, time_limit)
+    return _drain(_groups(todo) if together else [[run] for run in todo], out.resolve(), workers, time_limit)
 
 
-def _drain(todo: list[Run], out: Path, workers: int, time_limit: float | None) -> int:
+def _groups(runs: list[Run]) -> list[list[Run]]:
+    """Runs that differ in their split alone, in the order of the first of each group."""
+    found: dict[Run, list[Run]] = {}
+    for run in runs:
+        found.setdefault(dataclasses.replace(run, split=0), []).append(run)
+    return list(found.values())
+
+
+def _drain(todo: list[list[Run]], out: Path, workers: int, time_limit: float | None) -> int:
+    total = sum(map(len, todo))
     waiting, running, done, failed = list(todo), [], 0, 0
     cores = _cores()
     free = [cores[i % len(cores)] for i in range(workers)]
@@ -71,27 +87,29 @@ def _drain(todo: list[Run], out: Path, workers: int, time_limit: float | None) -
             for worker in [w for w in running if _is_over(w, time_limit)]:
                 running.remove(worker)
                 free.append(worker.core)
-                record = _collect(worker, out, time_limit)
-                done, failed = done + 1, failed + (record["status"] != "finished")
-                print(f"[{done}/{len(todo)}] {_line(worker.run, record)}", flush=True)
+                for run, record in _collect(worker, out, time_limit):
+                    done, failed = done + 1, failed + (record["status"] != "finished")
+                    print(f"[{done}/{total}] {_line(run, record)}", flush=True)
     finally:  # also on Ctrl-C: what is finished is on disk, and what is not will be started again
         for worker in running:
             _stop(worker)
     return failed
 
 
-def run_one(run: Run, out: Path, core: int) -> None:
-    """Do one run in this process and write its record, whether it finishes or fails."""
+def run_one(runs: list[Run], out: Path, core: int) -> None:
+    """Do one run in this process, or several together, and write their records, whether they finish or fail."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     start = time.perf_counter()
     try:
-        from benchmarks.evaluate import evaluate  # brings JAX, which must find this process pinned already
+        from benchmarks import evaluate  # brings JAX, which must find this process pinned already
 
-        record = evaluate(run)
-    except Exception:  # the traceback is the result of this run
-        record = store.failure(run, traceback.format_exc(), time.perf_counter() - start)
-    store.write(store.path_of(out, run), record)
+        records = [evaluate.evaluate(runs[0])] if len(runs) == 1 else evaluate.evaluate_together(runs)
+    except Exception:  # the traceback is the result of these runs
+        seconds, error = time.perf_counter() - start, traceback.format_exc()
+        records = [store.failure(run, error, seconds) for run in runs]
+    for run, record in zip(runs, records, strict=True):
+        store.write(store.path_of(out, run), record)
 
 
 def worker_environment(dtype: str) -> dict[str, str]:
@@ -112,20 +130,21 @@ def _cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _start(run: Run, core: int, out: Path) -> _Worker:
+def _start(runs: list[Run], core: int, out: Path) -> _Worker:
     log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker runs
-    command = [sys.executable, "-m", "benchmarks", "run-one", run.to_json(), "--out", str(out), "--core", str(core)]
+    texts = [run.to_json() for run in runs]
+    command = [sys.executable, "-m", "benchmarks", "run-one", *texts, "--out", str(out), "--core", str(core)]
     # A session of its own keeps Ctrl-C away from the worker, whose fit would otherwise stop early and be recorded.
     process = subprocess.Popen(
         command,
         cwd=store.ROOT,
-        env=worker_environment(run.dtype),
+        env=worker_environment(runs[0].dtype),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
     )
-    return _Worker(run=run, core=core, process=process, log=log, start=time.monotonic())
+    return _Worker(runs=runs, core=core, process=process, log=log, start=time.monotonic())
 
 
 def _is_over(worker: _Worker, time_limit: float | None) -> bool:
@@ -139,16 +158,17 @@ def _stop(worker: _Worker) -> None:
     worker.log.close()
 
 
-def _collect(worker: _Worker, out: Path, time_limit: float | None) -> dict[str, Any]:
-    """The record that the worker wrote or, when it could not write one, a record of how it ended."""
-    path, code = store.path_of(out, worker.run), worker.process.poll()
+def _collect(worker: _Worker, out: Path, time_limit: float | None) -> list[tuple[Run, dict[str, Any]]]:
+    """The records that the worker wrote or, when it could not write them, records of how it ended."""
+    code = worker.process.poll()
     if code != 0:
         end = f"Stopped after the time limit of {time_limit} s." if code is None else f"Exit status {code}."
         worker.log.seek(0)
-        tail = worker.log.read()[-4000:].decode(errors="replace")
-        store.write(path, store.failure(worker.run, f"{end}\n{tail}", time.monotonic() - worker.start))
+        error = f"{end}\n{worker.log.read()[-4000:].decode(errors='replace')}"
+        for run in worker.runs:
+            store.write(store.path_of(out, run), store.failure(run, error, time.monotonic() - worker.start))
     _stop(worker)
-    return store.read(path)
+    return [(run, store.read(store.path_of(out, run))) for run in worker.runs]
 
 
 def _line(run: Run, record: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, 
 from dkp.inference.hmc import sample_hmc
 from dkp.inference.mcmc import MCMCPosterior
 from dkp.inference.tuning import tune_diag_reg
-from dkp.inference.vi import VariationalPosterior, fit_vi
+from dkp.inference.vi import VariationalPosterior, fit_vi, fit_vi_many
 from dkp.model import DeepKernelProcess
 from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.predict import Prediction, predict, prior_predictive
@@ -43,6 +43,7 @@ __all__ = [
     "distributions",
     "fit_augmented",
     "fit_vi",
+    "fit_vi_many",
     "gradient_flow",
     "guides",
     "kernels",

@@ -10,7 +10,7 @@ returning what there is.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from dkp._types import Array, PRNGKeyArray
 from dkp._value import value
 from dkp.progress import Progress
 
-__all__ = ["Batches", "LoopResult", "LoopState", "make_step", "minimise"]
+__all__ = ["Batches", "LoopResult", "LoopState", "make_step", "minimise", "minimise_many"]
 
 Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
 
@@ -107,48 +107,108 @@ def minimise(
         patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops
             early.
     """
-    run_chunk = _chunk_runner(make_step(loss, optimizer), key, steps, chunk)
-    tracker = _Tracker(patience)
+    run_chunk = jax.jit(_chunk_of(make_step(loss, optimizer), steps, chunk))
     state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
-    tracker.best = state.parameters
+    tracker = _Tracker(parameters, patience)
+
+    def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
+        rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
+        state, info = run_chunk(state, key, rows, data)
+        kept = min(chunk, steps - start)
+        return state, tracker.record(state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()})
+
+    return _drive(advance, state, [tracker], steps, chunk, progress)[0]
+
+
+def minimise_many(
+    loss: Loss,
+    parameters: Sequence[Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    keys: Sequence[PRNGKeyArray],
+    steps: int,
+    data: Sequence[Any],
+    batches: Sequence[Batches] | None = None,
+    chunk: int = 100,
+    patience: int | None = None,
+    progress: Progress | None = None,
+) -> list[LoopResult]:
+    """:func:`minimise` for several problems of one shape, vectorised: one program makes a step of all of them.
+
+    Each problem has its own parameters, key, data and batches, skips its own steps and keeps its own best state. With
+    `patience` all stop when the last one has converged.
+    """
+    count = len(parameters)
+    if count == 1:
+        alone = None if batches is None else batches[0]
+        settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress}
+        return [minimise(loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings)]
+    run_chunk = jax.jit(jax.vmap(_chunk_of(make_step(loss, optimizer), steps, chunk)))
+    stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
+    state = LoopState(parameters=stacked, optimizer=jax.vmap(optimizer.init)(stacked), step=jnp.zeros(count, jnp.int32))
+    trackers = [_Tracker(p, patience) for p in parameters]
+
+    def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
+        rows = None if batches is None else jnp.asarray(np.stack([b.rows(start, start + chunk) for b in batches]))
+        state, info = run_chunk(state, stacked_keys, rows, stacked_data)
+        kept, host = min(chunk, steps - start), {n: np.asarray(a) for n, a in info.items()}
+        converged = [
+            tracker.record(
+                jax.tree.map(lambda a, i=i: a[i], state.parameters), {n: a[i, :kept] for n, a in host.items()}
+            )
+            for i, tracker in enumerate(trackers)
+        ]
+        return state, all(converged)
+
+    return _drive(advance, state, trackers, steps, chunk, progress)
+
+
+def _drive(
+    advance: Callable[[LoopState, int], tuple[LoopState, bool]],
+    state: LoopState,
+    trackers: "Sequence[_Tracker]",
+    steps: int,
+    chunk: int,
+    progress: Progress | None,
+) -> list[LoopResult]:
+    """Advance chunk by chunk until the steps are done, all has converged, or Ctrl-C."""
     started, stopped = time.perf_counter(), "finished"
     try:
         for start in range(0, steps, chunk):
-            stop = min(start + chunk, steps)
-            rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
-            state, info = run_chunk(state, rows, data)
-            if tracker.record(state.parameters, {n: np.asarray(a)[: stop - start] for n, a in info.items()}):
+            state, converged = advance(state, start)
+            if converged:
                 stopped = "converged"
                 break
             if progress is not None:
-                progress.update(stop, elbo=-tracker.recent)
+                progress.update(min(start + chunk, steps), elbo=-float(np.mean([t.recent for t in trackers])))
     except KeyboardInterrupt:
         stopped = "interrupted"
-    return LoopResult(
-        parameters=tracker.best,
-        trace=tracker.trace,
-        skipped=tracker.skipped,
-        jitter=tracker.jitter,
-        stopped=stopped,
-        seconds=time.perf_counter() - started,
-    )
+    seconds = time.perf_counter() - started
+    return [tracker.result(stopped, seconds) for tracker in trackers]
 
 
-def _chunk_runner(step: Callable[..., Any], key: PRNGKeyArray, steps: int, chunk: int) -> Callable[..., Any]:
-    def body(state: LoopState, row: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
+def _chunk_of(step: Callable[..., Any], steps: int, chunk: int) -> Callable[..., Any]:
+    def body(state: LoopState, key: PRNGKeyArray, row: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
         batch = data if row is None else jax.tree.map(lambda a: a[row], data)
         return step(state, jax.random.fold_in(key, state.step), batch)
 
-    def run_chunk(state: LoopState, rows: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
-        unused = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(body, state, _first(rows), data)[1])
+    def run_chunk(
+        state: LoopState, key: PRNGKeyArray, rows: Array | None, data: Any
+    ) -> tuple[LoopState, dict[str, Array]]:
+        shapes = jax.eval_shape(body, state, key, _first(rows), data)[1]
+        unused = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
         def active(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
             # The last chunk may be longer than what is left: one compiled program serves all.
-            return jax.lax.cond(state.step < steps, lambda: body(state, row, data), lambda: (state, unused))
+            return jax.lax.cond(state.step < steps, lambda: body(state, key, row, data), lambda: (state, unused))
 
         return jax.lax.scan(active, state, rows, length=chunk)
 
-    return jax.jit(run_chunk)
+    return run_chunk
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def _first(rows: Array | None) -> Array | None:
@@ -158,8 +218,8 @@ def _first(rows: Array | None) -> Array | None:
 class _Tracker:
     """What the host remembers between chunks."""
 
-    def __init__(self, patience: int | None) -> None:
-        self.best: Any = None
+    def __init__(self, parameters: Any, patience: int | None) -> None:
+        self.best = parameters
         self.patience = patience
         self.skipped = 0
         self.jitter = 0.0
@@ -171,6 +231,16 @@ class _Tracker:
     @property
     def trace(self) -> np.ndarray:
         return np.concatenate(self._losses) if self._losses else np.zeros(0)
+
+    def result(self, stopped: str, seconds: float) -> LoopResult:
+        return LoopResult(
+            parameters=self.best,
+            trace=self.trace,
+            skipped=self.skipped,
+            jitter=self.jitter,
+            stopped=stopped,
+            seconds=seconds,
+        )
 
     def record(self, parameters: Any, info: dict[str, np.ndarray]) -> bool:
         """Take in one chunk; True when there is no more to gain."""

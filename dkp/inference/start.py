@@ -6,6 +6,7 @@ fit through the noise. So the network is first fitted without noise in its bottl
 a deep kernel, cheap and smooth), and the guides start as narrow laws around it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import optax
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.family import VariationalFamily
-from dkp.inference.loop import Batches, LoopResult, minimise
+from dkp.inference.loop import Batches, LoopResult, minimise_many
 from dkp.linalg.order import farthest_first
 from dkp.progress import Progress
 
@@ -71,37 +72,47 @@ def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> opta
 
 def fit_deterministic(
     family: VariationalFamily,
-    parameters: dict[str, Any],
-    data: Dataset,
+    parameters: Sequence[dict[str, Any]],
+    data: Sequence[Dataset],
     *,
-    key: PRNGKeyArray,
+    keys: Sequence[PRNGKeyArray],
     steps: int,
-    batches: Batches | None,
+    batches: Sequence[Batches] | None,
     chunk: int,
     progress: Progress | None = None,
-) -> tuple[dict[str, Any], LoopResult]:
-    """Fit everything but the guides of the bottlenecks, which start around it, to the network without noise."""
-    free = {name: parameters[name] for name in ("inducing", "learned", "outputs") if name in parameters}
+) -> list[LoopResult]:
+    """Fit everything but the guides, which start around it, to the network without noise, for each data set."""
+    n = data[0].n
 
-    def loss(free: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
+    def loss(current: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
         x, y = batch
-        current = {**parameters, **free}
-        bound, jitter = family.output_bound(current, *family.deterministic(current, x), y, data.n)
-        return -bound / data.n, {"jitter": jitter}
+        bound, jitter = family.output_bound(current, *family.deterministic(current, x), y, n)
+        return -bound / n, {"jitter": jitter}
 
     schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
-    result = minimise(
+    return minimise_many(
         loss,
-        free,
-        natural_outputs(optax.adam(schedule), steps),
-        key=key,
+        parameters,
+        _without_guides(natural_outputs(optax.adam(schedule), steps)),
+        keys=keys,
         steps=steps,
-        data=(data.x, data.y),
+        data=[(d.x, d.y) for d in data],
         batches=batches,
         chunk=chunk,
         progress=progress,
     )
-    return {**parameters, **result.parameters}, result
+
+
+def _without_guides(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`optimizer` for all parameters but those of the guides of bottlenecks and hyperparameters, which stay."""
+    guides = ("bottlenecks", "inferred")
+    return optax.multi_transform(
+        {"guides": optax.set_to_zero(), "others": optimizer},
+        lambda parameters: {
+            name: jax.tree.map(lambda _, name=name: "guides" if name in guides else "others", value)
+            for name, value in parameters.items()
+        },
+    )
 
 
 def optimal_outputs(

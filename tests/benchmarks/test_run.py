@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 import dkp
-from benchmarks import config, store
+from benchmarks import config, evaluate, store
 from benchmarks import run as runner
+from tests.support import relaxed
 
 RUNS = config.plan("smoke", methods="mean")
 
@@ -100,3 +101,35 @@ def test_a_worker_has_one_thread_and_the_width_of_its_dtype(dtype, wide, monkeyp
     assert environment["JAX_ENABLE_X64"] == wide
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
     assert environment["XLA_FLAGS"].startswith("--xla_dump_to=somewhere --xla_cpu_multi_thread_eigen=false")
+
+
+def test_splits_together_share_a_worker(tmp_path, monkeypatch):
+    started, popen = [], subprocess.Popen
+    monkeypatch.setattr(runner.subprocess, "Popen", lambda *a, **k: started.append(a) or popen(*a, **k))
+    runs = config.plan("smoke", methods="mean", splits="0-1")
+    assert runner.run_all(runs, tmp_path, together=True) == 0
+    assert len(started) == 1 and all(store.is_finished(store.path_of(tmp_path, run)) for run in runs)
+    assert store.read(store.path_of(tmp_path, runs[1]))["split"] == 1
+
+
+def test_splits_together_that_fail_all_say_why(tmp_path):
+    runs = [dataclasses.replace(run, method="none") for run in config.plan("smoke", methods="mean", splits="0-1")]
+    assert runner.run_all(runs, tmp_path, together=True) == 2
+    assert all("Got 'none'" in store.read(store.path_of(tmp_path, run))["error"] for run in runs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dwp-ab", "dgp"])
+def test_splits_fitted_together_are_those_fitted_one_by_one(method):
+    settings = "n_inducing=5,steps=4,depth=2,prediction_samples=5"
+    runs = config.plan("smoke", methods=method, splits="0-1", settings=settings)
+    with relaxed():
+        together, alone = evaluate.evaluate_together(runs), evaluate.evaluate(runs[1])
+    assert [r["split"] for r in together] == [0, 1]
+    assert together[1]["metrics"] == pytest.approx(alone["metrics"], rel=1e-5)
+    assert {"log_density", "elbo"} <= alone["metrics"].keys()
+
+
+def test_only_splits_go_together():
+    with pytest.raises(ValueError, match="Expected runs that differ in their split alone"):
+        evaluate.evaluate_together([RUNS[0], dataclasses.replace(RUNS[0], seed=1)])

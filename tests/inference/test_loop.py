@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dkp.inference import loop
-from dkp.inference.loop import Batches, minimise
+from dkp.inference.loop import Batches, minimise, minimise_many
 from dkp.progress import Progress
 from tests.support import relaxed_optimizer
 
@@ -183,3 +183,32 @@ def test_float32_parameters_stay_float32():
     result = run(loss, w=jnp.zeros(3, jnp.float32))
     assert result.parameters["w"].dtype == jnp.float32
     np.testing.assert_allclose(result.parameters["w"], TARGET, atol=1e-4)
+
+
+# --- several problems side by side ------------------------------------------------------------------------------------
+
+
+def falling(parameters, key, batch):
+    """Noise, NaN now and then, and the data of the problem."""
+    bad = jax.random.bernoulli(key, 0.2)
+    loss = jnp.mean((parameters["w"] - jnp.mean(batch[0]) + 0.1 * jax.random.normal(key, (3,))) ** 2)
+    return jnp.where(bad, jnp.nan, loss), {"jitter": jnp.max(batch[0])}
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("count", [1, 3])
+def test_each_of_several_problems_is_what_it_is_alone(count, batched):
+    keys = list(jax.random.split(jax.random.key(7), count))
+    starts = [{"w": jnp.full(3, float(i))} for i in range(count)]
+    data = [(jnp.arange(10.0) * (i + 1),) for i in range(count)]
+    batches = [Batches(10, 4, i) for i in range(count)] if batched else None
+    settings = {"steps": 47, "chunk": 20}
+    together = minimise_many(falling, starts, optax.sgd(0.2), keys=keys, data=data, batches=batches, **settings)
+    assert len(together) == count
+    for i, found in enumerate(together):
+        own = {"batches": batches[i]} if batched else {}
+        alone = minimise(falling, starts[i], optax.sgd(0.2), key=keys[i], data=data[i], **own, **settings)
+        np.testing.assert_allclose(found.trace, alone.trace, rtol=1e-12)
+        np.testing.assert_allclose(found.parameters["w"], alone.parameters["w"], rtol=1e-12)
+        assert (found.skipped, found.jitter, found.stopped) == (alone.skipped, alone.jitter, alone.stopped)
+    assert found.skipped > 0

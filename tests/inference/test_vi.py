@@ -466,3 +466,35 @@ def test_images_that_are_flattened_are_vectors():
         found.append((bound, *drawn_moments(fam, parameters, data, data.x[:3]), prior))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-8)
+
+
+# --- several data sets ------------------------------------------------------------------------------------------------
+
+
+def three_sets(n=8):
+    rng = np.random.default_rng(9)
+    return [dkp.Dataset.from_arrays(rng.normal(size=(n, 2)), rng.normal(size=(n, 1))) for _ in range(3)]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}], ids=["all data", "minibatches"])
+def test_fits_side_by_side_are_those_one_by_one(options):
+    options = {"steps": 12, "start_steps": 12, "samples": 2, "n_inducing": 4, "progress": False} | options
+    key, described, optimizer = jax.random.key(3), model(), relaxed_optimizer(optax.adam(0.01))
+    with relaxed():  # the learning-rate schedules of optax promote
+        together = dkp.fit_vi_many(described, three_sets(), key=key, optimizer=optimizer, **options)
+        alone = dkp.fit_vi(described, three_sets()[2], key=jax.random.split(key, 3)[2], optimizer=optimizer, **options)
+    assert len(together) == 3
+    np.testing.assert_allclose(together[2].elbo_trace, alone.elbo_trace, rtol=1e-6)
+    prediction, other = (dkp.predict(p, X, key=jax.random.key(4), n_samples=5) for p in (together[2], alone))
+    np.testing.assert_allclose(prediction.mean, other.mean, atol=1e-5)
+
+
+def test_data_sets_that_do_not_fit_together():
+    sets = three_sets()
+    with pytest.raises(ValueError, match="Expected data sets of one shape"):
+        dkp.fit_vi_many(model(), [*sets, dataset(5)], key=jax.random.key(0))
+    with pytest.raises(ValueError, match="Expected at least one data set"):
+        dkp.fit_vi_many(model(), [], key=jax.random.key(0))
+    repeated = dkp.Dataset.from_arrays(np.repeat(X[:4], 2, axis=0), np.repeat(Y[:4], 2, axis=0))
+    with pytest.raises(ValueError, match=r"as many distinct rows as inducing points .* \[4, 6\]"):
+        dkp.fit_vi_many(model(), [sets[0], repeated], key=jax.random.key(0), n_inducing=6)
