@@ -34,7 +34,7 @@ def ard_gaussian_process() -> DeepKernelProcess:
     )
 
 
-def deep_wishart_process(width: float, depth: int = 3) -> DeepKernelProcess:
+def deep_wishart_process(width: float | int, depth: int = 3) -> DeepKernelProcess:
     """`depth` squared-exponential kernels with a Wishart bottleneck between any two, and Gaussian noise: the prior of a
     deep Gaussian process of `depth` layers with `width` units each.
 

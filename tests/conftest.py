@@ -10,8 +10,6 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the time of a test is compilation, a fifth of which is for speed that small arrays do not need.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import pytest

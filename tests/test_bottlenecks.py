@@ -166,8 +166,6 @@ def test_an_infinite_width_is_no_bottleneck(layers):
             layers=[*layers, dkp.Wishart(width=float("inf"))], likelihood=likelihoods.Gaussian()
         )
     assert model.bottlenecks == () and len(model.layers) == 1
-    data = dkp.Dataset.from_arrays(np.linspace(0, 1, 8)[:, None], np.linspace(0, 1, 8) ** 2)
-    assert dkp.condition(model, data).model is model
 
 
 @pytest.mark.parametrize("start", [(), (8.0,)], ids=["no start", "a start"])

@@ -1,7 +1,7 @@
 """Guides of Wishart bottlenecks: generalised singular Wishart laws."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -42,9 +42,9 @@ class WishartGuide:
         2005.08140), where it is that of features.
     """
 
-    rows: Literal["triangular", "dense"] | None = None
+    rows: str | None = None
     columns: bool = False
-    mixing: Literal["precision", "sum"] = "precision"
+    mixing: str = "precision"
 
     starts_at_kernel: ClassVar[bool] = False
 

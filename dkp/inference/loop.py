@@ -107,7 +107,7 @@ def minimise(
         patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops
             early.
     """
-    run_chunk = jax.jit(_chunk_of(make_step(loss, optimizer), steps, chunk))
+    run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk)
     state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
     tracker = _Tracker(parameters, patience)
 
@@ -143,7 +143,7 @@ def minimise_many(
         alone = None if batches is None else batches[0]
         settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress}
         return [minimise(loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings)]
-    run_chunk = jax.jit(jax.vmap(_chunk_of(make_step(loss, optimizer), steps, chunk)))
+    run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk, stacked=True)
     stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
     state = LoopState(parameters=stacked, optimizer=jax.vmap(optimizer.init)(stacked), step=jnp.zeros(count, jnp.int32))
     trackers = [_Tracker(p, patience) for p in parameters]
@@ -187,7 +187,9 @@ def _drive(
     return [tracker.result(stopped, seconds) for tracker in trackers]
 
 
-def _chunk_of(step: Callable[..., Any], steps: int, chunk: int) -> Callable[..., Any]:
+def _chunk_runner(step: Callable[..., Any], steps: int, chunk: int, *, stacked: bool = False) -> Callable[..., Any]:
+    """The compiled function (state, key, rows, data) -> (state, infos) of a chunk, for one problem or a stack."""
+
     def body(state: LoopState, key: PRNGKeyArray, row: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
         batch = data if row is None else jax.tree.map(lambda a: a[row], data)
         return step(state, jax.random.fold_in(key, state.step), batch)
@@ -204,7 +206,7 @@ def _chunk_of(step: Callable[..., Any], steps: int, chunk: int) -> Callable[...,
 
         return jax.lax.scan(active, state, rows, length=chunk)
 
-    return run_chunk
+    return jax.jit(jax.vmap(run_chunk) if stacked else run_chunk)
 
 
 def _stack(trees: Sequence[Any]) -> Any:

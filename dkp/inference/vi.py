@@ -11,7 +11,7 @@ import optax
 
 from dkp import _check
 from dkp._compiled import compiled
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._types import Array, Float, Key, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.guides import GuideChoice, choose_guides
 from dkp.inference.checks import check_model_and_data
@@ -164,7 +164,7 @@ def fit_vi(
 
 
 def fit_vi_many(
-    model: DeepKernelProcess, datasets: Sequence[Dataset], *, key: PRNGKeyArray, **options: Any
+    model: DeepKernelProcess, datasets: Sequence[Dataset], *, key: PRNGKeyArray | Key[Array, " S"], **options: Any
 ) -> list[VariationalPosterior]:
     """:func:`fit_vi` of one model to several data sets of one shape, side by side in one program.
 

@@ -70,7 +70,7 @@ def test_a_run_survives_json():
 
 
 def test_the_fingerprint_sees_the_configuration_and_only_that():
-    run = dataclasses.replace(RUN, method="diwp")
+    run = dataclasses.replace(RUN, method="dwp-ab")
     elsewhere = dataclasses.replace(run, dataset="uci/energy", split=3, suite="uci-small")
     assert elsewhere.fingerprint == run.fingerprint
     numbers = {f.name: dataclasses.replace(run.settings, **{f.name: 7}) for f in dataclasses.fields(Settings)}

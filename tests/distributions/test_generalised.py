@@ -131,14 +131,31 @@ def test_density_is_normalised(shape, mixing):
     assert weights.std() / np.sqrt(len(weights)) < 0.05
 
 
-def test_normalised_against_the_wishart():
-    """E_q[p / q] = 1 where p is the Wishart with the same scale: laws of different sorts on one support."""
-    q, p = law("5 x 3", "ab"), WishartFactor(3, scale_tril(5))
-    weights = np.exp(np.asarray(jax.vmap(lambda s: q.log_prob(s) - p.log_prob(s))(draws(p, jax.random.key(5), 50_000))))
-    assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(len(weights))
+@pytest.mark.parametrize("dense", [True, False])
+def test_normalised_against_the_wishart(dense):
+    """E_q[p / q] = 1 for a Wishart p and a wider q with rows and columns mixed: laws of two sorts on one support."""
+    p, m = 5, 3
+    rng = np.random.default_rng(1)
+    degrees = wishart_df(jnp.asarray(float(m)), m)
+    loc, scale = jnp.asarray(0.1 * rng.normal(size=(p, m))), jnp.full((p, m), 1.3)
+    wide = GeneralisedBartlett(0.45 * degrees, jnp.full(m, 0.25), loc, scale)
+    a = jnp.asarray(np.eye(p) + 0.08 * rng.normal(size=(p, p)))
+    b = jnp.asarray(np.eye(m) + np.tril(0.1 * rng.normal(size=(m, m))))
+    tril = scale_tril(p) if dense else scale_tril(p) @ jnp.tril(a)
+    q = GeneralisedWishartFactor(tril, wide, columns=b, rows=a if dense else None)
+    narrow = WishartFactor(m, 0.9 * scale_tril(p))
+    s = draws(q, jax.random.key(5), 50_000)
+    weights = np.exp(np.asarray(jax.vmap(lambda x: narrow.log_prob(x) - q.log_prob(x))(s)))
+    error = weights.std() / np.sqrt(len(weights))
+    assert error < 0.05 and abs(weights.mean() - 1) < 4 * error
 
 
 # --- transforms -----------------------------------------------------------------------------------------------------
+
+
+def apply(transform, t):
+    """A transform is no key of a cache; a partial function of it is one, by its identity."""
+    return transform(t)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -152,9 +169,8 @@ def test_transforms_are_bijections_with_autodiffs_jacobian(shape, kind):
     moved = transform(t)
     assert transform.codomain(moved) and transform.domain(t)
     np.testing.assert_allclose(transform.inv(moved), t, atol=1e-11)
-    np.testing.assert_allclose(
-        transform.log_abs_det_jacobian(t, moved), log_jacobian(transform, t), rtol=1e-10, atol=1e-10
-    )
+    truth = log_jacobian(functools.partial(apply, transform), t)
+    np.testing.assert_allclose(transform.log_abs_det_jacobian(t, moved), truth, rtol=1e-10, atol=1e-10)
     leaves, structure = jax.tree.flatten(transform)
     again = jax.tree.unflatten(structure, leaves)
     assert isinstance(again, transforms.Transform) and again == transform
@@ -301,5 +317,3 @@ def test_parameters_that_underflow(name):
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="Expected at most as many columns as rows, 2"):
         GeneralisedBartlett(jnp.ones(3), jnp.ones(3), jnp.zeros((2, 3)), jnp.ones((2, 3)))
-    with pytest.raises(ValueError, match="one concentration a column"):
-        GeneralisedBartlett(jnp.ones(1), jnp.ones(1), jnp.zeros((3, 2)), jnp.ones((3, 2)))

@@ -100,8 +100,8 @@ def test_moments_of_roots_of_gamma_variables(dtype):
     exact = np.asarray(a, float)
     truth = sp.poch(exact, 0.5)
     np.testing.assert_allclose(mean, truth, rtol=TOLERANCE[dtype])
-    np.testing.assert_allclose(variance[:-1], (exact - truth**2)[:-1], rtol=50 * TOLERANCE[dtype])
-    np.testing.assert_allclose(variance[-2:], 1 / 4 - 1 / (32 * exact[-2:]), rtol=max(1e-8, TOLERANCE[dtype]))
+    np.testing.assert_allclose(variance[:-2], (exact - truth**2)[:-2], rtol=1e-3 if dtype == jnp.float32 else 1e-9)
+    np.testing.assert_allclose(variance[-2:], 1 / 4 - 1 / (32 * exact[-2:]), rtol=max(1e-7, TOLERANCE[dtype]))
 
 
 def test_moments_of_roots_have_derivatives():
