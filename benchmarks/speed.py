@@ -33,6 +33,15 @@ class Case:
     guide: str = "auto"
 
 
+_GUIDED: list[tuple[Literal["inverse-wishart", "wishart"], str]] = [
+    ("inverse-wishart", "auto"),
+    ("wishart", "standard"),
+    ("wishart", "a"),
+    ("wishart", "b"),
+    ("wishart", "ab"),
+    ("wishart", "features"),
+]
+
 SUITES = {
     "vi": [
         Case(kernel=kernel, dtype=dtype, samples=samples)
@@ -43,10 +52,7 @@ SUITES = {
     "depth": [
         Case(kernel="squared-exponential", dtype=dtype, depth=5, bottleneck=bottleneck, guide=guide)
         for dtype in get_args(Dtype)
-        for bottleneck, guide in [
-            ("inverse-wishart", "auto"),
-            *(("wishart", guide) for guide in ("standard", "a", "b", "ab", "features")),
-        ]
+        for bottleneck, guide in _GUIDED
     ],
     "scaling": [Case(n=n, dtype="float32") for n in (1_000, 10_000, 100_000, 1_000_000)],
 }

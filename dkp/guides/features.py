@@ -1,7 +1,7 @@
 """The guide of a deep Gaussian process: features of a Wishart bottleneck, one by one, instead of their Gram matrix."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -28,8 +28,13 @@ class FeatureGuide:
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing points for deep Gaussian processes.
     """
 
-    name: ClassVar[str] = "features"
-    starts_at_kernel: ClassVar[bool] = False
+    @property
+    def name(self) -> str:
+        return "features"
+
+    @property
+    def starts_at_kernel(self) -> bool:
+        return False
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, Wishart) and layer.integer is not None

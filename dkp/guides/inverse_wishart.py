@@ -26,9 +26,15 @@ class InverseWishartGuide:
     identity, which centres the guide on the deterministic network (and never at 0, where its gradient vanishes).
     """
 
-    name: ClassVar[str] = "inverse-wishart"
-    starts_at_kernel: ClassVar[bool] = True
     initial_gamma: ClassVar[float] = 50.0
+
+    @property
+    def name(self) -> str:
+        return "inverse-wishart"
+
+    @property
+    def starts_at_kernel(self) -> bool:
+        return True
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, InverseWishart)

@@ -1,7 +1,7 @@
 """Guides of Wishart bottlenecks: generalised singular Wishart laws."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -46,8 +46,6 @@ class WishartGuide:
     columns: bool = False
     mixing: str = "precision"
 
-    starts_at_kernel: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if self.rows not in (None, "triangular", "dense"):
             raise ValueError(f'Expected rows to be None, "triangular" or "dense". Got {self.rows!r}.')
@@ -58,6 +56,10 @@ class WishartGuide:
     def name(self) -> str:
         mixed = ("a" if self.rows else "") + ("b" if self.columns else "") or "standard"
         return mixed + ("-dense" if self.rows == "dense" else "") + ("-sum" if self.mixing == "sum" else "")
+
+    @property
+    def starts_at_kernel(self) -> bool:
+        return False
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, Wishart)
