@@ -67,7 +67,7 @@ SUITES = {
         Case(bottleneck="inverse-wishart", n=100, method="ours"),
         Case(bottleneck="inverse-wishart", n=100, method="gram", warmup=100, time_limit=60),
         Case(bottleneck="inverse-wishart", n=200, method="ours", warmup=150, draws=400),
-        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=120),
+        Case(bottleneck="inverse-wishart", n=200, method="gram", warmup=100, time_limit=300),
         Case(bottleneck="wishart", n=50, method="ours"),
         Case(bottleneck="wishart", n=50, method="hmc"),
         Case(bottleneck="wishart", n=400, method="hmc", warmup=40, draws=40),
