@@ -1,13 +1,14 @@
 """Variational inference judged by Markov chains and by the evidence, on subsets of the small UCI sets."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import store
 from benchmarks.timing import markdown
 
-__all__ = ["DATASETS", "distance", "run_audit", "section", "table"]
+__all__ = ["DATASETS", "audit_each", "described", "distance", "run_audit", "section", "table"]
 
 DATASETS = ("yacht", "boston", "energy", "concrete", "wine")
 ROWS, TEST_ROWS, POINTS = 100, 100, 10
@@ -22,18 +23,35 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
         out: directory of all records; these stand in ``<out>/audit/<name>.json``.
         again: repeat finished ones.
     """
-    directory = out / "audit"
-    for name in names:
-        path = directory / f"{name}.json"
-        if again or not path.exists():
-            store.write(path, {"date": store.now(), "versions": store.versions(), **audit(name)})
-        print(section(out), flush=True)
-    return directory
+    return audit_each(names, out / "audit", audit, lambda: section(out), again=again)
 
 
 def section(out: Path) -> str | None:
     """The table of the records in ``<out>/audit``, and on what they depend; None where there are none."""
-    records = [store.read(path) for path in sorted((out / "audit").glob("*.json"))]
+    return described(out / "audit", table)
+
+
+def audit_each(
+    names: Sequence[str],
+    directory: Path,
+    audit: Callable[[str], dict[str, Any]],
+    section: Callable[[], str | None],
+    *,
+    again: bool,
+) -> Path:
+    """Write ``<directory>/<name>.json`` for each set that has no record yet, print the table so far, and return the
+    directory."""
+    for name in names:
+        path = directory / f"{name}.json"
+        if again or not path.exists():
+            store.write(path, {"date": store.now(), "versions": store.versions(), **audit(name)})
+        print(section(), flush=True)
+    return directory
+
+
+def described(directory: Path, table: Callable[[list[dict[str, Any]]], str]) -> str | None:
+    """The table of the records in a directory, and on what they depend; None where there are none."""
+    records = [store.read(path) for path in sorted(directory.glob("*.json"))]
     if not records:
         return None
     return f"{table(records)}\n\n{records[-1]['date'][:10]}. {store.listed_versions(records)}."

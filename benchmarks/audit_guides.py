@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import store
-from benchmarks.audit import distance
+from benchmarks.audit import audit_each, described, distance
 from benchmarks.timing import markdown
 
 __all__ = ["DATASETS", "GUIDES", "run_audit", "section", "table"]
@@ -27,21 +26,12 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
         out: directory of all records; these stand in ``<out>/audit-guides/<name>.json``.
         again: repeat finished ones.
     """
-    directory = out / "audit-guides"
-    for name in names:
-        path = directory / f"{name}.json"
-        if again or not path.exists():
-            store.write(path, {"date": store.now(), "versions": store.versions(), **audit(name)})
-        print(section(out), flush=True)
-    return directory
+    return audit_each(names, out / "audit-guides", audit, lambda: section(out), again=again)
 
 
 def section(out: Path) -> str | None:
     """The table of the records in ``<out>/audit-guides``, and on what they depend; None where there are none."""
-    records = [store.read(path) for path in sorted((out / "audit-guides").glob("*.json"))]
-    if not records:
-        return None
-    return f"{table(records)}\n\n{records[-1]['date'][:10]}. {store.listed_versions(records)}."
+    return described(out / "audit-guides", table)
 
 
 def audit(name: str) -> dict[str, Any]:
