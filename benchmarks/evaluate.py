@@ -15,7 +15,9 @@ from benchmarks.config import NETWORKS, Run
 from benchmarks.methods import METHODS
 from dkp.diagnostics import metrics
 
-__all__ = ["evaluate", "evaluate_together", "score"]
+__all__ = ["CURVE_POINTS", "curve", "evaluate", "evaluate_together", "score"]
+
+CURVE_POINTS = 40
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -89,6 +91,7 @@ def _regression(method: Any, run: Run, posterior: Any, table: Any, keys: Any, fi
     return {
         "metrics": scores,
         "fit": _scalars(method.summary(posterior)),
+        "curve": curve(trace) if (trace := getattr(posterior, "elbo_trace", None)) is not None else None,
         "n_train": len(table.x),
         "n_test": len(table.x_test),
         "model": repr(getattr(posterior, "model", run.method)),
@@ -108,6 +111,14 @@ def score(prediction: Any, y: np.ndarray) -> dict[str, float]:
         "crps": float(np.mean(metrics.crps(y, prediction.samples))),
         "coverage_90": float(metrics.interval_coverage(y, lower, upper)),
     }
+
+
+def curve(trace: np.ndarray) -> list[float | None]:
+    """The learning curve of a fit: means over equal parts of a trace, of which there are `CURVE_POINTS`, or one for
+    each step of a shorter trace. Steps without a finite value do not count; None where a part has no other."""
+    parts = np.array_split(np.asarray(trace, np.float64), max(1, min(CURVE_POINTS, len(trace))))
+    finite = [part[np.isfinite(part)] for part in parts]
+    return [float(np.mean(part)) if len(part) else None for part in finite]
 
 
 def _scalars(summary: dict[str, Any]) -> dict[str, Any]:

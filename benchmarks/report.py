@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 PUBLISHED = Path(__file__).with_name("published.json")
+
+T = TypeVar("T")
+
+CURVE_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
 
 Record = dict[str, Any]
 Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -> value
@@ -153,11 +157,13 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
         if metric.paired:
             paired = {key: _show(list(d.values())) for key, d in differences(values, baseline).items()}
             pieces += _table(f"{metric.title}: difference from {baseline} on the same splits", paired)
+    title = "Learning curve, ELBO per data point after a share of the steps"
+    pieces += _table(title, _curves(suite, records), error=False)
     pieces += [f"[{key}]: {s['citation']}, <{s['url']}>, {s['location']}. {s['note']}" for key, s in cited.items()]
     return "\n\n".join(pieces)
 
 
-def _ordered(suite: str, cells: Cells) -> Cells:
+def _ordered(suite: str, cells: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
     """Rows in the order of the suite's data sets, columns in that of its methods and then by name."""
     datasets, methods = SUITES[suite].datasets, SUITES[suite].methods
     known = {name: i for i, name in enumerate(methods)}
@@ -165,14 +171,29 @@ def _ordered(suite: str, cells: Cells) -> Cells:
     return {key: cells[key] for key in order}
 
 
-def _table(title: str, cells: dict[tuple[str, str], str]) -> list[str]:
+def _curves(suite: str, records: list[Record]) -> dict[tuple[str, str], str]:
+    """By data set and method, and share of the steps: the last part of the curve up to there, a mean over splits."""
+    curves: dict[tuple[str, str], dict[int, list[float | None]]] = {}
+    for r in sorted(records, key=lambda r: r["date"]):
+        if r.get("curve"):
+            curves.setdefault((r["dataset"], _method_label(r)), {})[r["split"]] = r["curve"]
+    cells = {}
+    for (dataset, method), by_split in _ordered(suite, curves).items():
+        for share in CURVE_SHARES:
+            reached = [v for c in by_split.values() if (v := c[max(0, round(share * len(c)) - 1)]) is not None]
+            if reached:
+                cells[f"{dataset}, {method}", f"{share:.0%}"] = f"{np.mean(reached):.3f} ({len(reached)})"
+    return cells
+
+
+def _table(title: str, cells: dict[tuple[str, str], str], *, error: bool = True) -> list[str]:
     if not cells:
         return []
     datasets = list(dict.fromkeys(dataset for dataset, _ in cells))
     methods = list(dict.fromkeys(method for _, method in cells))
     lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
     lines += [f"| {d.removeprefix('uci/')} | {' | '.join(cells.get((d, m), '') for m in methods)} |" for d in datasets]
-    return [f"**{title}**, mean ± standard error (splits)", "\n".join(lines)]
+    return [f"**{title}**, mean {'± standard error ' if error else ''}(splits)", "\n".join(lines)]
 
 
 def _show(values: Sequence[float]) -> str:

@@ -144,3 +144,12 @@ def test_published_numbers_have_a_source_and_known_names():
         assert source.keys() == {"citation", "url", "location", "note"}
     identities = {(e["source"], e["dataset"], e["method"], e["metric"]) for e in published["results"]}
     assert len(identities) == len(published["results"]) == 9 * 2 * 2
+
+
+def test_learning_curves_after_shares_of_the_steps():
+    curves = [record("diwp", split, -1.0, curve=[float(i + split) for i in range(1, 21)]) for split in (0, 1)]
+    text = report.render([*curves, record("gp", 0, -1.0, curve=None), record("mean", 0, -1.0, curve=[None, 5.0])])
+    header, _, diwp, mean = table_after(text, "Learning curve, ELBO per data point after a share of the steps")
+    assert header[1:] == ["10%", "25%", "50%", "75%", "100%"]
+    assert diwp == ["yacht, diwp", "2.500 (2)", "5.500 (2)", "10.500 (2)", "15.500 (2)", "20.500 (2)"]
+    assert mean == ["yacht, mean", "", "", "", "5.000 (1)", "5.000 (1)"]

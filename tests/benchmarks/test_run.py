@@ -134,3 +134,9 @@ def test_splits_fitted_together_are_those_fitted_one_by_one(method):
 def test_only_splits_go_together():
     with pytest.raises(ValueError, match="Expected runs that differ in their split alone"):
         evaluate.evaluate_together([RUNS[0], dataclasses.replace(RUNS[0], seed=1)])
+
+
+def test_a_learning_curve_is_the_means_of_parts_of_a_trace():
+    np.testing.assert_allclose(evaluate.curve(np.arange(80.0)), np.arange(40) * 2 + 0.5)
+    assert evaluate.curve(np.array([1.0, np.nan, np.inf])) == [1.0, None, None]
+    assert evaluate.curve(np.zeros(0)) == [None]
