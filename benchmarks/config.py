@@ -73,7 +73,7 @@ SUITES = {
         splits=(0,),
         methods=("diwp",),
         settings=Settings(batch_size=500, steps=8000),
-        deep=Settings(batch_size=500, steps=12000),
+        deep=Settings(batch_size=500, steps=40000),
     ),
     # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
     "nngp": Suite(
