@@ -157,9 +157,9 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     import jax.numpy as jnp
     import optax
 
-    from dkp.inference import loop, start, vi
+    from dkp.inference import loop, optimizers, vi
 
-    key, optimizer = jax.random.key(0), start.natural_outputs(optax.adam(0.01), 1000)
+    key, optimizer = jax.random.key(0), optimizers.natural_outputs(optax.adam(0.01), 1000)
     family, parameters, _ = vi.prepare(
         model,
         data,
@@ -175,7 +175,7 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     @jax.jit
     def step(state: Any, rows: Any, x: Any, y: Any) -> Any:
         chosen = rows[state.step % len(rows)]
-        return one_step(state, jax.random.fold_in(key, state.step), (x[chosen], y[chosen]))[0]
+        return one_step(state, jax.random.fold_in(key, state.step), (x[chosen], y[chosen], None, None))[0]
 
     state = loop.LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
     return lambda s: step(s, rows, data.x, data.y), state

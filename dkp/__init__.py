@@ -15,6 +15,7 @@ from dkp.inference.hmc import sample_hmc
 from dkp.inference.mcmc import MCMCPosterior
 from dkp.inference.tuning import tune_diag_reg
 from dkp.inference.vi import VariationalPosterior, fit_vi, fit_vi_many
+from dkp.io import load, save
 from dkp.model import DeepKernelProcess
 from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.predict import Prediction, predict, prior_predictive
@@ -49,6 +50,7 @@ __all__ = [
     "kernels",
     "learn",
     "likelihoods",
+    "load",
     "log_evidence",
     "nngp_and_ntk_kernels",
     "nngp_kernel",
@@ -57,6 +59,7 @@ __all__ = [
     "preprocessing",
     "prior_predictive",
     "sample_hmc",
+    "save",
     "time_of_diag_reg",
     "to_arviz",
     "tune_diag_reg",

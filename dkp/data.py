@@ -29,17 +29,18 @@ class Standardization:
         """Mean and unbiased standard deviation of each column; a constant column has scale 1.
 
         Args:
-            x: finite numbers, N >= 1. A column whose range is rounding error counts as constant. The columns of images
-                are their channels, over all pixels.
+            x: finite numbers, N >= 1, or NaN, which does not count; each column has a number. A column whose range is
+                rounding error counts as constant. The columns of images are their channels, over all pixels.
         """
         x = x.reshape(-1, x.shape[-1])
-        mean = x.mean(axis=0)
-        largest = np.abs(x).max(axis=0)
-        constant = np.ptp(x, axis=0) <= 4 * np.finfo(np.float64).eps * largest
+        mean = np.nanmean(x, axis=0)
+        largest = np.nanmax(np.abs(x), axis=0)
+        constant = np.nanmax(x, axis=0) - np.nanmin(x, axis=0) <= 4 * np.finfo(np.float64).eps * largest
         deviation = np.where(constant, 0.0, x - mean)
         # The largest deviation is taken out first: squares of numbers near 1e200 or 1e-200 leave the floats.
-        peak = np.where(constant, 1.0, np.abs(deviation).max(axis=0))
-        spread = np.sqrt(np.sum((deviation / peak) ** 2, axis=0) / max(len(x) - 1, 1))
+        peak = np.where(constant, 1.0, np.nanmax(np.abs(deviation), axis=0))
+        count = np.maximum(np.sum(~np.isnan(x), axis=0) - 1, 1)
+        spread = np.sqrt(np.nansum((deviation / peak) ** 2, axis=0) / count)
         return cls(mean=mean, scale=np.where(constant, 1.0, peak * spread))
 
     @classmethod
@@ -68,6 +69,9 @@ class Dataset:
     target_names: tuple[str, ...] = static()
     y_was_vector: bool = static()
     classes: tuple[Any, ...] = static()
+    has_missing: bool = static()
+    weights: Float[Array, " N"] | None = None
+    log_exposure: Float[Array, "N 1"] | None = None
 
     @classmethod
     def from_arrays(
@@ -77,6 +81,8 @@ class Dataset:
         standardize: bool = True,
         *,
         standardize_targets: bool | None = None,
+        weights: Any = None,
+        exposure: Any = None,
         feature_names: tuple[str, ...] | list[str] | None = None,
         target_names: tuple[str, ...] | list[str] | None = None,
         dtype: Any = None,
@@ -86,19 +92,24 @@ class Dataset:
         Args:
             x: N rows of D features: array, list, data frame, series. N numbers on one axis are one feature. Or images
                 (N, H, W, D), which are standardised channel by channel.
-            y: N targets, or N rows of C targets.
+            y: N targets, or N rows of C targets. With several targets NaN means that one is missing: it takes no part
+                in the fit.
             standardize: give the columns of x (and of y) mean 0 and unbiased standard deviation 1.
             standardize_targets: the same for y alone; by default what `standardize` says. False for class labels
                 and counts.
+            weights: N non-negative numbers, how often each row counts.
+            exposure: N positive numbers for counts, of which the means are proportional to them: times, areas,
+                populations.
             feature_names: D names; by default those of the frame, else "x0", "x1", ….
             target_names: C names; by default those of the frame or series, else "y", or "y0", "y1", ….
             dtype: float32 or float64; by default JAX's, which is float64 when ``jax_enable_x64`` is set.
 
         Raises:
-            ValueError: when x or y is not numeric, is empty, holds NaN or infinities, has the wrong number of axes,
-                or when their rows or the names do not match.
+            ValueError: when x or y is not numeric, is empty, holds infinities or has the wrong number of axes, when x
+                or a single target holds NaN or a column of targets nothing else, when rows or names do not match, and
+                for weights or exposures out of range.
         """
-        x_values, y_values = _check.features("x", x), _check.matrix("y", y)
+        x_values, y_values = _check.features("x", x), _targets(y)
         _check.same_length("x", x_values, "y", y_values)
         dtype = _floating(dtype)
         both = (x_values, standardize), (y_values, standardize if standardize_targets is None else standardize_targets)
@@ -112,6 +123,9 @@ class Dataset:
             target_names=_names("target_names", target_names, y, _default_target_names(y_values.shape[1])),
             y_was_vector=np.ndim(y) == 1,
             classes=(),
+            has_missing=bool(np.isnan(y_values).any()),
+            weights=None if weights is None else jnp.asarray(_weights(weights, x_values), dtype),
+            log_exposure=None if exposure is None else jnp.asarray(log_exposures(exposure, len(x_values)), dtype),
         )
 
     @classmethod
@@ -142,6 +156,21 @@ class Dataset:
         names = [str(c) for c in classes.tolist()]
         data = cls.from_arrays(x, codes, standardize, standardize_targets=False, target_names=names, dtype=dtype)
         return dataclasses.replace(data, classes=tuple(classes.tolist()))
+
+    @property
+    def rows(self) -> tuple[Array, Array, Array | None, Array | None]:
+        """What depends on the data point: features, targets, weights and the logarithms of exposures."""
+        return self.x, self.y, self.weights, self.log_exposure
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all rows count once and no target is missing."""
+        return not self.has_missing and self.weights is None
+
+    @property
+    def rates(self) -> Float[Array, "N C"]:
+        """Targets by their exposure."""
+        return self.y if self.log_exposure is None else self.y * jnp.exp(-self.log_exposure)
 
     @property
     def n(self) -> int:
@@ -207,6 +236,40 @@ class Dataset:
             )
 
 
+def _targets(y: Any) -> Float[np.ndarray, "N C"]:
+    """Several targets may be missing here and there; a single one may not."""
+    several = np.ndim(y) == 2 and np.shape(y)[1] > 1
+    values = _check.matrix("y", y, allow_nan=several)
+    empty = np.flatnonzero(np.isnan(values).all(axis=0))
+    if empty.size:
+        names = _check.column_names(y)
+        columns = ", ".join(str(j) if names is None else names[j] for j in empty)
+        raise ValueError(f"Expected a target in every column of y. Got none in {columns}: leave these columns out.")
+    return values
+
+
+def _weights(weights: Any, x: np.ndarray) -> Float[np.ndarray, " N"]:
+    values = _check.finite_array("weights", weights, ndim=1)
+    _check.same_length("x", x, "weights", values)
+    if values.min() < 0 or values.max() == 0:
+        raise ValueError(
+            f"Expected weights to be non-negative, and some to be positive. Got {values.min():g} to {values.max():g}."
+        )
+    return values
+
+
+def log_exposures(exposure: Any, n: int) -> Float[np.ndarray, "N 1"]:
+    """Logarithms of n exposures.
+
+    Raises:
+        ValueError: unless they are n positive numbers.
+    """
+    values = _check.finite_array("exposure", exposure, ndim=1)
+    if len(values) != n or values.min() <= 0:
+        raise ValueError(f"Expected exposure to be {n} positive numbers. Got {len(values)} from {values.min():g}.")
+    return np.log(values)[:, None]
+
+
 def _default_names(prefix: str, n: int) -> tuple[str, ...]:
     return tuple(f"{prefix}{j}" for j in range(n))
 
@@ -235,7 +298,7 @@ def _floating(dtype: Any) -> np.dtype:
 
 def _cast(name: str, values: np.ndarray, dtype: Any) -> Array:
     """To the device; what does not fit into `dtype` is an error rather than an infinity."""
-    largest = float(np.abs(values).max())
+    largest = float(np.nanmax(np.abs(values)))
     if largest > float(np.finfo(dtype).max):
         raise ValueError(f"Expected {name} to fit into {np.dtype(dtype)}. Got {largest:.1e}: standardize it.")
     return jnp.asarray(values, dtype)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.core import Tracer
 
 from dkp._spec import Spec, part
 from dkp._types import Array
@@ -64,12 +65,11 @@ class DeepKernelProcess(Spec):
         """The NumPyro model, on all data or with inducing points.
 
         Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T);
-            inferred
-        hyperparameters stand under their names (``layers.0.weights``) and learned ones are parameters of those names.
-        A Gaussian likelihood is collapsed (y ~ N(0, K + s^2 I)); otherwise the site ``f`` holds the latent functions,
-        as L_K times a standard normal ``f_whitened``. With `inducing`, the data blocks are drawn from the conditional
-        prior (no sites; a random key is needed), ``u`` holds the outputs at the inducing points, and ``f`` is their
-        conditional draw at the data.
+        inferred hyperparameters stand under their names (``layers.0.weights``) and learned ones are parameters of those
+        names. A Gaussian likelihood is collapsed (y ~ N(0, K + s^2 I)) where no target is NaN, that is, missing;
+        otherwise the site ``f`` holds the latent functions, as L_K times a standard normal ``f_whitened``. With
+        `inducing`, the data blocks are drawn from the conditional prior (no sites; a random key is needed), ``u`` holds
+        the outputs at the inducing points, and ``f`` is their conditional draw at the data.
 
         Args:
             x: features (N, D), or images (N, H, W, D), taken as they are.
@@ -143,13 +143,13 @@ def _sample_bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
 def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int) -> Array:
     size, dtype = gram.ii.shape[0], gram.ii.dtype
     noise = likelihood.noise_variance(n_outputs)
-    if noise is not None:
+    if noise is not None and not _has_missing(y):
         tril = cholesky(gram.ii + noise[0] * jnp.eye(size, dtype=dtype)).tril
         law = dist.MatrixNormal(jnp.zeros((size, n_outputs), dtype), tril, jnp.eye(n_outputs, dtype=dtype))
         return _sample("y", law, y)
     whitened = _sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
     f = cast(Array, numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened))
-    return _sample("y", likelihood.conditional(f).to_event(1), y)
+    return _observe(likelihood, f, y)
 
 
 def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int) -> Array:
@@ -162,7 +162,19 @@ def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_out
     variance = jnp.maximum(gram.tt - squared_norms(projected), 0)
     noise = jax.random.normal(_key("f"), (gram.tt.shape[0], shape[1]), dtype)
     f = cast(Array, numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise))
-    return _sample("y", likelihood.conditional(f).to_event(1), y)
+    return _observe(likelihood, f, y)
+
+
+def _observe(likelihood: Likelihood, f: Array, y: Array | None) -> Array:
+    """Targets given latent functions; those that are missing stand as 0 in the site and have no density."""
+    if y is None or not _has_missing(y):
+        return _sample("y", likelihood.conditional(f).to_event(1), y)
+    observed = ~jnp.isnan(y)
+    return _sample("y", likelihood.law(f).mask(observed).to_event(2), jnp.where(observed, y, jnp.zeros_like(y)))
+
+
+def _has_missing(y: Array | None) -> bool:
+    return y is not None and not isinstance(y, Tracer) and bool(jnp.isnan(y).any())
 
 
 def _sample(site: str, law: dist.Distribution, observed: Array | None = None) -> Array:

@@ -8,18 +8,19 @@ which they are computed.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 from jax.scipy.special import logsumexp
+from numpyro.distributions.constraints import Constraint
 
 from dkp import _check
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
-from dkp.data import Dataset
+from dkp.data import Dataset, log_exposures
 from dkp.likelihoods.base import Likelihood
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, JointlyGaussian, Posterior
@@ -117,22 +118,36 @@ class Prediction:
         return values if q.ndim else values[0]
 
     def log_density(self, y: Any) -> np.ndarray:
-        """log p(y_n | data) in the original units, one value a row: log mean over draws, by log-sum-exp.
+        """log p(y_n | data) in the original units, one value a row: log mean over draws, by log-sum-exp. Of several
+        targets those that are NaN do not count.
 
         Raises:
             ValueError: when the shape of y does not fit.
         """
-        values = _check.matrix("y", y)
+        values = _check.matrix("y", y, allow_nan=self.posterior.data.n_outputs > 1)
         if values.shape != self.latent_mean.shape[1:2] + (self.posterior.data.n_outputs,):
             raise ValueError(f"Expected y of shape {self.mean.shape}, one row per row of x. Got shape {np.shape(y)}.")
         y_standard = jnp.asarray(self._scaling.apply(values), self.latent_mean.dtype)
         per_draw = self._per_draw(lambda law: _row_log_prob(law, y_standard))
         mixture = np.asarray(logsumexp(per_draw, axis=0), float) - np.log(self.latent_mean.shape[0])
-        return mixture - np.sum(np.log(np.asarray(self._scaling.scale)))
+        return mixture - np.sum(~np.isnan(values) * np.log(np.asarray(self._scaling.scale)), axis=1)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """Predictive probabilities of the classes, (N, K), of a likelihood of one column of classes.
+
+        Raises:
+            ValueError: for other likelihoods.
+        """
+        likelihood = self.posterior.model.likelihood
+        if not likelihood.is_of_classes or self.posterior.data.n_outputs != 1:
+            raise ValueError(f"Expected a likelihood of one column of classes. Got {likelihood!r}.")
+        each = np.asarray(self._per_draw(lambda law: law.probs), float).mean(axis=0)
+        return each[:, 0] if each.ndim == 3 else np.concatenate([1 - each, each], axis=1)
 
     def _standardised_quantile(self, q: float) -> np.ndarray:
         mean, variance = self._moments
-        if self._has_closed_form:
+        if self._has_distribution_function:
             return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), mean, variance))
         return np.quantile(np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0)
 
@@ -143,10 +158,12 @@ class Prediction:
         return self.posterior.model, (self.posterior.data.d, self.posterior.data.n_outputs), stacked
 
     @functools.cached_property
-    def _has_closed_form(self) -> bool:
+    def _has_distribution_function(self) -> bool:
+        """Whether quantiles are roots of a smooth function: not of counts, nor where f has to be drawn."""
         model, sizes, stacked = self._components
         _, values, mean, variance = jax.tree.map(lambda a: a[0], stacked)
-        return _likelihood(model, sizes, values, mean.dtype).predictive(mean, variance) is not None
+        law = _likelihood(model, sizes, values, mean.dtype).predictive(mean, variance)
+        return law is not None and not cast(Constraint, law.support).is_discrete
 
     def _per_draw(self, of: Callable[[Any], Any]) -> Any:
         model, sizes, stacked = self._components
@@ -168,6 +185,7 @@ def predict(
     n_samples: int = 100,
     chunk: int = 1000,
     draws: Draw | None = None,
+    exposure: Any = None,
 ) -> Prediction:
     """Predict y at new points.
 
@@ -178,9 +196,11 @@ def predict(
         n_samples: posterior draws, the components of the predictive mixture (an exact posterior has one).
         chunk: rows computed at a time; the result does not depend on it.
         draws: the posterior draws to use, such as ``posterior.sample(key, n)``; drawn here by default.
+        exposure: B positive numbers, for likelihoods of counts; 1 by default.
 
     Raises:
-        ValueError: when x does not have the features of the training data, or holds anything but finite numbers.
+        ValueError: when x does not have the features of the training data, or holds anything but finite numbers; for
+            exposures that are not positive, or that the likelihood does not take.
     """
     if not isinstance(posterior, Posterior):
         raise ValueError(
@@ -193,6 +213,10 @@ def predict(
     key_draws, key_rows, key_y = jax.random.split(key, 3)
     draws = posterior.sample(key_draws, n_samples) if draws is None else draws
     mean, variance = posterior.latent_moments(draws, key_rows, rows, chunk)
+    if exposure is not None:
+        if not posterior.model.likelihood.takes_exposure:
+            raise ValueError(f"Expected a likelihood of counts for an exposure. Got {posterior.model.likelihood!r}.")
+        mean = mean + jnp.asarray(log_exposures(exposure, len(rows)), mean.dtype)[None]
     return Prediction(
         posterior=posterior,
         draws=draws,
@@ -240,8 +264,9 @@ def prior_predictive(
 
 
 def _row_log_prob(law: Any, y: Array) -> Array:
-    log_prob = law.log_prob(y)
-    return jnp.sum(log_prob, axis=-1) if log_prob.ndim == 2 else log_prob
+    observed = ~jnp.isnan(y)
+    density = jnp.asarray(law.log_prob(jnp.where(observed, y, jnp.zeros_like(y))))
+    return jnp.sum(jnp.where(observed, density, jnp.zeros_like(density)), axis=-1)
 
 
 def _likelihood(model: DeepKernelProcess, sizes: tuple[int, int], values: Any, dtype: Any) -> Likelihood:
@@ -256,7 +281,7 @@ def _component(
     law = likelihood.predictive(mean, variance)
     if law is not None:
         return law
-    return likelihood.conditional(mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype))
+    return likelihood.law(mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype))
 
 
 def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, of: Callable[[Any], Any]) -> Any:

@@ -29,8 +29,8 @@ X, Y = jnp.asarray(RNG.normal(size=(8, 2))), jnp.asarray(RNG.normal(size=(8, 2))
 class Robust(Likelihood):
     """A likelihood that has no collapsed form."""
 
-    def conditional(self, f):
-        return dist.StudentT(5.0, f, 0.3).to_event(1)
+    def law(self, f):
+        return dist.StudentT(5.0, f, 0.3)
 
 
 def model(depth=1, delta=6.0, likelihood=None, bottleneck=None):

@@ -21,7 +21,7 @@ def run(block):
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_it_stands(capsys):
     names = run(BLOCKS[0])
-    assert len(BLOCKS) == 4 and "test log density" in capsys.readouterr().out
+    assert len(BLOCKS) == 5 and "test log density" in capsys.readouterr().out
     assert names["posterior"].stopped == "finished"
     # A fit that learned nothing predicts the training mean with the spread of the targets.
     baseline = jax.scipy.stats.norm.logpdf(
@@ -53,6 +53,14 @@ def test_the_deep_wishart_process_of_the_readme_learns(capsys):
     summary = names["posterior"].summary()
     assert "'guides': ['ab', 'ab']" in capsys.readouterr().out
     assert summary["skipped"] == 0 and summary["elbo_per_point"] > -1.35  # that of the mean alone is -1.42
+
+
+@pytest.mark.slow
+def test_the_classifier_of_the_readme_learns_and_is_saved(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run(BLOCKS[4])
+    assert float(re.findall(r"accuracy ([\d.]+)", capsys.readouterr().out)[0]) > 0.9
+    assert type(names["dkp"].load("iris.dkp")) is names["dkp"].VariationalPosterior
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

@@ -83,7 +83,7 @@ def to_arviz(
     values = {name: value[which] for name, value in draws.values.items()}
     f = _latent(prediction, which, key_f)
     y, log_likelihood = _outcomes(posterior, values, f, jax.random.fold_in(key_f, 1))
-    if isinstance(posterior, DrawsPosterior) and posterior.model.likelihood.is_gaussian:
+    if isinstance(posterior, DrawsPosterior) and posterior.model.likelihood.is_gaussian and data.is_plain:
         log_likelihood = np.asarray(posterior.leave_one_out(draws), float) - _log_scale(posterior)
     kept = {"f": f} if f.size <= _LARGEST_LATENT else {}
     matrices = _matrices(posterior, draws, np.asarray(which)) if grams else {}
@@ -132,17 +132,19 @@ def _outcomes(posterior: Posterior, values: dict[str, Array], f: Array, key: PRN
 
     def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Any, Any]:
         key, values, f = draw
-        law = resolve(posterior.model, values, f.dtype, data.d, data.n_outputs).likelihood.conditional(f)
-        return law.sample(key), law.log_prob(data.y)
+        likelihood = resolve(posterior.model, values, f.dtype, data.d, data.n_outputs).likelihood
+        f = f if data.log_exposure is None else f + data.log_exposure
+        return likelihood.conditional(f).sample(key), likelihood.log_density(data.y, f)
 
     keys = jax.random.split(key, f.shape[0])
     y, log_prob = jax.jit(lambda *draws: jax.lax.map(one, draws))(keys, values, f)
     return y, np.asarray(log_prob, float) - _log_scale(posterior)
 
 
-def _log_scale(posterior: Posterior) -> float:
-    """What a log-density of a row loses on the way to the original units."""
-    return float(np.sum(np.log(np.asarray(posterior.data.y_standardization.scale))))
+def _log_scale(posterior: Posterior) -> np.ndarray:
+    """What the log-densities of the rows lose on the way to the original units, (N,)."""
+    observed = ~np.isnan(np.asarray(posterior.data.y))
+    return np.sum(observed * np.log(np.asarray(posterior.data.y_standardization.scale)), axis=1)
 
 
 def _summaries(posterior: Posterior, draws: Draw, which: np.ndarray, thin: int) -> dict[str, np.ndarray]:

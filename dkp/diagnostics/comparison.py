@@ -214,7 +214,7 @@ def _audit(posterior: Posterior, key: PRNGKeyArray, n: int) -> tuple[Estimate | 
     if not isinstance(posterior, VariationalPosterior):
         return None, None, None
     elbo = Estimate(*posterior.elbo(key, n))
-    if not posterior.model.likelihood.is_gaussian:
+    if not posterior.model.likelihood.is_gaussian or posterior.data.weights is not None:
         return elbo, None, None
     weights = log_weights(posterior, key=key, n=n)
     return elbo, pareto_k(weights), float(jax.scipy.special.logsumexp(weights) - jnp.log(float(n)))
@@ -226,6 +226,6 @@ def _check_pair(a: Any, b: Any) -> None:
             raise ValueError(f"Expected {name} to come from an engine. Got {type(posterior).__name__}.")
     if tuple(map(type, a.model.layers)) != tuple(map(type, b.model.layers)):
         raise ValueError("Expected two posteriors of one model. Got others' layers.")
-    same = a.data.x.shape == b.data.x.shape and np.allclose(a.data.x, b.data.x) and np.allclose(a.data.y, b.data.y)
-    if not same:
+    pairs = [(a.data.x, b.data.x), (a.data.y, b.data.y)]
+    if not all(p.shape == q.shape and np.allclose(p, q, equal_nan=True) for p, q in pairs):
         raise ValueError("Expected two posteriors conditioned on the same data. Got others.")

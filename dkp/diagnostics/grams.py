@@ -122,7 +122,7 @@ def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> 
 
         layers = resolve_draw(posterior.model, draw, data.n_outputs).layers
         grams = _walk(layers, Inputs(i=draw.inducing, t=data.x), bottleneck)
-        return jnp.stack([centred_alignment(_projected(gram), data.y) for gram in grams])
+        return jnp.stack([centred_alignment(_projected(gram), jnp.nan_to_num(data.y)) for gram in grams])
 
     keys = jax.random.split(key, draws.inducing.shape[0])
     return np.asarray(jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))(keys, draws))

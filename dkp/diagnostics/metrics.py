@@ -5,7 +5,8 @@ functions with one value an output return a number for (N,) and C numbers for (N
 
 References: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and estimation, JASA
 102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked probability score for circular variables,
-QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140.
+QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140;
+G. W. Brier (1950), Monthly Weather Review 78; M. P. Naeini et al. (2015), AAAI (expected calibration error).
 """
 
 from typing import Any, NamedTuple
@@ -18,12 +19,18 @@ from dkp._types import Float
 
 __all__ = [
     "Estimate",
+    "accuracy",
+    "brier_score",
     "crps",
     "crps_gaussian_mixture",
+    "expected_calibration_error",
     "interval_coverage",
     "interval_width",
     "mae",
     "mean_log_density",
+    "mean_log_probability",
+    "out_of_distribution_auroc",
+    "predictive_entropy",
     "rmse",
 ]
 
@@ -127,6 +134,90 @@ def interval_width(lower: Any, upper: Any) -> PerOutput:
     _check.same_shape("lower", lower, "upper", upper)
     _check_ordered(lower, upper)
     return np.mean(upper - lower, axis=0)
+
+
+def accuracy(labels: Any, probabilities: Any) -> float:
+    """Share of the rows whose likeliest class is the observed one.
+
+    Args:
+        labels: numbers of the observed classes, (N,), from 0.
+        probabilities: of K classes, (N, K), rows of which sum to one.
+
+    Raises:
+        ValueError: for labels that are none of 0, …, K - 1, and rows that are no probabilities; so do all functions of
+            labels and probabilities.
+    """
+    labels, probabilities = _classes(labels, probabilities)
+    return float(np.mean(np.argmax(probabilities, axis=1) == labels))
+
+
+def mean_log_probability(labels: Any, probabilities: Any) -> Estimate:
+    """Mean log probability of the observed classes, and its standard error, as :func:`mean_log_density`."""
+    labels, probabilities = _classes(labels, probabilities)
+    with np.errstate(divide="ignore"):
+        return mean_log_density(np.log(probabilities[np.arange(len(labels)), labels]))
+
+
+def brier_score(labels: Any, probabilities: Any) -> float:
+    """Mean over rows of sum_k (p_k - [label = k])^2: between 0 and 2, less is better."""
+    labels, probabilities = _classes(labels, probabilities)
+    return float(np.mean(np.sum((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2, axis=1)))
+
+
+def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy: rows in bins of equal width by the probability of their likeliest
+    class, sum_b (n_b / N) |accuracy_b - mean confidence_b|. Chance alone makes it positive, of the order of sqrt(bins /
+    N).
+
+    Args:
+        bins: number of bins of [0, 1].
+    """
+    labels, probabilities = _classes(labels, probabilities)
+    confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels
+    index = np.minimum((confidence * _check.positive_int("bins", bins)).astype(int), bins - 1)
+    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
+    return float(np.sum(np.abs(gaps)) / len(labels))
+
+
+def predictive_entropy(probabilities: Any) -> Float[np.ndarray, " N"]:
+    """-sum_k p_k log p_k of each row, in nats."""
+    return special.entr(_rows_of_probabilities(probabilities)).sum(axis=1)
+
+
+def out_of_distribution_auroc(inside: Any, outside: Any) -> float:
+    """Probability that a row from elsewhere has the larger predictive entropy, ties counted half: the area under the
+    curve of a detector.
+
+    Args:
+        inside: probabilities at rows like those of training, (N, K). outside: at others, (M, K).
+    """
+    from sklearn.metrics import roc_auc_score
+
+    entropies = [predictive_entropy(inside), predictive_entropy(outside)]
+    return float(roc_auc_score(np.repeat([0, 1], [len(e) for e in entropies]), np.concatenate(entropies)))
+
+
+def _classes(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
+    probabilities = _rows_of_probabilities(probabilities)
+    labels = _check.finite_array("labels", labels, ndim=1)
+    _check.same_length("labels", labels, "probabilities", probabilities)
+    if np.any(labels != np.floor(labels)) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"Expected labels to be integers from 0 to {probabilities.shape[1] - 1}. Got {labels.min():g} to "
+            f"{labels.max():g}."
+        )
+    return labels.astype(int), probabilities
+
+
+def _rows_of_probabilities(values: Any) -> np.ndarray:
+    probabilities = _check.finite_array("probabilities", values, ndim=2)
+    if probabilities.min() < 0 or np.any(np.abs(probabilities.sum(axis=1) - 1) > 1e-4):
+        raise ValueError(
+            f"Expected rows of probabilities, non-negative and of sum one. Got sums from "
+            f"{probabilities.sum(axis=1).min():g} to {probabilities.sum(axis=1).max():g}, the least entry "
+            f"{probabilities.min():g}."
+        )
+    return probabilities
 
 
 def _mean_absolute(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:

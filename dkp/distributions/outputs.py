@@ -12,33 +12,42 @@ from dkp._value import value
 from dkp.linalg.blocks import Gram, squared_norms
 from dkp.linalg.cholesky import Cholesky, cholesky, log_determinant
 
-__all__ = ["OutputLaw", "collapsed_bound", "exact_outputs", "gaussian_log_density", "pseudo_target_posterior"]
+__all__ = [
+    "OutputLaw",
+    "collapsed_bound",
+    "exact_outputs",
+    "gaussian_log_density",
+    "observed_log_density",
+    "observed_outputs",
+    "pseudo_target_posterior",
+]
 
 
 @value
 class OutputLaw:
-    """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs.
+    """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs or not.
 
-    weights: a, (P, C). removed: R, (P, P). added: Q, (P, P), or None for zero.
+    weights: a, (P, C). removed: R, (P, P), or one for each output, (C, P, P). added: Q, (P, P), or None for zero.
     """
 
     weights: Float[Array, "P C"]
-    removed: Float[Array, "P P"]
+    removed: Float[Array, "*stack P P"]
     added: Float[Array, "P P"] | None = None
 
     def moments(self, gram: Gram) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
         """Mean and variance of f at the data points of `gram`."""
         assert gram.ti is not None and gram.tt is not None
         mean = gram.ti @ self.weights
-        variance = gram.tt - squared_norms(gram.ti @ self.removed.T)
+        taken = squared_norms(gram.ti @ jnp.swapaxes(self.removed, -1, -2))
         if self.added is not None:
-            variance = variance + squared_norms(gram.ti @ self.added.T)
-        floor = jnp.finfo(variance.dtype).eps * gram.tt
-        return mean, jnp.broadcast_to(jnp.maximum(variance, floor)[:, None], mean.shape)
+            taken = taken - squared_norms(gram.ti @ self.added.T)
+        prior = jnp.broadcast_to(gram.tt, taken.shape)
+        variance = jnp.maximum(prior - taken, jnp.finfo(mean.dtype).eps * prior)
+        return mean, jnp.broadcast_to(variance[:, None] if variance.ndim == 1 else variance.T, mean.shape)
 
 
 def pseudo_target_posterior(
-    kernel_ii: Float[Array, "P P"], target: Float[Array, "P C"], precision_tril: Float[Array, "P P"]
+    kernel_ii: Float[Array, "P P"], target: Float[Array, "P C"], precision_tril: Float[Array, "*stack P P"]
 ) -> tuple[OutputLaw, Scalar, Scalar]:
     """Posterior of u ~ N(0, K) after Gaussian pseudo-observations: q(u_c) = N(K Lam B^-1 w_c, (K^-1 + Lam Lam^T)^-1).
 
@@ -49,7 +58,7 @@ def pseudo_target_posterior(
     Args:
         kernel_ii: K, (P, P).
         target: w, the whitened pseudo-targets, (P, C).
-        precision_tril: Lam, lower-triangular, (P, P); shared by the outputs.
+        precision_tril: Lam, lower-triangular, (P, P) where the outputs share it, else (C, P, P).
 
     Returns:
         the law of f, the KL divergence, and the jitter used.
@@ -57,6 +66,11 @@ def pseudo_target_posterior(
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing posterior; the closed-form KL follows from
         Woodbury's identity.
     """
+    if precision_tril.ndim == 3:
+        laws, kls, jitters = jax.vmap(pseudo_target_posterior, (None, 0, 0))(
+            kernel_ii, target.T[..., None], precision_tril
+        )
+        return OutputLaw(weights=laws.weights[..., 0].T, removed=laws.removed), jnp.sum(kls), jnp.max(jitters)
     size, n_outputs = target.shape
     inner = precision_tril.T @ kernel_ii @ precision_tril
     b = cholesky((inner + inner.T) / 2 + jnp.eye(size, dtype=inner.dtype))
@@ -95,11 +109,46 @@ def collapsed_bound(
 def exact_outputs(
     kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y (Rasmussen & Williams 2006, equation
-    2.30)."""
+    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y, all of it (Rasmussen & Williams 2006,
+    equation 2.30)."""
     covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
     _, solution, inverse_factor = _log_density_and_solution(covariance, y)
     return gaussian_log_density(covariance, y), OutputLaw(weights=solution, removed=inverse_factor)
+
+
+def observed_outputs(
+    kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
+) -> OutputLaw:
+    """The law of f given the targets that are not NaN: one inverse for each output."""
+    covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+
+    def one(column: Array) -> tuple[Array, Array]:
+        block, target, seen = _observed_block(covariance, column)
+        _, solution, inverse_factor = _log_density_and_solution(block, target)
+        return solution[:, 0], inverse_factor * seen[None, :]
+
+    weights, removed = jax.vmap(one)(y.T)
+    return OutputLaw(weights=weights.T, removed=removed)
+
+
+def observed_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]) -> Scalar:
+    """sum_c log N(y_c; 0, covariance) over the targets that are not NaN."""
+
+    def one(column: Array) -> Array:
+        block, target, seen = _observed_block(covariance, column)
+        # A missing target stands as 0 with variance 1, apart from the others: its density is taken out again.
+        return gaussian_log_density(block, target) + jnp.sum(1 - seen) * jnp.log(2 * jnp.pi) / 2
+
+    return jnp.sum(jax.vmap(one)(y.T))
+
+
+def _observed_block(covariance: Array, column: Array) -> tuple[Array, Array, Array]:
+    """The covariance of the targets that are not NaN, with 1 on the diagonal for the others, which are 0; and which
+    they are."""
+    seen = jnp.isfinite(column)
+    mask = seen.astype(covariance.dtype)
+    block = covariance * (mask[:, None] * mask[None, :]) + jnp.diag(1 - mask)
+    return block, jnp.where(seen, column, 0)[:, None], mask
 
 
 @jax.custom_jvp

@@ -75,6 +75,15 @@ class Chains:
         states = [_start(target, method, z, k, step_size) for z, k in zip(starts, keys, strict=True)]
         self._states = [jax.tree.map(lambda *a: jnp.stack(a), *states)] if self._vectorised else states
 
+    @property
+    def state(self) -> Any:
+        """All that changes: the chains and their metric."""
+        return self._states, self.metric
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self._states, self.metric = state
+
     def restart_step_size(self) -> None:
         """Begin to tune again, from the step size reached: after a change of the metric."""
         restart = _restart if not self._vectorised else jax.vmap(_restart)

@@ -29,7 +29,7 @@ from dkp._value import value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
-from dkp.distributions.outputs import gaussian_log_density
+from dkp.distributions.outputs import gaussian_log_density, observed_log_density
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky_product
 from dkp.linalg.order import farthest_first
@@ -111,6 +111,11 @@ class Coordinates:
         """Targets in the order of the factors."""
         return self.data.y[self.order]
 
+    @property
+    def is_collapsed(self) -> bool:
+        """Whether f is integrated out in closed form: Gaussian noise, of rows that count once."""
+        return self.model.likelihood.is_gaussian and self.data.weights is None
+
     def in_data_order(self, rows: Float[Array, "N *rest"]) -> Float[Array, "N *rest"]:
         """Rows in the order of the factors, as the data have them."""
         return rows[np.argsort(self.order)]
@@ -128,7 +133,7 @@ class Coordinates:
         hyper = [math.prod(h.shape) for h in self.hyperparameters.values()]
         widths = [(layer, self._feature_columns(layer)) for layer in self._typical.bottlenecks]
         factors = [self._factor_transform(layer).size if w is None else n * w for layer, w in widths]
-        latent = [] if self.model.likelihood.is_gaussian else [n * self.model.likelihood.n_latent(targets)]
+        latent = [] if self.is_collapsed else [n * self.model.likelihood.n_latent(targets)]
         return (*hyper, *factors, *latent)
 
     @property
@@ -156,7 +161,7 @@ class Coordinates:
 
         kernel = propagate(model.layers, Inputs(i=self.x), bottleneck).ii
         f = None
-        if not model.likelihood.is_gaussian:
+        if not self.is_collapsed:
             f, jitter = cholesky_product(kernel, parts[-1].reshape(self.data.n, -1))
             spent["jitter"] = jnp.maximum(spent["jitter"], jitter)
         return Network(model=model, values=values, factors=tuple(factors), kernel=kernel, f=f, **spent)
@@ -174,9 +179,12 @@ class Coordinates:
         """log p(y | network): all outputs, standardised targets."""
         y, likelihood = self.y, network.model.likelihood
         if network.f is not None:
-            return jnp.asarray(jnp.sum(likelihood.conditional(network.f).log_prob(y)), self.dtype)
-        noise = self.noise_variance(network)
-        return gaussian_log_density(network.kernel + noise * jnp.eye(self.data.n, dtype=self.dtype), y)
+            weights, offset = (None if a is None else a[self.order] for a in self.data.rows[2:])
+            rows = likelihood.log_density(y, network.f if offset is None else network.f + offset)
+            return jnp.asarray(jnp.sum(rows if weights is None else weights * rows), self.dtype)
+        covariance = network.kernel + self.noise_variance(network) * jnp.eye(self.data.n, dtype=self.dtype)
+        density = observed_log_density if self.data.has_missing else gaussian_log_density
+        return density(covariance, y)
 
     def noise_variance(self, network: Network) -> Scalar:
         """The one noise variance of a Gaussian likelihood."""

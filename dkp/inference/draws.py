@@ -10,7 +10,8 @@ import numpy as np
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.distributions.outputs import OutputLaw, exact_outputs
+from dkp.distributions.outputs import OutputLaw, exact_outputs, observed_outputs
+from dkp.inference.checks import check_plain
 from dkp.inference.coordinates import Coordinates
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
@@ -87,6 +88,7 @@ class DrawsPosterior:
         """
         if not self.model.likelihood.is_gaussian:
             raise ValueError(f"Expected a Gaussian likelihood. Got {self.model.likelihood!r}.")
+        check_plain(self.data, "leave-one-out densities are of whole rows")
         return _leave_one_out(self.coordinates, draws)
 
     def summary(self) -> dict[str, Any]:
@@ -135,4 +137,6 @@ def output_law(coordinates: Coordinates, draw: Draw) -> OutputLaw:
         return OutputLaw(weights=scale.inverse.T @ (scale.inverse @ draw.f), removed=scale.inverse)
     noise = model.likelihood.noise_variance(coordinates.data.n_outputs)
     assert noise is not None
+    if coordinates.data.has_missing:
+        return observed_outputs(kernel, coordinates.y, noise[0])
     return exact_outputs(kernel, coordinates.y, noise[0])[1]

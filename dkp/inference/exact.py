@@ -19,7 +19,7 @@ import numpy as np
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.inference.checks import check_model_and_data
+from dkp.inference.checks import check_model_and_data, check_plain
 from dkp.inference.marginal_likelihood import log_marginal_likelihood, maximise, ridge_of
 from dkp.linalg.blocks import squared_norms
 from dkp.linalg.spectrum import Spectrum, leave_one_out, spectrum
@@ -249,6 +249,7 @@ def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> Non
         raise ValueError(
             f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use dkp.fit_vi."
         )
+    check_plain(data, "use dkp.fit_vi or dkp.sample_hmc")
     if data.n > max_points:
         raise ValueError(
             f"Expected at most max_points = {max_points} data points. Got {data.n}, and each matrix takes "

@@ -15,19 +15,20 @@ from numpyro.distributions import kl_divergence
 
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
-from dkp._value import value
+from dkp._value import static, value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
 from dkp.distributions.outputs import OutputLaw, collapsed_bound, pseudo_target_posterior
 from dkp.guides import BottleneckGuide, HyperparameterGuide, OutputGuide, choose_guides
 from dkp.guides.base import GuidePosterior
+from dkp.likelihoods.base import Likelihood
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
 from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw
 from dkp.priors import Hyperparameter, hyperparameters, resolve
 
-__all__ = ["LayerPass", "VariationalFamily"]
+__all__ = ["LayerPass", "OutputBatch", "VariationalFamily"]
 
 
 @value
@@ -40,6 +41,31 @@ class LayerPass:
     kernel: Gram
     kl: Scalar
     jitter: Scalar
+
+
+@value
+class OutputBatch:
+    """What the outputs see of a batch of the n data points; see :meth:`VariationalFamily.elbo`. key: for likelihoods
+    that draw."""
+
+    y: Float[Array, "B C"]
+    n: int = static()
+    weights: Float[Array, " B"] | None = None
+    offset: Float[Array, "B 1"] | None = None
+    key: PRNGKeyArray | None = None
+
+    @property
+    def share(self) -> float:
+        """How many data points stand behind one of the batch."""
+        return self.n / self.y.shape[0]
+
+    def expected_log_density(
+        self, likelihood: Likelihood, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
+    ) -> Scalar:
+        """E log p(y | f), the sum over the batch."""
+        mean = mean if self.offset is None else mean + self.offset
+        rows = likelihood.expected_log_density(self.y, mean, variance, self.key)
+        return jnp.sum(rows if self.weights is None else self.weights * rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +103,15 @@ class VariationalFamily:
         learned, inferred = {}, {}
         for name, h in self.hyperparameters.items():
             if h.is_learned:
-                learned[name] = h.unconstrain(h.initial(data.x, data.y))
+                learned[name] = h.unconstrain(h.initial(data.x, data.rates))
             elif h.is_inferred:
                 inferred[name] = HyperparameterGuide().init(h, data.x.dtype)
         parameters = {"inducing": inducing, "learned": learned, "inferred": inferred}
         if not self.collapsed:
-            n_latent = self.model.likelihood.n_latent(self.n_outputs)
-            parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype)
+            likelihood = self.model.likelihood
+            n_latent = likelihood.n_latent(self.n_outputs)
+            shared = n_latent == 1 or (likelihood.is_gaussian and not data.has_missing)
+            parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype, shared=shared)
         return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
 
     @property
@@ -160,32 +188,41 @@ class VariationalFamily:
         x: Float[Array, "B *space D"],
         y: Float[Array, "B C"],
         n: int,
+        weights: Float[Array, " B"] | None = None,
+        offset: Float[Array, "B 1"] | None = None,
     ) -> tuple[Scalar, Scalar]:
         """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points, and the jitter
-        used."""
+        used.
+
+        Args:
+            weights: how often each row counts. offset: what is added to the latent functions in the likelihood.
+        """
         walk = self.layer_pass(parameters, key, x)
-        bound, jitter = self.output_bound(parameters, walk.model, walk.kernel, y, n)
+        key_outputs = jax.random.fold_in(key, len(walk.factors) + 1)
+        batch = OutputBatch(y=y, n=n, weights=weights, offset=offset, key=key_outputs)
+        bound, jitter = self.output_bound(parameters, walk.model, walk.kernel, batch)
         return bound - walk.kl, jnp.maximum(walk.jitter, jitter)
 
     def output_bound(
-        self, parameters: dict[str, Any], model: DeepKernelProcess, kernel: Gram, y: Float[Array, "B C"], n: int
+        self, parameters: dict[str, Any], model: DeepKernelProcess, kernel: Gram, batch: OutputBatch
     ) -> tuple[Scalar, Scalar]:
-        """Bound on log p(y | K) for a batch of the n data points, and the jitter used.
+        """Bound on log p(y | K) for a batch of the data points, and the jitter used.
 
-        The gradient in the parameters of the outputs is not that of the bound, but n times the negative step along the
-        natural gradient: from the parameters to :meth:`sites` of the batch.
+        The gradient in the parameters of the outputs is not that of the bound, but n (the number of data points) times
+        the negative step along the natural gradient: from the parameters to :meth:`sites` of the batch.
         """
         if self.collapsed:
             scale = cholesky(kernel.ii)
-            return collapsed_bound(kernel, scale, y, self.noise_variance(model))[0], scale.jitter
+            return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[0], scale.jitter
         outputs = jax.lax.stop_gradient(parameters["outputs"])
         law, kl, jitter = self._outputs(outputs, kernel)
         mean, variance = law.moments(kernel)
-        likelihood = jnp.sum(model.likelihood.expected_log_density(y, mean, variance)) * (n / y.shape[0])
-        target = jax.lax.stop_gradient(self.sites(model, kernel, mean, variance, y, n))
+        likelihood = batch.share * batch.expected_log_density(model.likelihood, mean, variance)
+        shared = outputs["precision"].ndim == 2
+        target = jax.lax.stop_gradient(self.sites(model, kernel, mean, variance, batch, shared=shared))
         squares = jax.tree.map(lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target)
         step = sum(jax.tree.leaves(squares), jnp.zeros((), likelihood.dtype))
-        return likelihood - kl - n * (step - jax.lax.stop_gradient(step)), jitter
+        return likelihood - kl - batch.n * (step - jax.lax.stop_gradient(step)), jitter
 
     def sites(
         self,
@@ -193,8 +230,9 @@ class VariationalFamily:
         kernel: Gram,
         mean: Float[Array, "B Q"],
         variance: Float[Array, "B Q"],
-        y: Float[Array, "B C"],
-        n: int,
+        batch: OutputBatch,
+        *,
+        shared: bool = True,
     ) -> dict[str, Array]:
         """Natural parameters of the outputs that a batch asks for, where f has these moments at its points.
 
@@ -205,23 +243,24 @@ class VariationalFamily:
         For Gaussian noise h = 1 / s^2 and g + h mean = y / s^2: with all data they are the optimum, whatever they were.
 
         Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference; Salimbeni,
-            Eleftheriadis & Hensman 2018 (arXiv 1803.09151). H is shared by the latent functions: h is averaged over
-            them.
+            Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the latent functions, h is averaged
+            over them. A likelihood that is not log-concave may have h < 0, which counts as 0.
         """
         assert kernel.ti is not None
 
         def expected(mean: Array, variance: Array) -> Scalar:
-            return jnp.sum(model.likelihood.expected_log_density(y, mean, variance))
+            return batch.expected_log_density(model.likelihood, mean, variance)
 
         slope, curvature = jax.grad(expected, (0, 1))(mean, variance)
         weight = jnp.maximum(-2 * curvature, 0)
         inverse = cholesky(kernel.ii).inverse
         projection = (kernel.ti @ inverse.T) @ inverse
-        share = n / y.shape[0]
-        return {
-            "linear": share * (projection.T @ (slope + weight * mean)),
-            "precision": share * (projection.T @ (jnp.mean(weight, axis=1)[:, None] * projection)),
-        }
+        if shared:
+            precision = projection.T @ (jnp.mean(weight, axis=1)[:, None] * projection)
+        else:
+            precision = projection.T @ (weight.T[..., None] * projection[None])
+        linear = projection.T @ (slope + weight * mean)
+        return {"linear": batch.share * linear, "precision": batch.share * precision}
 
     def _outputs(self, outputs: dict[str, Array], kernel: Gram) -> tuple[OutputLaw, Scalar, Scalar]:
         """The law of f, its divergence from the prior, and the jitter."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from dkp._compiled import compiled
 from dkp._types import Array, Float, Scalar
-from dkp.distributions.outputs import exact_outputs
+from dkp.distributions.outputs import exact_outputs, observed_outputs
 from dkp.inference.coordinates import Coordinates, Network
 from dkp.linalg.alignment import centred_alignment
 from dkp.linalg.blocks import diagonal
@@ -31,7 +31,7 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
         triangle = jnp.linalg.qr(factor, mode="r")  # S^T S would square the condition number
         found[f"gram_{index}_log_det"] = 2 * jnp.sum(jnp.log(jnp.abs(diagonal(triangle))))
         found[f"gram_{index}_trace"] = jnp.sum(factor**2)
-        found[f"gram_{index}_alignment"] = centred_alignment(factor, target.y)
+        found[f"gram_{index}_alignment"] = centred_alignment(factor, jnp.nan_to_num(target.y))  # missing: the mean
     found["log_likelihood"] = target.log_likelihood(network)
     return {**found, "f": target.in_data_order(_latent(target, network))[_rows(target)]}
 
@@ -58,4 +58,6 @@ def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
     if network.f is not None:
         return network.f
     noise = target.noise_variance(network)
+    if target.data.has_missing:
+        return network.kernel @ observed_outputs(network.kernel, target.y, noise).weights
     return target.y - noise * exact_outputs(network.kernel, target.y, noise)[1].weights

@@ -1,7 +1,9 @@
 """Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc`` and the posterior that it returns."""
 
-import time
+import contextlib
+import os
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +13,16 @@ import numpyro.distributions as dist
 from dkp import _check
 from dkp._memory import allowed_memory
 from dkp._threads import one_blas_thread
-from dkp._types import PRNGKeyArray
+from dkp._types import Array, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.inference.adaptation import estimate_metric, metric_rank, schedule
-from dkp.inference.chains import CHAIN_METHODS, Chains, Chunk
+from dkp.inference.adaptation import metric_rank
+from dkp.inference.chains import CHAIN_METHODS, Chains
+from dkp.inference.checkpoint import Checkpoint, identity
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.functionals import functionals_of
 from dkp.inference.mcmc import MCMCPosterior
+from dkp.inference.sampling import Session
 from dkp.inference.starts import check_init, starts
 from dkp.inference.transitions import METHODS, Method, identity_metric
 from dkp.inference.vi import VariationalPosterior
@@ -49,6 +53,8 @@ def sample_hmc(
     chain_method: str = "auto",
     max_memory: float | None = None,
     progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> MCMCPosterior:
     """Draw from the exact posterior of a deep kernel process by Markov chain Monte Carlo.
 
@@ -79,6 +85,10 @@ def sample_hmc(
             processors, vectorised on accelerators.
         max_memory: bytes that the draws may take; half of what is free by default.
         progress: show a progress bar; by default on terminals and in notebooks.
+        checkpoint: a file for the state of the chains, draws included. A call that was killed, made again with the same
+            arguments, goes on from there, and ends as it would have, to the last bit on the same machine; one that had
+            finished returns at once. SIGTERM saves and stops.
+        every: seconds between two checkpoints.
 
     Returns:
         the posterior. Ctrl-C during sampling returns the draws so far.
@@ -111,14 +121,12 @@ def sample_hmc(
     metric = identity_metric(target.size, data.x.dtype, rank)
     points = starts(target, key_start, chains, init)
     run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method)
-    kept = _Kept(thin)
     bar = Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress)
-    with one_blas_thread(), bar:
-        began = time.perf_counter()
-        _warm_up(run, warmup, rank, bar)
-        warmed = time.perf_counter()
-        stopped = _sample(run, kept, draws * thin, bar.offset(warmup))
-        ended = time.perf_counter()
+    options = {"method": repr(sampler), "warmup": warmup, "draws": draws, "thin": thin, "chain_method": chain_method}
+    with one_blas_thread(), bar, _checkpoint(target, points, key, options, checkpoint, every) as file:
+        session = Session(run, rank=rank, thin=thin, checkpoint=file)
+        stopped = session.run(warmup, draws * thin, bar)
+    kept = session.kept
     found, jitter = _functionals(target, kept.z())
     posterior = MCMCPosterior(
         model=target.model,  # the user's, but learned values stand in it
@@ -130,12 +138,26 @@ def sample_hmc(
         jitter=jitter,
         divergences=kept.divergences,
         stopped=stopped,
-        warmup_seconds=warmed - began,
-        seconds=ended - warmed,
+        warmup_seconds=session.warmup_seconds,
+        seconds=session.seconds,
     )
     for text in posterior.warnings:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return posterior
+
+
+def _checkpoint(
+    target: Coordinates,
+    points: Array,
+    key: PRNGKeyArray,
+    options: dict[str, Any],
+    path: str | os.PathLike[str] | None,
+    every: float,
+) -> contextlib.AbstractContextManager[Checkpoint | None]:
+    """The starting points are part of the call: they come from `init` where there is one."""
+    if path is None:
+        return contextlib.nullcontext()
+    return Checkpoint(path, every, identity("sample_hmc", (target.model, points), [target.data], [key], options))
 
 
 def with_priors(model: DeepKernelProcess, data: Dataset, init: VariationalPosterior | None) -> DeepKernelProcess:
@@ -160,7 +182,7 @@ def with_priors(model: DeepKernelProcess, data: Dataset, init: VariationalPoster
 
 
 def _default_prior(h: Hyperparameter, data: Dataset) -> dist.Distribution:
-    start = h.initial(data.x, data.y)
+    start = h.initial(data.x, data.rates)
     one = jnp.ones_like(start)
     if h.domain == "real":
         return dist.Normal(start, one)
@@ -221,75 +243,6 @@ def _warn_single_precision(data: Dataset) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def _warm_up(run: Chains, warmup: int, rank: int, bar: Progress) -> None:
-    done = 0
-    for window in schedule(warmup):
-        chunks: list[Chunk] = []
-        for chunk in run.run(window.length, adapting=True):
-            if window.learns and rank:
-                chunks.append(chunk)
-            done += chunk.z.shape[1]
-            bar.update(done, steps=float(chunk.info.steps.mean()))
-        if chunks:
-            z, gradient = (np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("z", "gradient"))
-            metric = estimate_metric(z, gradient, rank)
-            if metric is not None:
-                run.metric = metric
-                run.restart_step_size()
-
-
-class _Kept:
-    """Draws and statistics of the transitions that are kept, every `thin`-th."""
-
-    def __init__(self, thin: int) -> None:
-        self._thin, self._done = thin, 0
-        self._chunks: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        self.divergences = 0
-
-    def add(self, chunk: Chunk) -> None:
-        n = chunk.z.shape[1]
-        rows = np.flatnonzero((self._done + np.arange(1, n + 1)) % self._thin == 0)
-        info = chunk.info
-        stats = {
-            "acceptance_rate": info.acceptance,
-            "diverging": info.diverging,
-            "energy": info.energy,
-            "n_steps": info.steps,
-            "tree_depth": info.depth,
-            "step_size": chunk.step_size,
-        }
-        self._chunks.append((chunk.z[:, rows], {name: a[:, rows] for name, a in stats.items()}))
-        self._done += n
-        self.divergences += int(info.diverging.sum())
-
-    @property
-    def n(self) -> int:
-        """Kept draws of each chain."""
-        return sum(z.shape[1] for z, _ in self._chunks)
-
-    def z(self) -> np.ndarray:
-        return np.concatenate([z for z, _ in self._chunks], axis=1)
-
-    def stats(self) -> dict[str, np.ndarray]:
-        names = self._chunks[0][1]
-        return {name: np.concatenate([stats[name] for _, stats in self._chunks], axis=1) for name in names}
-
-
-def _sample(run: Chains, kept: _Kept, total: int, bar: Progress) -> str:
-    """Run so many transitions, and say how it ended: "finished", or "interrupted" with some draws kept."""
-    done = 0
-    try:
-        for chunk in run.run(total, adapting=False):
-            kept.add(chunk)
-            done += chunk.z.shape[1]
-            bar.update(done, steps=float(chunk.info.steps.mean()), divergences=kept.divergences)
-    except KeyboardInterrupt:
-        if kept.n == 0:
-            raise
-        return "interrupted"
-    return "finished"
 
 
 def _functionals(target: Coordinates, z: np.ndarray) -> tuple[dict[str, np.ndarray], float]:

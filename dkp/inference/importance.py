@@ -19,7 +19,7 @@ from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
-from dkp.distributions.outputs import gaussian_log_density
+from dkp.distributions.outputs import gaussian_log_density, observed_log_density
 from dkp.inference.family import VariationalFamily
 from dkp.inference.vi import VariationalPosterior
 from dkp.linalg.blocks import Gram, Inputs
@@ -37,6 +37,8 @@ def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 
             law at the inducing points and the data together.
     """
     _check.positive_int("n", n)
+    if posterior.data.weights is not None:
+        raise ValueError("Expected rows that count once. Got weights.")
     if not posterior.model.likelihood.is_gaussian:
         raise ValueError(f"Expected a Gaussian likelihood. Got {posterior.model.likelihood!r}.")
     for layer in posterior.model.bottlenecks:
@@ -69,4 +71,5 @@ def _log_weight(family: VariationalFamily, parameters: Any, key: PRNGKeyArray, d
     points = jnp.concatenate([inducing, data.x])
     kernel = propagate(model.layers, Inputs(i=points), bottleneck).ii[p:, p:]
     noise = family.noise_variance(model) * jnp.eye(data.x.shape[0], dtype=kernel.dtype)
-    return gaussian_log_density(kernel + noise, data.y) + sum(log_ratios)
+    density = observed_log_density if data.has_missing else gaussian_log_density
+    return density(kernel + noise, data.y) + sum(log_ratios)

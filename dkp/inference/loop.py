@@ -20,9 +20,10 @@ import optax
 
 from dkp._types import Array, PRNGKeyArray
 from dkp._value import value
+from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
 from dkp.progress import Progress
 
-__all__ = ["Batches", "LoopResult", "LoopState", "make_step", "minimise", "minimise_many"]
+__all__ = ["Batches", "LoopResult", "LoopState", "Saved", "make_step", "minimise", "minimise_many"]
 
 Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
 
@@ -96,6 +97,7 @@ def minimise(
     chunk: int = 100,
     patience: int | None = None,
     progress: Progress | None = None,
+    saved: "Saved | None" = None,
 ) -> LoopResult:
     """Run `steps` steps of `optimizer` on ``loss(parameters, key, batch)``.
 
@@ -106,6 +108,7 @@ def minimise(
         chunk: steps per jitted call.
         patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops
             early.
+        saved: where the loop starts and what it saves.
     """
     run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk)
     state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
@@ -117,7 +120,7 @@ def minimise(
         kept = min(chunk, steps - start)
         return state, tracker.record(state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()})
 
-    return _drive(advance, state, [tracker], steps, chunk, progress)[0]
+    return _drive(advance, state, [tracker], steps, chunk, progress, saved)[0]
 
 
 def minimise_many(
@@ -132,6 +135,7 @@ def minimise_many(
     chunk: int = 100,
     patience: int | None = None,
     progress: Progress | None = None,
+    saved: "Saved | None" = None,
 ) -> list[LoopResult]:
     """:func:`minimise` for several problems of one shape, vectorised: one program makes a step of all of them.
 
@@ -141,7 +145,7 @@ def minimise_many(
     count = len(parameters)
     if count == 1:
         alone = None if batches is None else batches[0]
-        settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress}
+        settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress, "saved": saved}
         return [minimise(loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings)]
     run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk, stacked=True)
     stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
@@ -160,7 +164,7 @@ def minimise_many(
         ]
         return state, all(converged)
 
-    return _drive(advance, state, trackers, steps, chunk, progress)
+    return _drive(advance, state, trackers, steps, chunk, progress, saved)
 
 
 def _drive(
@@ -170,21 +174,54 @@ def _drive(
     steps: int,
     chunk: int,
     progress: Progress | None,
+    saved: "Saved | None",
 ) -> list[LoopResult]:
     """Advance chunk by chunk until the steps are done, all has converged, or Ctrl-C."""
-    started, stopped = time.perf_counter(), "finished"
+    done, spent = 0, 0.0
+    if saved is not None:
+        state, done, spent = saved.restore(state, trackers)
+    started = time.perf_counter() - spent
+    stopped = "converged" if all(t.has_converged for t in trackers) else "finished"
     try:
-        for start in range(0, steps, chunk):
-            state, converged = advance(state, start)
-            if converged:
-                stopped = "converged"
-                break
+        while done < steps and stopped == "finished":
+            state, converged = advance(state, done)
+            done += chunk
+            stopped = "converged" if converged else "finished"
+            if saved is not None and saved.checkpoint.is_due:
+                saved.save(state, trackers, done, time.perf_counter() - started)
             if progress is not None:
-                progress.update(min(start + chunk, steps), elbo=-float(np.mean([t.recent for t in trackers])))
+                progress.update(min(done, steps), elbo=-float(np.mean([t.recent for t in trackers])))
     except KeyboardInterrupt:
         stopped = "interrupted"
     seconds = time.perf_counter() - started
+    if saved is not None:
+        saved.save(state, trackers, done, seconds)
     return [tracker.result(stopped, seconds) for tracker in trackers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A loop in a checkpoint: one stage of an engine."""
+
+    checkpoint: Checkpoint
+    stage: str
+
+    def restore(self, state: LoopState, trackers: "Sequence[_Tracker]") -> tuple[LoopState, int, float]:
+        """The state, the steps behind it and the seconds that they took: as saved, or as given."""
+        found = self.checkpoint.found(self.stage)
+        if found is None:
+            return state, 0, 0.0
+        header, arrays = found
+        for i, (tracker, numbers) in enumerate(zip(trackers, header["trackers"], strict=True)):
+            tracker.restore(numbers, from_arrays(f"best{i}", tracker.best, arrays), arrays[f"losses{i}"])
+        return from_arrays("state", state, arrays), header["done"], header["seconds"]
+
+    def save(self, state: LoopState, trackers: "Sequence[_Tracker]", done: int, seconds: float) -> None:
+        arrays = to_arrays("state", state)
+        for i, tracker in enumerate(trackers):
+            arrays |= {**to_arrays(f"best{i}", tracker.best), f"losses{i}": tracker.trace}
+        header = {"done": done, "seconds": seconds, "trackers": [tracker.numbers for tracker in trackers]}
+        self.checkpoint.save(self.stage, header, arrays)
 
 
 def _chunk_runner(step: Callable[..., Any], steps: int, chunk: int, *, stacked: bool = False) -> Callable[..., Any]:
@@ -234,6 +271,22 @@ class _Tracker:
     def trace(self) -> np.ndarray:
         return np.concatenate(self._losses) if self._losses else np.zeros(0)
 
+    @property
+    def has_converged(self) -> bool:
+        return self.patience is not None and self._waited >= self.patience
+
+    @property
+    def numbers(self) -> dict[str, int | str]:
+        """All but the arrays, for :meth:`restore`; numbers to the last bit, also those that are none."""
+        exact = {"jitter": self.jitter, "recent": self.recent, "best_loss": self._best_loss}
+        return {"skipped": self.skipped, "waited": self._waited} | {n: float(v).hex() for n, v in exact.items()}
+
+    def restore(self, numbers: dict[str, Any], best: Any, losses: np.ndarray) -> None:
+        self.best, self._losses = best, [losses]
+        self.skipped, self._waited = numbers["skipped"], numbers["waited"]
+        exact = (float.fromhex(numbers[name]) for name in ("jitter", "recent", "best_loss"))
+        self.jitter, self.recent, self._best_loss = exact
+
     def result(self, stopped: str, seconds: float) -> LoopResult:
         return LoopResult(
             parameters=self.best,
@@ -258,4 +311,4 @@ class _Tracker:
         self._waited = 0 if self.recent < self._best_loss - noise else self._waited + 1
         if self.recent < self._best_loss:
             self._best_loss, self.best = self.recent, parameters
-        return self.patience is not None and self._waited >= self.patience
+        return self.has_converged

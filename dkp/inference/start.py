@@ -1,9 +1,8 @@
 """Where a variational fit starts: inducing points among the data, hyperparameters of the deterministic network.
 
 A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit, and the
-    hyperparameters cannot
-fit through the noise. So the network is first fitted without noise in its bottlenecks (a sparse Gaussian process with
-a deep kernel, cheap and smooth), and the guides start as narrow laws around it.
+hyperparameters cannot fit through the noise. So the network is first fitted without noise in its bottlenecks (a sparse
+Gaussian process with a deep kernel, cheap and smooth), and the guides start as narrow laws around it.
 """
 
 from collections.abc import Sequence
@@ -16,16 +15,16 @@ import optax
 
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.inference.family import VariationalFamily
-from dkp.inference.loop import Batches, LoopResult, minimise_many
+from dkp.inference.family import OutputBatch, VariationalFamily
+from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
+from dkp.inference.optimizers import natural_outputs, ramped, warmup_steps
 from dkp.linalg.order import farthest_first
 from dkp.progress import Progress
 
-__all__ = ["fit_deterministic", "inducing_points", "natural_outputs", "optimal_outputs"]
+__all__ = ["fit_deterministic", "inducing_points", "optimal_outputs"]
 
 _CLUSTERED_ROWS = 10_000
 _LEARNING_RATE = 0.02
-_NATURAL_STEP = 0.1
 
 
 def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P *space D"]:
@@ -51,25 +50,6 @@ def _centres(rows: np.ndarray, number: int, key: PRNGKeyArray) -> np.ndarray:
     return centres.reshape(-1, *rows.shape[1:])
 
 
-def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """`optimizer` for all parameters but those of the outputs, which take steps along their natural gradient.
-
-    Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has inverse units.
-    """
-
-    def step_length(count: Any) -> Array:
-        done = jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1)
-        return _NATURAL_STEP * (0.1 + 0.45 * (1 + jnp.cos(jnp.pi * done)))
-
-    return optax.multi_transform(
-        {"outputs": optax.sgd(step_length), "others": optimizer},
-        lambda parameters: {
-            name: jax.tree.map(lambda _, name=name: "outputs" if name == "outputs" else "others", value)
-            for name, value in parameters.items()
-        },
-    )
-
-
 def fit_deterministic(
     family: VariationalFamily,
     parameters: Sequence[dict[str, Any]],
@@ -80,26 +60,30 @@ def fit_deterministic(
     batches: Sequence[Batches] | None,
     chunk: int,
     progress: Progress | None = None,
+    saved: Saved | None = None,
 ) -> list[LoopResult]:
     """Fit everything but the guides, which start around it, to the network without noise, for each data set."""
     n = data[0].n
 
-    def loss(current: dict[str, Any], key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
-        x, y = batch
-        bound, jitter = family.output_bound(current, *family.deterministic(current, x), y, n)
+    def loss(current: dict[str, Any], key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+        x, y, weights, offset = batch
+        rows = OutputBatch(y=y, n=n, weights=weights, offset=offset, key=key)
+        bound, jitter = family.output_bound(current, *family.deterministic(current, x), rows)
         return -bound / n, {"jitter": jitter}
 
-    schedule = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
+    decay = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
+    schedule = ramped(decay, 0 if family.collapsed else warmup_steps(steps))
     return minimise_many(
         loss,
         parameters,
         _without_guides(natural_outputs(optax.adam(schedule), steps)),
         keys=keys,
         steps=steps,
-        data=[(d.x, d.y) for d in data],
+        data=[d.rows for d in data],
         batches=batches,
         chunk=chunk,
         progress=progress,
+        saved=saved,
     )
 
 
@@ -121,4 +105,4 @@ def optimal_outputs(
     """Outputs that are optimal for Gaussian noise and a subset (x, y) of the n data points, at the network without
     noise in its bottlenecks."""
     model, kernel = family.deterministic(parameters, x)
-    return family.sites(model, kernel, jnp.zeros_like(y), jnp.zeros_like(y), y, n)
+    return family.sites(model, kernel, jnp.zeros_like(y), jnp.zeros_like(y), OutputBatch(y=y, n=n))

@@ -96,7 +96,7 @@ def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, 
 
     points = jnp.concatenate([draw.inducing, target.x])
     kernel = propagate(model.layers, Inputs(i=points), bottleneck).ii
-    if not target.model.likelihood.is_gaussian:
+    if not target.is_collapsed:
         parts.append(_latent(kernel, draw, p))
     return jnp.concatenate(parts)
 

@@ -1,6 +1,8 @@
 """Variational inference: ``dkp.fit_vi`` and the posterior that it returns."""
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +16,17 @@ from dkp._compiled import compiled
 from dkp._types import Array, Float, Key, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.guides import GuideChoice, choose_guides
+from dkp.inference.checkpoint import Checkpoint, identity
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
-from dkp.inference.loop import Batches, LoopResult, minimise_many
-from dkp.inference.start import fit_deterministic, inducing_points, natural_outputs, optimal_outputs
+from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
+from dkp.inference.optimizers import default_optimizer, natural_outputs, warmup_steps
+from dkp.inference.start import fit_deterministic, inducing_points, optimal_outputs
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, moments_row_by_row
 from dkp.progress import Progress
 
-__all__ = ["VariationalPosterior", "default_optimizer", "fit_vi", "fit_vi_many", "negative_elbo", "prepare"]
+__all__ = ["FitOptions", "VariationalPosterior", "fit_vi", "fit_vi_many", "negative_elbo", "prepare"]
 
 _SUBSET = 2_000
 
@@ -87,7 +91,42 @@ class VariationalPosterior:
         }
 
 
-_WARMUP = 300
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Options of :func:`fit_vi`, which says what they are."""
+
+    n_inducing: int = 100
+    batch_size: int | None = None
+    steps: int = 2000
+    samples: int = 1
+    optimizer: optax.GradientTransformation | None = None
+    start_steps: int = 500
+    collapse: bool | None = None
+    guide: GuideChoice | Sequence[GuideChoice] = "auto"
+    stick_the_landing: bool = True
+    chunk: int = 50
+    patience: int | None = None
+    progress: bool | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    every: float = 60.0
+
+    def check(self) -> None:
+        """Raise ValueError for numbers out of range."""
+        for name in ("n_inducing", "steps", "samples", "chunk"):
+            _check.positive_int(name, getattr(self, name))
+        for name in ("patience", "batch_size"):
+            if getattr(self, name) is not None:
+                _check.positive_int(name, getattr(self, name))
+        if self.start_steps:
+            _check.positive_int("start_steps", self.start_steps)
+        _check.positive_number("every", self.every)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result, as text: an optimiser of the user's own has no name."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        without = ("progress", "checkpoint", "every", "optimizer")
+        return {n: repr(v) for n, v in fields.items() if n not in without} | {"own": self.optimizer is not None}
 
 
 def fit_vi(
@@ -95,18 +134,20 @@ def fit_vi(
     data: Dataset,
     *,
     key: PRNGKeyArray,
-    n_inducing: int = 100,
-    batch_size: int | None = None,
-    steps: int = 2000,
-    samples: int = 1,
-    optimizer: optax.GradientTransformation | None = None,
-    start_steps: int = 500,
-    collapse: bool | None = None,
-    guide: GuideChoice | Sequence[GuideChoice] = "auto",
-    stick_the_landing: bool = True,
-    chunk: int = 50,
-    patience: int | None = None,
-    progress: bool | None = None,
+    n_inducing: int = FitOptions.n_inducing,
+    batch_size: int | None = FitOptions.batch_size,
+    steps: int = FitOptions.steps,
+    samples: int = FitOptions.samples,
+    optimizer: optax.GradientTransformation | None = FitOptions.optimizer,
+    start_steps: int = FitOptions.start_steps,
+    collapse: bool | None = FitOptions.collapse,
+    guide: GuideChoice | Sequence[GuideChoice] = FitOptions.guide,
+    stick_the_landing: bool = FitOptions.stick_the_landing,
+    chunk: int = FitOptions.chunk,
+    patience: int | None = FitOptions.patience,
+    progress: bool | None = FitOptions.progress,
+    checkpoint: str | os.PathLike[str] | None = FitOptions.checkpoint,
+    every: float = FitOptions.every,
 ) -> VariationalPosterior:
     """Fit a deep kernel process by maximising the evidence lower bound (ELBO).
 
@@ -136,6 +177,10 @@ def fit_vi(
         patience: stop early after so many chunks without an improvement beyond the noise of the trace; never, by
             default.
         progress: show a progress bar; by default on terminals and in notebooks.
+        checkpoint: a file for the state of the fit. A call that was killed, made again with the same arguments, goes on
+            from there, and ends as it would have, to the last bit on the same machine; one that had finished returns at
+            once. SIGTERM saves and stops.
+        every: seconds between two checkpoints.
 
     Returns:
         the posterior, with the ELBO trace, the jitter used and the steps skipped.
@@ -147,10 +192,7 @@ def fit_vi(
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober & Aitchison 2021 (arXiv
         2005.08140).
     """
-    return _fit(
-        model,
-        [data],
-        keys=[key],
+    options = FitOptions(
         n_inducing=n_inducing,
         batch_size=batch_size,
         steps=steps,
@@ -163,7 +205,10 @@ def fit_vi(
         chunk=chunk,
         patience=patience,
         progress=progress,
-    )[0]
+        checkpoint=checkpoint,
+        every=every,
+    )
+    return _fit(model, [data], [key], options)[0]
 
 
 def fit_vi_many(
@@ -190,79 +235,70 @@ def fit_vi_many(
     if len(shapes) != 1:
         raise ValueError(f"Expected data sets of one shape. Got {sorted(shapes)}: fit them one by one.")
     several = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == (len(datasets),)
-    return _fit(model, datasets, keys=list(key if several else jax.random.split(key, len(datasets))), **options)
+    keys = list(key if several else jax.random.split(key, len(datasets)))
+    return _fit(model, datasets, keys, FitOptions(**options))
 
 
 def _fit(
-    model: DeepKernelProcess,
-    datasets: Sequence[Dataset],
-    *,
-    keys: Sequence[PRNGKeyArray],
-    n_inducing: int = 100,
-    batch_size: int | None = None,
-    steps: int = 2000,
-    samples: int = 1,
-    optimizer: optax.GradientTransformation | None = None,
-    start_steps: int = 500,
-    collapse: bool | None = None,
-    guide: GuideChoice | Sequence[GuideChoice] = "auto",
-    stick_the_landing: bool = True,
-    chunk: int = 50,
-    patience: int | None = None,
-    progress: bool | None = None,
+    model: DeepKernelProcess, datasets: Sequence[Dataset], keys: Sequence[PRNGKeyArray], options: FitOptions
 ) -> list[VariationalPosterior]:
     for data, key in zip(datasets, keys, strict=True):
         check_model_and_data(model, data)
         _check.random_key("key", key)
-    for name, number in {"steps": steps, "samples": samples, "chunk": chunk}.items():
-        _check.positive_int(name, number)
-    if patience is not None:
-        _check.positive_int("patience", patience)
-    if start_steps:
-        _check.positive_int("start_steps", start_steps)
+    options.check()
     keys_prepare, keys_start, keys_fit = zip(*(jax.random.split(key, 3) for key in keys), strict=True)
-    families, parameters, batches = zip(
-        *(
-            prepare(
-                model,
-                data,
-                key=key,
-                n_inducing=n_inducing,
-                batch_size=batch_size,
-                collapse=collapse,
-                guide=guide,
-                stick_the_landing=stick_the_landing,
-            )
-            for data, key in zip(datasets, keys_prepare, strict=True)
-        ),
-        strict=True,
-    )
+    prepared = [
+        prepare(
+            model,
+            data,
+            key=key,
+            n_inducing=options.n_inducing,
+            batch_size=options.batch_size,
+            collapse=options.collapse,
+            guide=options.guide,
+            stick_the_landing=options.stick_the_landing,
+        )
+        for data, key in zip(datasets, keys_prepare, strict=True)
+    ]
+    families, parameters, batches = zip(*prepared, strict=True)
     _check_inducing([p["inducing"] for p in parameters])
     family, batches = families[0], None if batches[0] is None else batches
-    start_steps = start_steps if family.starts_deterministic else 0
-    with Progress(start_steps + steps, label="fit_vi", enabled=progress) as bar:
-        if start_steps:
-            starts = _start(family, parameters, datasets, keys_start, start_steps, batches, chunk, bar)
+    start_steps = options.start_steps if family.starts_deterministic else 0
+    warmup = 0 if start_steps or family.collapsed else warmup_steps(options.steps)
+    optimizer = options.optimizer or default_optimizer(options.steps, started=start_steps > 0, warmup=warmup)
+    label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
+    with label as bar, _checkpoint(model, datasets, keys, options) as file:
+        saved = {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
+        if start_steps and not (file is not None and file.found("fit")):
+            loop = {"steps": start_steps, "chunk": options.chunk, "progress": bar, "saved": saved.get("start")}
+            starts = _start(family, parameters, datasets, keys_start, batches, loop)
             if starts[0].stopped == "interrupted":
                 ends = [dataclasses.replace(start, trace=np.zeros(0)) for start in starts]
                 return [_posterior(family, data, end) for data, end in zip(datasets, ends, strict=True)]
             parameters = [start.parameters for start in starts]
-        if optimizer is None:
-            warmup = 0 if start_steps or family.collapsed else min(_WARMUP, steps // 10)
-            optimizer = default_optimizer(steps, started=start_steps > 0, warmup=warmup)
         results = minimise_many(
-            negative_elbo(family, datasets[0].n, samples),
+            negative_elbo(family, datasets[0].n, options.samples),
             parameters,
-            natural_outputs(optimizer, steps),
+            natural_outputs(optimizer, options.steps),
             keys=keys_fit,
-            steps=steps,
-            data=[(data.x, data.y) for data in datasets],
+            steps=options.steps,
+            data=[data.rows for data in datasets],
             batches=batches,
-            chunk=chunk,
-            patience=patience,
+            chunk=options.chunk,
+            patience=options.patience,
             progress=bar.offset(start_steps),
+            saved=saved.get("fit"),
         )
     return [_posterior(family, data, result) for data, result in zip(datasets, results, strict=True)]
+
+
+def _checkpoint(
+    model: DeepKernelProcess, datasets: Sequence[Dataset], keys: Sequence[PRNGKeyArray], options: FitOptions
+) -> contextlib.AbstractContextManager[Checkpoint | None]:
+    if options.checkpoint is None:
+        return contextlib.nullcontext()
+    call = identity("fit_vi", model, list(datasets), list(keys), options.identity)
+    return Checkpoint(options.checkpoint, options.every, call)
 
 
 def _check_inducing(inducing: Sequence[Array]) -> None:
@@ -288,10 +324,11 @@ def prepare(
     """The family, its parameters before any fitting, and the minibatches (None for the full batch)."""
     _check.positive_int("n_inducing", n_inducing)
     full = batch_size is None or _check.positive_int("batch_size", batch_size) >= data.n
-    possible = full and model.likelihood.is_gaussian
+    possible = full and model.likelihood.is_gaussian and data.is_plain
     if collapse and not possible:
         raise ValueError(
-            "Expected Gaussian noise and the full batch with collapse=True. Got another likelihood or minibatches."
+            "Expected Gaussian noise, complete targets without weights and the full batch with collapse=True. Got "
+            "another likelihood, missing targets, weights or minibatches."
         )
     family = VariationalFamily(
         model=model,
@@ -313,49 +350,13 @@ def prepare(
 def negative_elbo(family: VariationalFamily, n: int, samples: int) -> Any:
     """The loss of the second stage: minus the ELBO per data point, averaged over `samples` draws."""
 
-    def loss(parameters: Any, key: PRNGKeyArray, batch: tuple[Array, Array]) -> tuple[Array, dict[str, Array]]:
-        x, y = batch
+    def loss(parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+        x, y, weights, offset = batch
         keys = jax.random.split(key, samples)
-        elbo, jitter = jax.vmap(lambda k: family.elbo(parameters, k, x, y, n))(keys)
+        elbo, jitter = jax.vmap(lambda k: family.elbo(parameters, k, x, y, n, weights, offset))(keys)
         return -jnp.mean(elbo) / n, {"jitter": jnp.max(jitter)}
 
     return loss
-
-
-def default_optimizer(steps: int, *, started: bool = True, warmup: int = 0) -> optax.GradientTransformation:
-    """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
-
-    Adam moves every entry by its learning rate whatever the gradient's noise. After a first stage (`started`) the
-    guides' matrices are where they should be and move slowly (0.001), kernels and inducing points faster (0.003).
-    Without it these have far to go (0.02). What is measured in standard deviations of a guide moves faster (0.05), and
-    so do the logarithms of concentrations (0.03).
-
-    Rates rise from 0 over the first `warmup` steps: outputs that are not integrated out start at nothing, and while
-    they do, everything else would move towards a model that needs none. On a large set (power) the bound then stayed 1
-    nat a point lower for ten thousand steps.
-    """
-    rates = {"matrix": 1e-3, "other": 3e-3 if started else 2e-2, "deviations": 5e-2, "concentration": 3e-2}
-    decay = optax.cosine_decay_schedule(1.0, steps, alpha=0.01)
-
-    def schedule(rate: float) -> optax.Schedule:
-        return lambda step: rate * decay(step) * jnp.minimum((step + 1) / max(warmup, 1), 1.0)
-
-    schedules: Any = {kind: optax.adam(schedule(rate)) for kind, rate in rates.items()}
-    return optax.multi_transform(schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters))
-
-
-_KINDS = {
-    **dict.fromkeys(("mixing", "mixed"), "matrix"),
-    **dict.fromkeys(("loc", "log_scale", "log_concentration", "log_rate", "target"), "deviations"),
-    **dict.fromkeys(("log_gamma", "log_precision"), "concentration"),
-}
-
-
-def _kind(path: tuple[Any, ...], _: Array) -> str:
-    name = jax.tree_util.keystr(path)
-    if name.startswith("['bottlenecks']"):
-        return _KINDS.get(path[-1].key, "other")
-    return "concentration" if name.endswith(".delta']") else "other"
 
 
 def _start(
@@ -363,19 +364,19 @@ def _start(
     parameters: Sequence[dict[str, Any]],
     datasets: Sequence[Dataset],
     keys: Sequence[PRNGKeyArray],
-    steps: int,
     batches: Sequence[Batches] | None,
-    chunk: int,
-    bar: Progress,
+    loop: dict[str, Any],
 ) -> list[LoopResult]:
-    """The first stage. With Gaussian noise it is collapsed, on a subset of a large data set, whatever the second
-    stage is."""
-    options: dict[str, Any] = {"keys": keys, "steps": steps, "chunk": chunk, "progress": bar}
-    if family.collapsed or not family.model.likelihood.is_gaussian:
-        return fit_deterministic(family, parameters, datasets, batches=batches, **options)
+    """The first stage. With Gaussian noise of complete targets without weights it is collapsed, on a subset of a large
+    data set, whatever the second stage is."""
+    plain = family.model.likelihood.is_gaussian and all(data.is_plain for data in datasets)
+    if family.collapsed or not plain:
+        return fit_deterministic(family, parameters, datasets, keys=keys, batches=batches, **loop)
     subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
     inner = [{name: v for name, v in p.items() if name != "outputs"} for p in parameters]
-    starts = fit_deterministic(dataclasses.replace(family, collapsed=True), inner, subsets, batches=None, **options)
+    starts = fit_deterministic(
+        dataclasses.replace(family, collapsed=True), inner, subsets, keys=keys, batches=None, **loop
+    )
     n = datasets[0].n
     return [
         dataclasses.replace(start, parameters=_with_outputs(family, start.parameters, subset, n, before["outputs"]))
@@ -418,4 +419,5 @@ def _draws(family: VariationalFamily, parameters: Any, keys: Array, data: Datase
 
 @compiled()
 def _elbos(family: VariationalFamily, parameters: Any, keys: Array, data: Dataset) -> Array:
-    return jax.lax.map(lambda key: family.elbo(parameters, key, data.x, data.y, data.x.shape[0])[0], keys)
+    x, y, *others = data.rows
+    return jax.lax.map(lambda key: family.elbo(parameters, key, x, y, len(x), *others)[0], keys)

@@ -1,6 +1,24 @@
-"""Likelihoods."""
+"""Likelihoods: the law of the targets given the latent functions."""
 
-from dkp.likelihoods.base import Likelihood
-from dkp.likelihoods.gaussian import Gaussian
+from dkp.likelihoods.base import Likelihood, PointwiseLikelihood
+from dkp.likelihoods.classes import Bernoulli, Categorical, Ordinal
+from dkp.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedPoisson
+from dkp.likelihoods.gaussian import Gaussian, Heteroskedastic
+from dkp.likelihoods.mixed import LinearCoregionalization
+from dkp.likelihoods.robust import Laplace, StudentT
 
-__all__ = ["Gaussian", "Likelihood"]
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Gaussian",
+    "Heteroskedastic",
+    "Laplace",
+    "Likelihood",
+    "LinearCoregionalization",
+    "NegativeBinomial",
+    "Ordinal",
+    "PointwiseLikelihood",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedPoisson",
+]

@@ -1,23 +1,35 @@
 """What a likelihood is: the law of a row of y given a row of latent functions f.
 
-Engines use ``expected_log_density``; prediction uses ``predictive``. Only a likelihood that says so through
-``noise_variance`` is collapsed (its latent functions are integrated out in closed form).
+Engines use ``expected_log_density`` and ``conditional``; prediction uses ``predictive``. Only a likelihood that says so
+through ``is_gaussian`` is collapsed (its latent functions are integrated out in closed form).
+
+Targets that are NaN are missing: they have no part in any density.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import Distribution
 
 from dkp._spec import Spec
-from dkp._types import Array, Float
+from dkp._types import Array, Float, PRNGKeyArray
+from dkp.likelihoods.quadrature import LatentMixture, expectation
 
-__all__ = ["Likelihood"]
+__all__ = ["Likelihood", "PointwiseLikelihood"]
 
 
 class Likelihood(Spec):
-    """p(y | f) for rows y of C outputs and rows f of Q latent functions."""
+    """p(y | f) for rows y of C outputs and rows f of Q latent functions; outputs are independent given f."""
 
     standardises_targets = True
     """Whether y may be shifted and scaled: true of real-valued targets, false of counts and classes."""
+
+    is_of_classes = False
+    """Whether y is the number of a class."""
+
+    takes_exposure = False
+    """Whether the mean of y is proportional to exp(f), so that an exposure adds its logarithm to f."""
 
     is_gaussian = False
     """Whether y is f plus Gaussian noise of one known variance, so that engines may integrate f out in closed form."""
@@ -26,24 +38,87 @@ class Likelihood(Spec):
         """Q, the number of latent functions for C outputs."""
         return n_outputs
 
-    def conditional(self, f: Float[Array, "B Q"]) -> Distribution:
-        """p(y | f): batch shape (B,), event shape (C,)."""
+    def law(self, f: Float[Array, "B Q"]) -> Distribution:
+        """p(y_c | f), output by output: batch shape (B, C)."""
         raise NotImplementedError
 
+    def conditional(self, f: Float[Array, "B Q"]) -> Distribution:
+        """p(y | f): batch shape (B,), event shape (C,)."""
+        return self.law(f).to_event(1)
+
+    def log_density(self, y: Float[Array, "B C"], f: Float[Array, "B Q"]) -> Float[Array, " B"]:
+        """log p(y | f): the sum over the outputs that are not NaN."""
+        observed = ~jnp.isnan(y)
+        values = self.law(f).log_prob(jnp.where(observed, y, 0))
+        return jnp.sum(jnp.where(observed, values, 0), axis=-1)
+
     def predictive(self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]) -> Distribution | None:
-        """p(y) for f ~ N(mean, variance) where it is known in closed form, batch shape (B, C); None where it is not."""
+        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature; None where f has to
+        be drawn."""
         return None
 
     def expected_log_density(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B Q"],
+        variance: Float[Array, "B Q"],
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, " B"]:
-        """E log p(y | f) under f ~ N(mean, variance), independent over Q."""
+        """E log p(y | f) under f ~ N(mean, variance), independent over Q: the sum over the outputs that are not NaN.
+
+        Args:
+            key: for likelihoods that estimate it from draws.
+
+        Raises:
+            ValueError: when there is no key where one is needed.
+        """
+        # A place-holder stands where a target is missing, because the gradient of a NaN that is left out is NaN.
+        observed = ~jnp.isnan(y)
+        values = self.expected_log_densities(jnp.where(observed, y, 0), mean, variance, key)
+        return jnp.sum(jnp.where(observed, values, 0), axis=-1)
+
+    def expected_log_densities(
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B Q"],
+        variance: Float[Array, "B Q"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B C"]:
+        """:meth:`expected_log_density`, output by output, of targets without gaps."""
         raise NotImplementedError
 
     def noise_variance(self, n_outputs: int) -> Float[Array, " C"] | None:
         """Variance of the additive noise, where the likelihood ``is_gaussian``; None otherwise."""
         return None
 
+    def check_targets(self, y: Float[np.ndarray, "N C"]) -> None:
+        """Raise ValueError when a target, other than NaN, has no density under any f."""
 
-def broadcast_outputs(value: Array | float, n_outputs: int) -> Array:
-    return jnp.broadcast_to(jnp.asarray(value), (n_outputs,))
+
+class PointwiseLikelihood(Likelihood):
+    """A likelihood of outputs that depend on one latent function each: expectations are one-dimensional integrals."""
+
+    def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> Distribution:
+        return LatentMixture(self, mean, variance)
+
+    def expected_log_densities(
+        self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
+    ) -> Float[Array, "B C"]:
+        return expectation(lambda f: jnp.asarray(self.law(f).log_prob(y)), mean, variance)
+
+
+def like(value: Any, f: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
+    """A hyperparameter, one number or one for each output, in the shape and dtype of f."""
+    return jnp.broadcast_to(jnp.asarray(value, f.dtype), f.shape)
+
+
+def check_integers(name: str, y: Float[np.ndarray, "N C"], upper: int | None = None) -> None:
+    """Raise ValueError unless all targets but NaN are integers from 0 (to `upper`)."""
+    given = y[~np.isnan(y)]
+    bad = given[(given != np.floor(given)) | (given < 0) | (given > (np.inf if upper is None else upper))]
+    if bad.size:
+        range_ = "non-negative integers" if upper is None else f"integers from 0 to {upper}"
+        raise ValueError(
+            f"Expected the targets of {name} to be {range_}, as they are (standardize_targets=False). "
+            f"Got {bad.size} that are not, such as {bad[0]:g}."
+        )

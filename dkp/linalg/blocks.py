@@ -26,9 +26,9 @@ def embed_diagonal(values: Float[Array, "*batch M"], rows: int) -> Float[Array, 
     return eye.reshape((1,) * (values.ndim - 1) + eye.shape) * values[..., None, :]
 
 
-def squared_norms(matrix: Float[Array, "B P"]) -> Float[Array, " B"]:
+def squared_norms(matrix: Float[Array, "*batch P"]) -> Float[Array, "*batch"]:
     """|row|^2 of every row. On CPUs a product with ones is three times faster than a sum over the last axis."""
-    return (matrix * matrix) @ jnp.ones(matrix.shape[1], matrix.dtype)
+    return (matrix * matrix) @ jnp.ones(matrix.shape[-1], matrix.dtype)
 
 
 @value

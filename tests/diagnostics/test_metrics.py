@@ -161,3 +161,65 @@ def test_width_is_the_mean_width():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+LABELS = RNG.integers(0, 3, 200)
+PROBABILITIES = RNG.dirichlet([1.0, 2.0, 0.5], 200)
+
+
+def test_scores_of_classes_agree_with_scikit_learn():
+    assert metrics.accuracy(LABELS, PROBABILITIES) == sklearn.metrics.accuracy_score(
+        LABELS, PROBABILITIES.argmax(axis=1)
+    )
+    np.testing.assert_allclose(
+        metrics.mean_log_probability(LABELS, PROBABILITIES).mean, -sklearn.metrics.log_loss(LABELS, PROBABILITIES)
+    )
+    two = PROBABILITIES[:, :2] / PROBABILITIES[:, :2].sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        metrics.brier_score(LABELS == 1, two), 2 * sklearn.metrics.brier_score_loss(LABELS == 1, two[:, 1])
+    )
+    by_hand = np.mean(
+        [sum((p[k] - (k == y)) ** 2 for k in range(3)) for p, y in zip(PROBABILITIES, LABELS, strict=True)]
+    )
+    np.testing.assert_allclose(metrics.brier_score(LABELS, PROBABILITIES), by_hand)
+    np.testing.assert_allclose(metrics.predictive_entropy(PROBABILITIES), [stats.entropy(p) for p in PROBABILITIES])
+
+
+def test_calibration_error_by_hand():
+    """Two rows of confidence 0.9, one right; two of 0.6, both right; one that is sure and right, in the last bin."""
+    probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])
+    labels = np.array([0, 0, 0, 1, 0])
+    expected = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6) + 0) / 5
+    np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=10), expected)
+    np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=1), abs(0.8 - 0.8))
+
+
+def test_calibrated_probabilities_have_little_calibration_error():
+    """50,000 labels drawn from their probabilities: what is left is chance, about sqrt(15 / N) / 2 = 0.009 at most."""
+    probabilities = RNG.dirichlet([1.0, 1.0, 1.0], 50_000)
+    labels = np.array((RNG.uniform(size=(50_000, 1)) > probabilities.cumsum(axis=1)).sum(axis=1))
+    assert metrics.expected_calibration_error(labels, probabilities) < 0.01
+    assert metrics.expected_calibration_error(labels, probabilities**3 / (probabilities**3).sum(1, keepdims=True)) > 0.1
+
+
+def test_entropies_tell_what_lies_elsewhere():
+    sure, unsure = np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([[0.5, 0.5], [0.85, 0.15]])
+    assert metrics.out_of_distribution_auroc(sure, unsure) == 0.75
+    assert metrics.out_of_distribution_auroc(sure, sure) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities", "message"),
+    [
+        ([0, 3], [[0.5, 0.5], [0.5, 0.5]], "Expected labels to be integers from 0 to 1"),
+        ([0.5, 1], [[0.5, 0.5], [0.5, 0.5]], "Expected labels to be integers from 0 to 1"),
+        ([0, 1], [[0.5, 0.6], [0.5, 0.5]], "Expected rows of probabilities"),
+        ([0, 1], [[1.5, -0.5], [0.5, 0.5]], "Expected rows of probabilities"),
+        ([0], [[0.5, 0.5], [0.5, 0.5]], "labels"),
+    ],
+)
+def test_what_are_no_classes(labels, probabilities, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.brier_score(labels, probabilities)

@@ -313,8 +313,21 @@ def test_output_guide_is_made_of_natural_parameters():
     np.testing.assert_allclose(lam @ lam.T, a @ a.T, atol=1e-8)
     np.testing.assert_allclose(lam @ w, b, atol=1e-8)
     assert jitter < 1e-8
-    start = guide.init(P, 2, np.dtype("float64"))
+    start = guide.init(P, 2, np.dtype("float64"), shared=True)
     assert start["linear"].shape == (P, 2) and np.all(start["precision"] == np.eye(P))
+
+
+def test_output_guide_with_a_precision_for_each_output_is_one_guide_an_output():
+    guide, rng = OutputGuide(), np.random.default_rng(0)
+    roots, b = rng.normal(size=(2, P, P)), jnp.asarray(rng.normal(size=(P, 2)))
+    precision = jnp.asarray(roots @ roots.swapaxes(1, 2))
+    w, lam, _ = guide.pseudo_targets({"linear": b, "precision": precision})
+    for c in range(2):
+        w_c, lam_c, _ = guide.pseudo_targets({"linear": b[:, c : c + 1], "precision": precision[c]})
+        np.testing.assert_allclose(lam[c], lam_c, atol=1e-12)
+        np.testing.assert_allclose(w[:, c : c + 1], w_c, atol=1e-12)
+    start = guide.init(P, 2, np.dtype("float64"), shared=False)
+    assert start["precision"].shape == (2, P, P) and np.all(start["precision"] == np.eye(P))
 
 
 PRIORS = {

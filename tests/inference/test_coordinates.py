@@ -29,8 +29,8 @@ class Counts(Likelihood):
 
     standardises_targets = False
 
-    def conditional(self, f):
-        return dist.Poisson(jnp.exp(f)).to_event(1)
+    def law(self, f):
+        return dist.Poisson(jnp.exp(f))
 
 
 def squared_exponential(lengthscale=1.0):

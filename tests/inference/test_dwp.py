@@ -320,6 +320,6 @@ def test_one_factorisation_a_layer_for_the_prior_and_one_for_the_guide():
     for guide in ("standard", "ab", "features"):
         fam, parameters, _ = prepare(model(2, 3), data, key=jax.random.key(0), n_inducing=5, guide=guide)
         loss = jax.value_and_grad(negative_elbo(fam, data.n, 1), has_aux=True)
-        program = str(jax.make_jaxpr(loss)(parameters, jax.random.key(0), (data.x, data.y)))
+        program = str(jax.make_jaxpr(loss)(parameters, jax.random.key(0), data.rows))
         attempts = 2  # each factorisation stands once in the program as it is, and once in the loop with more jitter
         assert program.count("cholesky[") + program.count("cholesky ") <= attempts * (2 * 2 + 2)

@@ -212,8 +212,8 @@ class HalfNormal(dist.Normal):
 class Broken(Explicit):
     """A likelihood that is a number in half of the space."""
 
-    def conditional(self, f):
-        return HalfNormal(f, jnp.broadcast_to(jnp.asarray(self.noise, f.dtype), f.shape)).to_event(1)
+    def law(self, f):
+        return HalfNormal(f, jnp.broadcast_to(jnp.asarray(self.noise, f.dtype), f.shape))
 
 
 def test_latent_functions_among_the_unknowns():

@@ -404,8 +404,8 @@ class Counts(Likelihood):
 
     standardises_targets = False
 
-    def conditional(self, f):
-        return dist.Poisson(jnp.exp(f)).to_event(1)
+    def law(self, f):
+        return dist.Poisson(jnp.exp(f))
 
 
 def test_counts_at_two_points():

@@ -12,7 +12,7 @@ import pytest
 import dkp
 from dkp import _memory, kernels, likelihoods
 from dkp.bottlenecks import Bottleneck
-from dkp.inference import hmc
+from dkp.inference import hmc, sampling
 from dkp.inference.chains import Chains
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.mcmc import MCMCPosterior
@@ -364,7 +364,7 @@ def test_a_constant_functional_is_no_cause_for_alarm():
 def test_warnings_reach_the_caller(monkeypatch):
     """A run that is far too short, whose divergences are made up."""
     described = model(kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 1.0), variance=1.0))
-    monkeypatch.setattr(hmc._Kept, "divergences", property(lambda self: 3, lambda self, value: None), raising=False)
+    monkeypatch.setattr(sampling.Kept, "divergences", property(lambda self: 3, lambda self, value: None), raising=False)
     with relaxed(), pytest.warns(RuntimeWarning) as caught:
         found = sample(described, method="pcn", warmup=2, draws=8)
     texts = [str(w.message) for w in caught]

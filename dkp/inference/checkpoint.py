@@ -1,0 +1,173 @@
+"""Checkpoints: a call that was killed, made again, goes on where it was and ends as if nothing had happened.
+
+The state of an engine is a tree of arrays, saved between compiled chunks. A file belongs to one call (model, data, key
+and options); the file before it is kept, for the case that the last one is damaged.
+"""
+
+import dataclasses
+import hashlib
+import os
+import signal
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Distribution
+
+from dkp import archive
+from dkp._check import positive_number
+from dkp._spec import Spec
+from dkp._types import PRNGKeyArray
+from dkp.data import Dataset
+
+__all__ = ["Checkpoint", "from_arrays", "identity", "to_arrays"]
+
+_KIND = "checkpoint"
+_SIGTERM_STATUS = 128 + signal.SIGTERM
+
+
+class Checkpoint:
+    """The file of one call, to be used as a context: within it, SIGTERM saves and stops.
+
+    Args:
+        path: of the file; the one before it stands beside it, with ``.previous`` after its name.
+        every: seconds between two files.
+        identity: of the call, see :func:`identity`.
+
+    Raises:
+        ValueError: when `every` is not positive, or the file belongs to another call.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: float, identity: str) -> None:
+        self.path = Path(path)
+        self.previous = self.path.with_name(f"{self.path.name}.previous")
+        self._every, self._identity = positive_number("every", every), identity
+        self._last, self._terminated, self._handler = time.monotonic(), False, None
+        self._header, self._arrays = self._read()
+
+    def __enter__(self) -> "Checkpoint":
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGTERM, self._terminate)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGTERM, self._handler)
+
+    def found(self, stage: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """What was saved last, when it is of this stage of the engine."""
+        if self._header.get("stage") != stage:
+            return None
+        return self._header["content"], self._arrays
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a file."""
+        return self._terminated or time.monotonic() - self._last >= self._every
+
+    def save(self, stage: str, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        """Write a file, and end the process where SIGTERM asked for it. A disk that is full costs the file, with a
+        warning, and not the run."""
+        try:
+            if self.path.exists():
+                self.path.replace(self.previous)
+            header = {"identity": self._identity, "stage": stage, "content": content}
+            archive.write(self.path, _KIND, header, arrays)
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {self.path} could not be written ({error}); the run goes on without it.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._last = time.monotonic()
+        if self._terminated:
+            raise SystemExit(_SIGTERM_STATUS)
+
+    def _terminate(self, *_: Any) -> None:
+        self._terminated = True
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        for path in (self.path, self.previous):
+            try:
+                header, arrays = archive.read(path, _KIND)
+                known = header["identity"]
+            except FileNotFoundError:
+                continue
+            except (ValueError, KeyError, TypeError) as error:
+                warnings.warn(f"The checkpoint {path} is damaged and not used: {error}", RuntimeWarning, stacklevel=4)
+                continue
+            if known != self._identity:
+                raise ValueError(
+                    f"Expected checkpoint={str(path)!r} to be of this call. Got one of another model, data set, key or "
+                    "other options: delete it, or choose another path."
+                )
+            return header, arrays
+        return {}, {}
+
+
+def identity(name: str, model: Any, datasets: list[Dataset], keys: list[PRNGKeyArray], options: dict[str, Any]) -> str:
+    """A fingerprint of a call: two calls with the same one do the same."""
+    digest = hashlib.sha256(repr((name, sorted(options.items()))).encode())
+    _feed(digest, model)
+    for leaf in jax.tree.leaves((datasets, keys)):
+        _feed(digest, leaf)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, node: Any) -> None:
+    """Take in a description, an array, or what either is made of. Distributions are known by name and arrays only:
+    their text holds addresses."""
+    if isinstance(node, (np.ndarray, jax.Array)):
+        array = _plain(node)
+        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    elif isinstance(node, Spec):
+        digest.update(type(node).__qualname__.encode())
+        for field in dataclasses.fields(node):  # type: ignore[arg-type]
+            _feed(digest, getattr(node, field.name))
+    elif isinstance(node, Distribution):
+        digest.update(type(node).__qualname__.encode())
+        for leaf in jax.tree.leaves(node):
+            _feed(digest, jnp.asarray(leaf))
+    elif isinstance(node, (tuple, list)):
+        for item in node:
+            _feed(digest, item)
+    else:
+        digest.update(repr(node).encode())
+
+
+def to_arrays(name: str, tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree, by number."""
+    return {f"{name}/{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The tree whose leaves :func:`to_arrays` took, with the structure of `template`.
+
+    Raises:
+        ValueError: when the leaves have other shapes.
+    """
+    leaves, structure = jax.tree.flatten(template)
+    found = [arrays.get(f"{name}/{i}") for i in range(len(leaves))]
+    for leaf, array in zip(leaves, found, strict=True):
+        if array is None or (array.shape, array.dtype) != (_plain(leaf).shape, _plain(leaf).dtype):
+            raise ValueError("Expected a checkpoint of this program. Got one of another version: delete it.")
+    return jax.tree.unflatten(structure, [_like(leaf, a) for leaf, a in zip(leaves, found, strict=True)])
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _like(leaf: Any, array: Any) -> Any:
+    if _is_key(leaf):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
+    return jnp.asarray(array) if isinstance(leaf, jax.Array) else array
