@@ -5,11 +5,12 @@ accelerators. The random numbers of a transition depend on its chain and its num
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -89,24 +90,28 @@ class Chains:
         restart = _restart if not self._vectorised else jax.vmap(_restart)
         self._states = [chain._replace(tuner=restart(chain.tuner)) for chain in self._states]
 
-    def run(self, total: int, *, adapting: bool) -> Iterator[Chunk]:
+    def run(self, total: int, *, adapting: bool) -> Generator[Chunk, None, None]:
         """Make `total` transitions of every chain, chunk by chunk.
 
         Chains in threads do not wait for one another: one that is ahead goes on with its next chunk, while the slowest
-        decides when a chunk of all chains is complete. Ctrl-C leaves the chains as they were after the last such one.
+        decides when a chunk of all chains is complete. Close the generator where it may not come to its end. Ctrl-C
+        leaves the chains as they were after the last such chunk.
         """
         lengths = [min(self._length, total - start) for start in range(0, total, self._length)]
         steps = self._side_by_side if len(self._states) > 1 else self._alone
-        for results in steps(lengths, adapting):
-            self._states = [chain for chain, _ in results]
-            chunks = [chunk for _, chunk in results]
-            yield chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
+        with contextlib.closing(steps(lengths, adapting)) as finished:  # its threads end with it
+            for results in finished:
+                self._states = [chain for chain, _ in results]
+                chunks = [chunk for _, chunk in results]
+                yield chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
 
-    def _alone(self, lengths: Sequence[int], adapting: bool) -> Iterator[list[tuple[ChainState, Chunk]]]:
+    def _alone(self, lengths: Sequence[int], adapting: bool) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
         for n in lengths:
             yield [self._run(self._states[0], n, adapting)]
 
-    def _side_by_side(self, lengths: Sequence[int], adapting: bool) -> Iterator[list[tuple[ChainState, Chunk]]]:
+    def _side_by_side(
+        self, lengths: Sequence[int], adapting: bool
+    ) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
         """Each chunk of each chain is a task, and puts the next one of its chain behind those that wait."""
         configured, stopped = this_configuration(), threading.Event()
         finished: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in self._states]

@@ -1,5 +1,6 @@
 """A session of chains: warm-up, sampling, what is kept, and what a checkpoint needs to go on with it."""
 
+import contextlib
 import time
 
 import numpy as np
@@ -93,13 +94,14 @@ class Session:
         windows = schedule(warmup)
         done = sum(window.length for window in windows[: self._window]) + self._within
         for window in windows[self._window :]:
-            for chunk in self._chains.run(window.length - self._within, adapting=True):
-                if window.learns and self._rank:
-                    self._points.append((chunk.z, chunk.gradient))
-                done, self._within = done + chunk.z.shape[1], self._within + chunk.z.shape[1]
-                self.warmup_seconds = time.perf_counter() - began
-                self._offer()
-                bar.update(done, steps=float(chunk.info.steps.mean()))
+            with contextlib.closing(self._chains.run(window.length - self._within, adapting=True)) as chunks:
+                for chunk in chunks:
+                    if window.learns and self._rank:
+                        self._points.append((chunk.z, chunk.gradient))
+                    done, self._within = done + chunk.z.shape[1], self._within + chunk.z.shape[1]
+                    self.warmup_seconds = time.perf_counter() - began
+                    self._offer()
+                    bar.update(done, steps=float(chunk.info.steps.mean()))
             if self._points:
                 metric = estimate_metric(*self._window_so_far(), self._rank)
                 if metric is not None:
@@ -114,12 +116,13 @@ class Session:
 
     def _sample(self, total: int, began: float, bar: Progress) -> str:
         try:
-            for chunk in self._chains.run(total - self.kept.done, adapting=False):
-                self.kept.add(chunk)
-                self.seconds = time.perf_counter() - began
-                self._offer()
-                steps = float(chunk.info.steps.mean())
-                bar.update(self.kept.done, steps=steps, divergences=self.kept.divergences)
+            with contextlib.closing(self._chains.run(total - self.kept.done, adapting=False)) as chunks:
+                for chunk in chunks:
+                    self.kept.add(chunk)
+                    self.seconds = time.perf_counter() - began
+                    self._offer()
+                    steps = float(chunk.info.steps.mean())
+                    bar.update(self.kept.done, steps=steps, divergences=self.kept.divergences)
         except KeyboardInterrupt:
             if self.kept.n == 0:
                 raise

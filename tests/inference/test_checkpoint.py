@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
 def test_identity_sees_model_data_key_and_options():
     data = dkp.Dataset.from_arrays(RNG.normal(size=(5, 2)), RNG.normal(size=5))
     weights = 1 + np.arange(3000.0)
-    models = [kernels.Linear(weights=w) for w in (weights, np.where(weights == 1500, 0, weights))]
+    models = [kernels.Linear(weights=w) for w in (weights, np.where(weights == 1500, 7, weights))]
     calls = [
         identity("fit", models[0], [data], [KEY], {"steps": 1}),
         identity("fit", models[1], [data], [KEY], {"steps": 1}),
@@ -205,7 +205,7 @@ def test_a_killed_fit_goes_on_in_either_stage(write, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [1, 3, 6])
+@pytest.mark.parametrize("write", [3, 6])
 def test_killed_chains_go_on_in_warm_up_and_after_it(write, tmp_path, monkeypatch):
     """Chunks of 25: windows of warm-up, whose metric is learned, and then draws of which every second is kept."""
     x = RNG.normal(size=(4, 1))
