@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.core import Tracer
@@ -83,6 +84,7 @@ class DeepKernelProcess(Spec):
         Raises:
             ValueError: for shapes that do not fit together, or a bottleneck that has no law at so many points.
         """
+        missing = _has_missing(y)
         x = jnp.asarray(x)
         y = None if y is None else (jnp.asarray(y)[:, None] if jnp.ndim(y) == 1 else jnp.asarray(y))
         _check_shapes(x, y, inducing)
@@ -92,9 +94,9 @@ class DeepKernelProcess(Spec):
         model = self._with_sites(x, y, columns)
         if inducing is None:
             gram = propagate(model.layers, Inputs(i=x), _sample_bottleneck)
-            return _observe_all(model.likelihood, gram, y, columns)
+            return _observe_all(model.likelihood, gram, y, columns, missing)
         gram = propagate(model.layers, Inputs(i=jnp.asarray(inducing), t=x), _sample_bottleneck)
-        return _observe_inducing(model.likelihood, gram, y, columns)
+        return _observe_inducing(model.likelihood, gram, y, columns, missing)
 
     def _with_sites(self, x: Array, y: Array | None, n_outputs: int) -> "DeepKernelProcess":
         values = {}
@@ -140,19 +142,19 @@ def _sample_bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
     return layer.condition(_key(f"gram_{index}"), kernel, scale, factor)
 
 
-def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int) -> Array:
+def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool) -> Array:
     size, dtype = gram.ii.shape[0], gram.ii.dtype
     noise = likelihood.noise_variance(n_outputs)
-    if noise is not None and not _has_missing(y):
+    if noise is not None and not missing:
         tril = cholesky(gram.ii + noise[0] * jnp.eye(size, dtype=dtype)).tril
         law = dist.MatrixNormal(jnp.zeros((size, n_outputs), dtype), tril, jnp.eye(n_outputs, dtype=dtype))
         return _sample("y", law, y)
     whitened = _sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
     f = cast(Array, numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened))
-    return _observe(likelihood, f, y)
+    return _observe(likelihood, f, y, missing)
 
 
-def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int) -> Array:
+def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool) -> Array:
     assert gram.ti is not None and gram.tt is not None
     scale, dtype = cholesky(gram.ii), gram.ii.dtype
     shape = (scale.tril.shape[0], likelihood.n_latent(n_outputs))
@@ -162,19 +164,20 @@ def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_out
     variance = jnp.maximum(gram.tt - squared_norms(projected), 0)
     noise = jax.random.normal(_key("f"), (gram.tt.shape[0], shape[1]), dtype)
     f = cast(Array, numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise))
-    return _observe(likelihood, f, y)
+    return _observe(likelihood, f, y, missing)
 
 
-def _observe(likelihood: Likelihood, f: Array, y: Array | None) -> Array:
+def _observe(likelihood: Likelihood, f: Array, y: Array | None, missing: bool) -> Array:
     """Targets given latent functions; those that are missing stand as 0 in the site and have no density."""
-    if y is None or not _has_missing(y):
+    if y is None or not missing:
         return _sample("y", likelihood.conditional(f).to_event(1), y)
     observed = ~jnp.isnan(y)
     return _sample("y", likelihood.law(f).mask(observed).to_event(2), jnp.where(observed, y, jnp.zeros_like(y)))
 
 
-def _has_missing(y: Array | None) -> bool:
-    return y is not None and not isinstance(y, Tracer) and bool(jnp.isnan(y).any())
+def _has_missing(y: Any) -> bool:
+    """Whether a target is NaN; of targets that are being traced, nothing is known."""
+    return y is not None and not isinstance(y, Tracer) and bool(np.isnan(np.asarray(y, np.float64)).any())
 
 
 def _sample(site: str, law: dist.Distribution, observed: Array | None = None) -> Array:

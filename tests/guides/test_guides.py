@@ -314,7 +314,7 @@ def test_output_guide_is_made_of_natural_parameters():
     np.testing.assert_allclose(lam @ w, b, atol=1e-8)
     assert jitter < 1e-8
     start = guide.init(P, 2, np.dtype("float64"), shared=True)
-    assert start["linear"].shape == (P, 2) and np.all(start["precision"] == np.eye(P))
+    assert start["linear"].shape == (P, 2) and np.all(np.asarray(start["precision"]) == np.eye(P))
 
 
 def test_output_guide_with_a_precision_for_each_output_is_one_guide_an_output():
@@ -327,7 +327,7 @@ def test_output_guide_with_a_precision_for_each_output_is_one_guide_an_output():
         np.testing.assert_allclose(lam[c], lam_c, atol=1e-12)
         np.testing.assert_allclose(w[:, c : c + 1], w_c, atol=1e-12)
     start = guide.init(P, 2, np.dtype("float64"), shared=False)
-    assert start["precision"].shape == (2, P, P) and np.all(start["precision"] == np.eye(P))
+    assert start["precision"].shape == (2, P, P) and np.all(np.asarray(start["precision"]) == np.eye(P))
 
 
 PRIORS = {
