@@ -23,7 +23,6 @@ from dkp.predict import Prediction, predict
 
 __all__ = ["DKPClassifier", "DKPRegressor"]
 
-Inference = Literal["vi", "hmc", "exact"]
 _LARGE = 2_000  # rows beyond which steps see batches
 _BATCH = 500
 
@@ -36,7 +35,7 @@ class _Estimator(BaseEstimator):
         layers: Any = None,
         likelihood: Likelihood | None = None,
         *,
-        inference: Inference = "vi",
+        inference: str = "vi",
         n_inducing: int = 100,
         batch_size: int | Literal["auto"] | None = "auto",
         steps: int | Literal["auto"] = "auto",
@@ -188,4 +187,5 @@ class DKPClassifier(ClassifierMixin, _Estimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest class of each row."""
-        return self.classes_[np.argmax(self.predict_proba(X), axis=1)]
+        likeliest = np.argmax(self.predict_proba(X), axis=1)
+        return self.classes_[likeliest]

@@ -114,6 +114,11 @@ def sample_hmc(
     if init is not None:
         check_init(model, data, init)
     target = Coordinates(model=with_priors(model, data, init), data=data, features=not sampler.uses_gradient)
+    if target.size == 0:
+        raise ValueError(
+            "Expected a model with something to sample. Got one of which all hyperparameters are numbers, without a "
+            "bottleneck, and whose outputs are integrated out: use dkp.condition."
+        )
     _check_memory(chains * draws * target.size * data.x.dtype.itemsize, max_memory)
     _warn_single_precision(data)
     key_start, key_run = jax.random.split(key)

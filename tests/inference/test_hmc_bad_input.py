@@ -84,6 +84,10 @@ REFUSED = {
     "a model that is none": (lambda: sample([kernels.ReLU()]), "model to be a dkp.DeepKernelProcess"),
     "arrays": (lambda: sample(given=(X, Y)), "data to be a dkp.Dataset"),
     "a number for the key": (lambda: sample(key=0), "key to be a random key"),
+    "nothing to sample": (
+        lambda: sample(model(kernels.SquaredExponential(1.0, 1.0))),
+        "a model with something to sample",
+    ),
     "an unknown method": (lambda: sample(method="gibbs"), "method to be one of 'nuts', 'hmc', 'ess', 'pcn'"),
     "an unknown chain method": (lambda: sample(chain_method="gpu"), "chain_method to be one of 'auto', 'parallel'"),
     "no chains": (lambda: sample(chains=0), "chains to be"),
