@@ -138,7 +138,7 @@ def test_too_many_points():
     with pytest.raises(ValueError, match=r"(?s)at most 1000 data points.*Got 1001: take a subset, or use dkp\.fit_vi"):
         sample(given=data(1001))
     with pytest.raises(StartedError), relaxed():
-        sample(model(kernels.ReLU()), data(1000))
+        sample(model(kernels.ReLU(), noise=dist.LogNormal(-1.0, 0.5)), data(1000))
 
 
 @pytest.mark.usefixtures("nothing_runs")
