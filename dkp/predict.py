@@ -21,7 +21,7 @@ from dkp import _check
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset, log_exposures
-from dkp.likelihoods.base import Likelihood
+from dkp.likelihoods.base import Likelihood, sum_observed
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, JointlyGaussian, Posterior
 from dkp.priors import hyperparameters, resolve, substitute
@@ -128,7 +128,7 @@ class Prediction:
         if values.shape != self.latent_mean.shape[1:2] + (self.posterior.data.n_outputs,):
             raise ValueError(f"Expected y of shape {self.mean.shape}, one row per row of x. Got shape {np.shape(y)}.")
         y_standard = jnp.asarray(self._scaling.apply(values), self.latent_mean.dtype)
-        per_draw = self._per_draw(lambda law: _row_log_prob(law, y_standard))
+        per_draw = self._per_draw(lambda law: sum_observed(y_standard, law.log_prob))
         mixture = np.asarray(logsumexp(per_draw, axis=0), float) - np.log(self.latent_mean.shape[0])
         return mixture - np.sum(~np.isnan(values) * np.log(np.asarray(self._scaling.scale)), axis=1)
 
@@ -210,13 +210,14 @@ def predict(
     n_samples, chunk = _check.positive_int("n_samples", n_samples), _check.positive_int("chunk", chunk)
     data = posterior.data
     rows = data.standardize_inputs(x)
+    if exposure is not None and not posterior.model.likelihood.takes_exposure:
+        raise ValueError(f"Expected a likelihood of counts for an exposure. Got {posterior.model.likelihood!r}.")
+    offset = None if exposure is None else log_exposures(exposure, len(rows))
     key_draws, key_rows, key_y = jax.random.split(key, 3)
     draws = posterior.sample(key_draws, n_samples) if draws is None else draws
     mean, variance = posterior.latent_moments(draws, key_rows, rows, chunk)
-    if exposure is not None:
-        if not posterior.model.likelihood.takes_exposure:
-            raise ValueError(f"Expected a likelihood of counts for an exposure. Got {posterior.model.likelihood!r}.")
-        mean = mean + jnp.asarray(log_exposures(exposure, len(rows)), mean.dtype)[None]
+    if offset is not None:
+        mean = mean + jnp.asarray(offset, mean.dtype)[None]
     return Prediction(
         posterior=posterior,
         draws=draws,
@@ -261,12 +262,6 @@ def prior_predictive(
 
     y = np.asarray(jax.lax.map(one, jax.random.split(key, n_samples)), float)
     return data.y_standardization.undo(y) if data is not None else y
-
-
-def _row_log_prob(law: Any, y: Array) -> Array:
-    observed = ~jnp.isnan(y)
-    density = jnp.asarray(law.log_prob(jnp.where(observed, y, jnp.zeros_like(y))))
-    return jnp.sum(jnp.where(observed, density, jnp.zeros_like(density)), axis=-1)
 
 
 def _likelihood(model: DeepKernelProcess, sizes: tuple[int, int], values: Any, dtype: Any) -> Likelihood:

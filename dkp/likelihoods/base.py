@@ -6,6 +6,7 @@ through ``is_gaussian`` is collapsed (its latent functions are integrated out in
 Targets that are NaN are missing: they have no part in any density.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,9 +49,7 @@ class Likelihood(Spec):
 
     def log_density(self, y: Float[Array, "B C"], f: Float[Array, "B Q"]) -> Float[Array, " B"]:
         """log p(y | f): the sum over the outputs that are not NaN."""
-        observed = ~jnp.isnan(y)
-        values = self.law(f).log_prob(jnp.where(observed, y, 0))
-        return jnp.sum(jnp.where(observed, values, 0), axis=-1)
+        return sum_observed(y, self.law(f).log_prob)
 
     def predictive(self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]) -> Distribution | None:
         """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature; None where f has to
@@ -72,10 +71,7 @@ class Likelihood(Spec):
         Raises:
             ValueError: when there is no key where one is needed.
         """
-        # A place-holder stands where a target is missing, because the gradient of a NaN that is left out is NaN.
-        observed = ~jnp.isnan(y)
-        values = self.expected_log_densities(jnp.where(observed, y, 0), mean, variance, key)
-        return jnp.sum(jnp.where(observed, values, 0), axis=-1)
+        return sum_observed(y, lambda y: self.expected_log_densities(y, mean, variance, key))
 
     def expected_log_densities(
         self,
@@ -105,6 +101,16 @@ class PointwiseLikelihood(Likelihood):
         self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
     ) -> Float[Array, "B C"]:
         return expectation(lambda f: jnp.asarray(self.law(f).log_prob(y)), mean, variance)
+
+
+def sum_observed(y: Float[Array, "B C"], densities: Callable[[Array], Any]) -> Float[Array, " B"]:
+    """``densities(y)``, one for each target, summed over the targets of a row that are not NaN.
+
+    A place-holder stands where a target is missing, because the gradient of a NaN that is left out is NaN.
+    """
+    observed = ~jnp.isnan(y)
+    values = jnp.asarray(densities(jnp.where(observed, y, 0)))
+    return jnp.sum(jnp.where(observed, values, 0), axis=-1)
 
 
 def like(value: Any, f: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:

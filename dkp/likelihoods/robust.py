@@ -16,7 +16,20 @@ from dkp.likelihoods.gaussian import residual_scale
 __all__ = ["Laplace", "StudentT"]
 
 
-class StudentT(PointwiseLikelihood):
+class _Scaled(PointwiseLikelihood):
+    """y = f plus noise with a `scale` for each output."""
+
+    def __post_init__(self) -> None:
+        self.check_hyperparameters()
+
+    def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
+        return {"scale": (n_outputs,)}
+
+    def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
+        return {"scale": residual_scale(x, y)}
+
+
+class StudentT(_Scaled):
     """y = f + scale * t, t of Student's law with df degrees of freedom.
 
     Args:
@@ -29,15 +42,6 @@ class StudentT(PointwiseLikelihood):
 
     df: Any = hyperparameter(default=learn(4.0))
     scale: Any = hyperparameter(default=learn())
-
-    def __post_init__(self) -> None:
-        self.check_hyperparameters()
-
-    def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
-        return {"scale": (n_outputs,)}
-
-    def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
-        return {"scale": residual_scale(x, y)}
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
         return dist.StudentT(like(self.df, f), f, like(self.scale, f))
@@ -91,7 +95,7 @@ class NormalLaplace(dist.Distribution):
         return self.spread**2 + 2 * self.scale**2
 
 
-class Laplace(PointwiseLikelihood):
+class Laplace(_Scaled):
     """y = f + scale * e, with the density exp(-|e|) / 2 of e.
 
     Args:
@@ -102,15 +106,6 @@ class Laplace(PointwiseLikelihood):
     """
 
     scale: Any = hyperparameter(default=learn())
-
-    def __post_init__(self) -> None:
-        self.check_hyperparameters()
-
-    def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
-        return {"scale": (n_outputs,)}
-
-    def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
-        return {"scale": residual_scale(x, y)}
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
         return dist.Laplace(f, like(self.scale, f))
