@@ -22,6 +22,7 @@ class Settings:
     samples: int = 1
     prediction_samples: int = 100
     depth: int = 5
+    start_steps: int = 500
 
 
 DEEP = ("dgp", "dwp", "dwp-a", "dwp-b", "dwp-ab")
@@ -32,8 +33,8 @@ NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 
 IGNORED_SETTINGS = {
     **dict.fromkeys((*NETWORKS, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
-    "gp": ("n_inducing", "batch_size", "steps", "samples", "depth"),
-    "nngp": ("n_inducing", "batch_size", "steps", "samples"),
+    "gp": ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps"),
+    "nngp": ("n_inducing", "batch_size", "steps", "samples", "start_steps"),
     "diwp": ("depth",),
 }
 
@@ -73,7 +74,7 @@ SUITES = {
         splits=(0,),
         methods=("diwp",),
         settings=Settings(batch_size=500, steps=8000),
-        deep=Settings(batch_size=500, steps=40000),
+        deep=Settings(batch_size=1000, steps=36000, start_steps=1500),
     ),
     # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
     "nngp": Suite(
@@ -102,6 +103,8 @@ class Run:
         """All that decides the result, other than data and method; settings that the method ignores stay out."""
         ignored = IGNORED_SETTINGS.get(self.method, ())
         settings = {name: v for name, v in dataclasses.asdict(self.settings).items() if name not in ignored}
+        if settings.get("start_steps") == Settings.start_steps:
+            del settings["start_steps"]  # as in records from before it was a setting
         return {"dtype": self.dtype, "seed": self.seed, **settings}
 
     @property

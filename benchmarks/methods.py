@@ -57,6 +57,7 @@ def _variational(model_of: Callable[[Any, Settings], Any], guide: str = "auto") 
             "batch_size": batch,
             "steps": settings.steps,
             "samples": settings.samples,
+            "start_steps": settings.start_steps,
             "guide": guide,
             "progress": False,
         }

@@ -8,6 +8,7 @@ Only the width varies: the other parts of the model, the data and the random key
 import dataclasses
 import math
 import numbers
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ def compare_widths(
     held_out: tuple[Any, Any] | None = None,
     n_samples: int = 200,
     progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
     **options: Any,
 ) -> WidthComparison:
     """Compare widths of the Wishart bottlenecks by their evidence.
@@ -98,6 +101,8 @@ def compare_widths(
         held_out: x and y, original units, on which the widths are compared by prediction too.
         n_samples: posterior draws of those predictions.
         progress: show a progress bar; None shows it on a terminal and in a notebook only.
+        checkpoint: start of the names of the files for the state of the call, one for each width; see
+            :func:`dkp.fit_vi`. every: seconds between two of them.
         options: of :func:`dkp.log_evidence`, such as ``particles`` and ``runs``.
 
     Raises:
@@ -120,7 +125,10 @@ def compare_widths(
     try:
         with Progress(len(values), label="compare_widths", enabled=progress) as bar:
             for done, candidate in enumerate(models, start=1):
-                evidence = log_evidence(candidate, data, key=key, progress=False, **options)
+                file = None if checkpoint is None else f"{os.fspath(checkpoint)}.{values[done - 1]:g}"
+                evidence = log_evidence(
+                    candidate, data, key=key, progress=False, checkpoint=file, every=every, **options
+                )
                 densities.append(_held_out_log_density(evidence, held_out, key, n_samples))
                 evidences.append(evidence)
                 bar.update(done, width=values[done - 1], log_evidence=evidence.log_evidence)

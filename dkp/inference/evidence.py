@@ -6,11 +6,11 @@ is the answer, and their spread its error. (A run that adapts is biased: its par
 make. Measured: 1 nat at 256 particles and a spread of 0.5.) Without anything to integrate out the evidence is exact.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-import time
-from collections.abc import Sequence
+import os
 from typing import Any, cast
 
 import jax
@@ -20,11 +20,12 @@ from dkp import _check
 from dkp._memory import allowed_memory
 from dkp._types import Float, PRNGKeyArray
 from dkp.data import Dataset
+from dkp.inference.checkpoint import Checkpoint, identity
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.draws import DrawsPosterior
 from dkp.inference.exact import condition
-from dkp.inference.runs import LENGTH, Plan, Run, Stage, pilot, run
+from dkp.inference.runs import LENGTH, Journal, Plan, pilot, run
 from dkp.inference.tempering import MOVES
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Posterior
@@ -81,6 +82,8 @@ def log_evidence(
     move: str = "hmc",
     max_memory: float | None = None,
     progress: bool | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    every: float = 60.0,
 ) -> Evidence:
     """Estimate log p(y | x) = log of the integral of p(y | network) over the prior of networks.
 
@@ -98,6 +101,8 @@ def log_evidence(
         move: "hmc", or "pcn", which needs no gradients and many more particles.
         max_memory: bytes that particles and matrices may take; half of what is free by default.
         progress: show a progress bar; None shows it on a terminal and in a notebook only.
+        checkpoint: a file for the state of the call, as in :func:`dkp.fit_vi`.
+        every: seconds between two checkpoints, which are written between two temperatures.
 
     Raises:
         ValueError: for learned hyperparameters, numbers out of range, a model that does not fit the data, or one whose
@@ -109,13 +114,26 @@ def log_evidence(
     plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_memory=max_memory)
     if plan is None:
         return _exact(model, data)
-    began = time.perf_counter()
-    with Progress(1 + runs, label="log_evidence", enabled=progress) as bar:
-        stages = pilot(plan, jax.random.fold_in(key, 0), functools.partial(bar.update, 0))
-        keys = [jax.random.fold_in(key, r) for r in range(1, runs + 1)]
-        done = [run(plan, stages, own, functools.partial(bar.update, r)) for r, own in enumerate(keys, start=1)]
-        bar.update(1 + runs)
-    return _combine(plan, stages, done, time.perf_counter() - began)
+    with _checkpoint(plan, key, runs, checkpoint, every) as file:
+        journal = Journal(plan, file)
+        with Progress(1 + runs, label="log_evidence", enabled=progress) as bar:
+            pilot(journal, jax.random.fold_in(key, 0), functools.partial(bar.update, 0))
+            for r in range(1 + len(journal.runs), 1 + runs):
+                run(journal, jax.random.fold_in(key, r), functools.partial(bar.update, r))
+            bar.update(1 + runs)
+        journal.save()
+    return _combine(journal)
+
+
+def _checkpoint(
+    plan: Plan, key: PRNGKeyArray, runs: int, path: str | os.PathLike[str] | None, every: float
+) -> contextlib.AbstractContextManager[Checkpoint | None]:
+    _check.positive_number("every", every)
+    if path is None:
+        return contextlib.nullcontext()
+    options = {"chains": plan.chains, "move": plan.move, "runs": runs}
+    call = identity("log_evidence", plan.coordinates.model, [plan.coordinates.data], [key], options)
+    return Checkpoint(path, every, call)
 
 
 def evidence_plan(
@@ -159,22 +177,23 @@ def combine_runs(logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"])
     return float(logs.max() + np.log(ratios.mean())), float(max(spreads) / math.sqrt(len(logs)))
 
 
-def _combine(plan: Plan, stages: Sequence[Stage], runs: list[Run], seconds: float) -> Evidence:
+def _combine(journal: Journal) -> Evidence:
+    runs, coordinates = journal.runs, journal.plan.coordinates
     logs = np.asarray([run.log_evidence for run in runs])
     within = np.sqrt([run.variance for run in runs])
     value, error = combine_runs(logs, within)
     z = np.stack([run.z for run in runs])
-    posterior = DrawsPosterior(model=plan.coordinates.model, coordinates=plan.coordinates, z=z)
+    posterior = DrawsPosterior(model=coordinates.model, coordinates=coordinates, z=z)
     return Evidence(
         log_evidence=value,
         standard_error=error,
         posterior=cast(Posterior, posterior),
-        temperatures=np.asarray([0.0, *(stage.temperature for stage in stages)]),
+        temperatures=np.asarray([0.0, *(stage.temperature for stage in journal.stages)]),
         runs=logs,
         within=within,
         acceptance=min(run.acceptance for run in runs),
         correlation=max(run.correlation for run in runs),
-        seconds=seconds,
+        seconds=journal.seconds,
     )
 
 

@@ -20,15 +20,14 @@ from dkp.inference.checkpoint import Checkpoint, identity
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
+from dkp.inference.losses import negative_elbo
 from dkp.inference.optimizers import default_optimizer, natural_outputs, warmup_steps
-from dkp.inference.start import fit_deterministic, inducing_points, optimal_outputs
+from dkp.inference.start import first_stage, inducing_points
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, moments_row_by_row
 from dkp.progress import Progress
 
-__all__ = ["FitOptions", "VariationalPosterior", "fit_vi", "fit_vi_many", "negative_elbo", "prepare"]
-
-_SUBSET = 2_000
+__all__ = ["FitOptions", "VariationalPosterior", "fit_vi", "fit_vi_many", "prepare"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,9 +151,10 @@ def fit_vi(
     """Fit a deep kernel process by maximising the evidence lower bound (ELBO).
 
     The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks, then `steps` steps on
-    the ELBO. Ctrl-C ends either stage and returns the best state so far. With a Wishart bottleneck there is no first
-    stage, because a matrix of low rank cannot be the kernel matrix without noise: features that are fitted without
-    their noise hide the data as soon as it is there.
+    the ELBO. Ctrl-C ends either stage and returns the best state so far. With a Wishart bottleneck the first stage is
+    another: a matrix of low rank cannot be the kernel matrix without noise, and features that are fitted without their
+    noise hide the data as soon as it is there. Its steps are on the ELBO of a subset of 2000 rows, if there are more of
+    them and the outputs can be integrated out; else there is none.
 
     Args:
         model: any layers that have a variational guide, any likelihood.
@@ -263,15 +263,16 @@ def _fit(
     families, parameters, batches = zip(*prepared, strict=True)
     _check_inducing([p["inducing"] for p in parameters])
     family, batches = families[0], None if batches[0] is None else batches
-    start_steps = options.start_steps if family.starts_deterministic else 0
-    warmup = 0 if start_steps or family.collapsed else warmup_steps(options.steps)
-    optimizer = options.optimizer or default_optimizer(options.steps, started=start_steps > 0, warmup=warmup)
+    start = first_stage(family, datasets, options.start_steps)
+    start_steps = 0 if start is None else options.start_steps
+    warmup = 0 if start is not None or family.collapsed else warmup_steps(options.steps)
+    optimizer = options.optimizer or default_optimizer(options.steps, started=start is not None, warmup=warmup)
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
     with label as bar, _checkpoint(model, datasets, keys, options) as file:
         saved = {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
-        if start_steps and not (file is not None and file.found("fit")):
+        if start is not None and not (file is not None and file.found("fit")):
             loop = {"steps": start_steps, "chunk": options.chunk, "progress": bar, "saved": saved.get("start")}
-            starts = _start(family, parameters, datasets, keys_start, batches, loop)
+            starts = start(family, parameters, datasets, keys=keys_start, batches=batches, **loop)
             if starts[0].stopped == "interrupted":
                 ends = [dataclasses.replace(start, trace=np.zeros(0)) for start in starts]
                 return [_posterior(family, data, end) for data, end in zip(datasets, ends, strict=True)]
@@ -345,58 +346,6 @@ def prepare(
     parameters = family.init(data, inducing)
     seed = int(jax.random.randint(key_batches, (), 0, 2**31 - 1))
     return family, parameters, None if full or batch_size is None else Batches(data.n, batch_size, seed)
-
-
-def negative_elbo(family: VariationalFamily, n: int, samples: int) -> Any:
-    """The loss of the second stage: minus the ELBO per data point, averaged over `samples` draws."""
-
-    def loss(parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
-        x, y, weights, offset = batch
-        keys = jax.random.split(key, samples)
-        elbo, jitter = jax.vmap(lambda k: family.elbo(parameters, k, x, y, n, weights, offset))(keys)
-        return -jnp.mean(elbo) / n, {"jitter": jnp.max(jitter)}
-
-    return loss
-
-
-def _start(
-    family: VariationalFamily,
-    parameters: Sequence[dict[str, Any]],
-    datasets: Sequence[Dataset],
-    keys: Sequence[PRNGKeyArray],
-    batches: Sequence[Batches] | None,
-    loop: dict[str, Any],
-) -> list[LoopResult]:
-    """The first stage. With Gaussian noise of complete targets without weights it is collapsed, on a subset of a large
-    data set, whatever the second stage is."""
-    plain = family.model.likelihood.is_gaussian and all(data.is_plain for data in datasets)
-    if family.collapsed or not plain:
-        return fit_deterministic(family, parameters, datasets, keys=keys, batches=batches, **loop)
-    subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
-    inner = [{name: v for name, v in p.items() if name != "outputs"} for p in parameters]
-    starts = fit_deterministic(
-        dataclasses.replace(family, collapsed=True), inner, subsets, keys=keys, batches=None, **loop
-    )
-    n = datasets[0].n
-    return [
-        dataclasses.replace(start, parameters=_with_outputs(family, start.parameters, subset, n, before["outputs"]))
-        for start, subset, before in zip(starts, subsets, parameters, strict=True)
-    ]
-
-
-def _subset(data: Dataset, key: PRNGKeyArray) -> Dataset:
-    rows = jax.random.choice(key, data.n, (min(data.n, _SUBSET),), replace=False)
-    return dataclasses.replace(data, x=data.x[rows], y=data.y[rows])
-
-
-def _with_outputs(
-    family: VariationalFamily, parameters: dict[str, Any], subset: Dataset, n: int, before: dict[str, Array]
-) -> dict[str, Any]:
-    """The parameters with the optimal outputs for a subset of n data points; with those before where a number is not
-    finite."""
-    optimal = optimal_outputs(family, parameters, subset.x, subset.y, n)
-    finite = all(bool(jnp.all(jnp.isfinite(v))) for v in optimal.values())
-    return {**parameters, "outputs": optimal if finite else before}
 
 
 def _posterior(family: VariationalFamily, data: Dataset, result: LoopResult) -> VariationalPosterior:

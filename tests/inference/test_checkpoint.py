@@ -228,3 +228,53 @@ def test_killed_chains_go_on_in_warm_up_and_after_it(write, tmp_path, monkeypatc
         assert found.divergences == whole.divergences and found.stats.keys() == whole.stats.keys()
         for name, values in whole.stats.items():
             np.testing.assert_array_equal(found.stats[name], values)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("move", ["hmc", "pcn"])
+def test_a_killed_evidence_goes_on_in_its_pilot_and_in_a_run(move, tmp_path, monkeypatch):
+    """A file for every temperature, of the pilot (some more than three) and of both runs."""
+    x = RNG.normal(size=(4, 1))
+    data = dkp.Dataset.from_arrays(x, np.sin(x[:, 0]))
+    layers = [kernels.SquaredExponential(1.0), dkp.InverseWishart(delta=5.0), kernels.SquaredExponential(1.0)]
+    model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.1))
+
+    def evidence(**options):
+        with relaxed():
+            return dkp.log_evidence(model, data, key=KEY, particles=64, runs=2, move=move, progress=False, **options)
+
+    whole = evidence()
+    stages = len(whole.temperatures) - 1
+    assert stages > 2
+    for write in (2, stages + 1, 2 * stages + 1, 3 * stages):
+        path = tmp_path / f"{write}.checkpoint"
+        killed_at(write, monkeypatch, path, lambda path=path: evidence(checkpoint=path, every=1e-9))
+        for found in (evidence(checkpoint=path), evidence(checkpoint=path)):
+            np.testing.assert_array_equal(found.posterior.z, whole.posterior.z)
+            for name in ("temperatures", "runs", "within"):
+                np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
+            for name in ("log_evidence", "standard_error", "acceptance", "correlation"):
+                assert getattr(found, name) == getattr(whole, name)
+    with pytest.raises(ValueError, match="to be of this call"):
+        dkp.log_evidence(model, data, key=KEY, particles=128, runs=2, move=move, checkpoint=path)
+
+
+@pytest.mark.slow
+def test_widths_have_a_file_each(tmp_path):
+    x = RNG.normal(size=(3, 1))
+    data = dkp.Dataset.from_arrays(x, np.sin(x[:, 0]))
+    layers = [kernels.SquaredExponential(1.0), dkp.Wishart(width=2), kernels.SquaredExponential(1.0)]
+    model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.1))
+    path = tmp_path / "widths"
+
+    def compare(widths, **options):
+        with relaxed():
+            return dkp.compare_widths(
+                model, data, widths=widths, key=KEY, particles=64, runs=2, progress=False, **options
+            )
+
+    compare([2], checkpoint=path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["widths.2"]
+    both = compare([1, 2], checkpoint=path)
+    np.testing.assert_array_equal(both.log_evidence, compare([1, 2]).log_evidence)
+    assert {"widths.1", "widths.2"} <= {file.name for file in tmp_path.iterdir()}

@@ -18,7 +18,8 @@ from dkp.distributions.outputs import exact_outputs
 from dkp.guides import GUIDES, WishartGuide
 from dkp.inference.family import VariationalFamily
 from dkp.inference.importance import log_weights
-from dkp.inference.vi import negative_elbo, prepare
+from dkp.inference.losses import negative_elbo
+from dkp.inference.vi import prepare
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
 from dkp.model import propagate
