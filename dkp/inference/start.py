@@ -22,7 +22,7 @@ from dkp.data import Dataset
 from dkp.inference.family import OutputBatch, VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise_many
 from dkp.inference.losses import negative_bound_without_noise, negative_elbo
-from dkp.inference.optimizers import default_optimizer, natural_outputs, ramped, warmup_steps
+from dkp.inference.optimizers import FROM_NOTHING, default_optimizer, natural_outputs, ramped, warmup_steps
 from dkp.linalg.order import farthest_first
 
 __all__ = ["FirstStage", "first_stage", "fit_to_subset", "fit_without_noise", "inducing_points", "optimal_outputs"]
@@ -113,7 +113,7 @@ def fit_to_subset(
     starts = minimise_many(
         negative_elbo(collapsed, subsets[0].n, 1),
         inner,
-        default_optimizer(steps, started=False),
+        default_optimizer(steps, rate=FROM_NOTHING),
         keys=keys,
         steps=steps,
         data=[subset.rows for subset in subsets],

@@ -21,7 +21,14 @@ from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
 from dkp.inference.losses import negative_elbo
-from dkp.inference.optimizers import default_optimizer, natural_outputs, warmup_steps
+from dkp.inference.optimizers import (
+    FROM_KERNEL,
+    FROM_NOTHING,
+    FROM_SUBSET,
+    default_optimizer,
+    natural_outputs,
+    warmup_steps,
+)
 from dkp.inference.start import first_stage, inducing_points
 from dkp.model import DeepKernelProcess
 from dkp.posterior import Draw, moments_row_by_row
@@ -266,7 +273,9 @@ def _fit(
     start = first_stage(family, datasets, options.start_steps)
     start_steps = 0 if start is None else options.start_steps
     warmup = 0 if start is not None or family.collapsed else warmup_steps(options.steps)
-    optimizer = options.optimizer or default_optimizer(options.steps, started=start is not None, warmup=warmup)
+    from_start = FROM_KERNEL if family.starts_deterministic else FROM_SUBSET
+    rate = FROM_NOTHING if start is None else from_start
+    optimizer = options.optimizer or default_optimizer(options.steps, rate=rate, warmup=warmup)
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
     with label as bar, _checkpoint(model, datasets, keys, options) as file:
         saved = {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
