@@ -9,7 +9,20 @@ import hashlib
 import json
 from typing import Any
 
-__all__ = ["DEEP", "NETWORKS", "SUITES", "Run", "Settings", "Suite", "override", "parse_names", "parse_splits", "plan"]
+__all__ = [
+    "DEEP",
+    "NETWORKS",
+    "SKLEARN",
+    "SUITES",
+    "TABLES",
+    "Run",
+    "Settings",
+    "Suite",
+    "override",
+    "parse_names",
+    "parse_splits",
+    "plan",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +44,14 @@ DEEP = ("dgp", "dwp", "dwp-a", "dwp-b", "dwp-ab")
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 """Infinitely wide networks, which have no settings."""
 
+TABLES = ("classification", "classification-large", "counts", "robust")
+"""Suites of everyday tables, by the estimators."""
+
+SKLEARN = ("gp-classifier", "logistic", "boosting", "poisson-glm", "poisson-boosting")
+"""Methods of scikit-learn, with its defaults."""
+
 IGNORED_SETTINGS = {
-    **dict.fromkeys((*NETWORKS, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
+    **dict.fromkeys((*NETWORKS, *SKLEARN, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
     "gp": ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps"),
     "nngp": ("n_inducing", "batch_size", "steps", "samples", "start_steps"),
     "diwp": ("depth",),
@@ -74,7 +93,33 @@ SUITES = {
         splits=(0,),
         methods=("diwp",),
         settings=Settings(batch_size=500, steps=8000),
-        deep=Settings(batch_size=1000, steps=36000, start_steps=1500),
+        # All rows at once where they are at most 12,000, so that the outputs are integrated out.
+        deep=Settings(batch_size=12000, steps=3000, start_steps=1500),
+    ),
+    # What a newcomer gets: the estimators as they come, beside scikit-learn's.
+    "classification": Suite(
+        datasets=("breast_cancer", "wine", "digits"),
+        splits=(0, 1, 2, 3, 4),
+        methods=("dkp-classifier", "gp-classifier", "logistic", "boosting"),
+        settings=Settings(steps=1000),
+    ),
+    "classification-large": Suite(
+        datasets=("mnist",),
+        splits=(0,),
+        methods=("dkp-classifier", "logistic", "boosting"),
+        settings=Settings(n_inducing=300, batch_size=500, steps=8000),
+    ),
+    "counts": Suite(
+        datasets=("simulated",),
+        splits=(0, 1, 2, 3, 4),
+        methods=("dkp-poisson", "dkp-negative-binomial", "poisson-glm", "poisson-boosting"),
+        settings=Settings(steps=1000),
+    ),
+    "robust": Suite(
+        datasets=("uci/boston",),
+        splits=(0, 1, 2, 3, 4),
+        methods=("dkp-gaussian", "dkp-student-t"),
+        settings=Settings(steps=1000),
     ),
     # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
     "nngp": Suite(

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import dkp
-from benchmarks import datasets, networks, store
-from benchmarks.config import NETWORKS, Run
+from benchmarks import datasets, networks, store, tables
+from benchmarks.config import NETWORKS, TABLES, Run
 from benchmarks.methods import METHODS
 from dkp.diagnostics import metrics
 
@@ -28,6 +28,8 @@ def evaluate(run: Run) -> dict[str, Any]:
         FloatingPointError: when a metric is not finite.
     """
     _check(run)
+    if run.suite in TABLES:
+        return _record(run, tables.evaluate(run))
     return _record(run, networks.evaluate(run) if run.method in NETWORKS else _regressions([run])[0])
 
 
@@ -39,13 +41,16 @@ def evaluate_together(runs: list[Run]) -> list[dict[str, Any]]:
     """
     if len({dataclasses.replace(run, split=0) for run in runs}) != 1:
         raise ValueError("Expected runs that differ in their split alone. Got others.")
+    if runs[0].method not in METHODS:
+        return [evaluate(run) for run in runs]
     _check(runs[0])
     return [_record(run, result) for run, result in zip(runs, _regressions(runs), strict=True)]
 
 
 def _check(run: Run) -> None:
-    if run.method not in (*METHODS, *NETWORKS):
-        raise ValueError(f"Expected method to be one of {', '.join((*METHODS, *NETWORKS))}. Got {run.method!r}.")
+    known = tuple(tables.METHODS) if run.suite in TABLES else (*METHODS, *NETWORKS)
+    if run.method not in known:
+        raise ValueError(f"Expected method to be one of {', '.join(known)}. Got {run.method!r}.")
     if (default := jnp.result_type(float)) != run.dtype:
         raise ValueError(f"Expected JAX_ENABLE_X64 to be set for {run.dtype}. Got {default} as JAX's default.")
 
