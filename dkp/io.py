@@ -30,7 +30,7 @@ from dkp.inference.vi import VariationalPosterior
 from dkp.linalg.spectrum import Spectrum
 from dkp.posterior import Posterior
 
-__all__ = ["load", "save"]
+__all__ = ["load", "load_with", "save", "save_with"]
 
 _KIND = "posterior"
 _RECORDS: tuple[type, ...] = (
@@ -65,12 +65,18 @@ def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
         ValueError: for what is no posterior, and for parts of it that are not from this package.
         OSError: when the file cannot be written.
     """
+    save_with(posterior, path, None)
+
+
+def save_with(posterior: Posterior, path: str | os.PathLike[str], beside: Any) -> None:
+    """:func:`save`, with something beside it in the same file: containers of numbers, text and arrays, or None."""
     if not isinstance(posterior, Posterior):
         raise ValueError(
             f"Expected posterior to come from an engine, such as dkp.fit_vi. Got {type(posterior).__name__}."
         )
     arrays: dict[str, np.ndarray] = {}
-    archive.write(path, _KIND, {"posterior": _encode(posterior, arrays)}, arrays)
+    header = {"posterior": _encode(posterior, arrays), "beside": _encode(beside, arrays)}
+    archive.write(path, _KIND, header, arrays)
 
 
 def load(path: str | os.PathLike[str]) -> Posterior:
@@ -83,16 +89,21 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         ValueError: when it is no such file or damaged, made by a newer version, or holds float64 arrays while
             ``jax_enable_x64`` is not set. Nothing in a file is ever run.
     """
+    return load_with(path)[0]
+
+
+def load_with(path: str | os.PathLike[str]) -> tuple[Posterior, Any]:
+    """:func:`load`, and what :func:`save_with` put beside it."""
     header, arrays = archive.read(path, _KIND)
     try:
-        posterior = _decode(header["posterior"], arrays)
+        posterior, beside = _decode(header["posterior"], arrays), _decode(header.get("beside"), arrays)
     except _Refused as error:
         raise ValueError(f"Expected {path} to load. Got {error}") from None
     except Exception as error:  # a header that somebody made up can be wrong in any way
         raise ValueError(f"Expected {path} to be a posterior. Got {error!r}.") from error
     if not isinstance(posterior, Posterior):
         raise ValueError(f"Expected {path} to be a posterior. Got {type(posterior).__name__}.")
-    return posterior
+    return posterior, beside
 
 
 class _Refused(ValueError):

@@ -24,6 +24,7 @@ __all__ = [
     "kernel_matrix",
     "observed_against_predicted",
     "overview",
+    "reliability",
     "widths",
 ]
 
@@ -155,6 +156,29 @@ def calibration(
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
     ax.plot(levels, coverage_curve(prediction.samples, y, levels), marker="o", markersize=3, label=label)
     ax.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    return ax
+
+
+def reliability(
+    ax: "matplotlib.axes.Axes", labels: Any, probabilities: Any, *, bins: int = 10
+) -> "matplotlib.axes.Axes":
+    """Accuracy against confidence: the rows in bins by the probability of their likeliest class; calibrated
+    probabilities follow the diagonal. Areas grow with the number of rows in a bin.
+
+    Args:
+        labels: (N,) integers from 0. probabilities: (N, K). bins: of equal width between 0 and 1.
+    """
+    p, labels = _check.finite_array("probabilities", probabilities, ndim=2), np.asarray(labels)
+    _check.same_length("labels", labels, "probabilities", p)
+    confidence, correct = p.max(axis=1), np.argmax(p, axis=1) == labels
+    place = np.minimum((confidence * _check.positive_int("bins", bins)).astype(int), bins - 1)
+    used = np.unique(place)
+    means = np.asarray([[confidence[place == i].mean(), correct[place == i].mean()] for i in used])
+    share = np.asarray([np.mean(place == i) for i in used])
+    ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    ax.plot(*means.T, linewidth=0.7)
+    ax.scatter(*means.T, s=20 + 200 * share)
+    ax.set(xlabel="probability of the likeliest class", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     return ax
 
 

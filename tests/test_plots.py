@@ -110,3 +110,13 @@ def test_overview_can_be_saved(prediction, tmp_path):
     plots.overview(prediction, Y, np.arange(5.0)).savefig(tmp_path / "figure.png", dpi=40)
     height, width, _ = plt.imread(tmp_path / "figure.png").shape
     assert (width, height) == (480, 160)
+
+
+def test_reliability_shows_accuracy_against_confidence(axes):
+    """Two bins, by hand: confidences 0.6 and 0.7 (one right of two), and 0.95 (right)."""
+    probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.95, 0.05]])
+    ax = plots.reliability(axes[0, 0], np.array([0, 0, 0]), probabilities, bins=4)
+    np.testing.assert_allclose(ax.lines[1].get_xydata(), [[0.65, 0.5], [0.95, 1.0]])
+    assert ax.collections[0].get_sizes()[0] > ax.collections[0].get_sizes()[1]
+    with pytest.raises(ValueError, match="labels"):
+        plots.reliability(axes[0, 0], np.array([0, 0]), probabilities)

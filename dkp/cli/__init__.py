@@ -1,21 +1,24 @@
-"""The command line: ``dkp demo`` on an embedded data set, ``dkp fit`` on a user's CSV file.
+"""The command line: ``dkp fit`` on a user's table, ``dkp predict`` and ``dkp report`` on what it saved, ``dkp demo`` on
+an embedded data set.
 
 Exit codes: 0, 2 for input that will not do (one line says why), 130 when interrupted before there was anything to save.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from dkp import datasets
-from dkp.cli.experiment import Settings, run
-from dkp.cli.table import read_csv
-from dkp.datasets import Table
+from dkp.cli.experiment import DRAWS, Settings, run, write_csv
+from dkp.cli.model_file import TableModel
+from dkp.cli.report import page
+from dkp.cli.table import Columns, read_columns
+from dkp.predict import predict as predict_rows
 
-__all__ = ["demo", "fit", "main"]
+__all__ = ["demo", "fit", "main", "predict", "report"]
 
 _DEFAULTS = Settings()
 _DEMO = Settings(steps=500)  # enough for the embedded data
@@ -25,23 +28,61 @@ def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Sett
     """Fit the default deep kernel process to a real data set and compare it with simpler models on held-out rows.
 
     Args:
-        data: a regression data set: diabetes (embedded), or uci/energy, uci/yacht and others (see dkp.datasets).
-        out: directory for predictions.csv, posterior.nc and figure.png.
+        data: diabetes, digits, breast_cancer or wine (embedded), or uci/energy, uci/yacht and others (see
+            dkp.datasets).
+        out: directory for model.dkp, predictions.csv, posterior.nc and figure.png.
         settings: of the split and the fit.
     """
-    _run(_regression_set(data), settings, out)
+    table, target = _data_set(data)
+    _run(table, target, settings, out)
 
 
 def fit(*, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Settings = _DEFAULTS) -> None:
-    """Fit the default deep kernel process to a CSV file and compare it with simpler models on held-out rows.
+    """Fit a deep kernel process to a table and compare it with simpler models on held-out rows.
 
     Args:
-        data: CSV file of numbers with a header; all columns but the target are features.
-        target: name of the column to predict.
-        out: directory for predictions.csv, posterior.nc and figure.png.
-        settings: of the split and the fit.
+        data: CSV file with a header, or Parquet. All columns but the target are features: of numbers, where missing
+            cells get the median and an indicator, or of text, which becomes categories.
+        target: name of the column to predict: numbers, classes or counts.
+        out: directory for model.dkp, predictions.csv, posterior.nc and figure.png.
+        settings: of the task, the split and the fit.
     """
-    _run(read_csv(data, target), settings, out)
+    _run(read_columns(data), target, settings, out)
+
+
+def predict(model: Path, /, *, data: Path, out: Path = Path("predictions.csv"), seed: int = 0) -> None:
+    """Predict the rows of a table with a model that dkp fit saved.
+
+    Args:
+        model: the model.dkp of dkp fit.
+        data: CSV or Parquet file with the feature columns of the training table; others are left alone.
+        out: CSV file for the predictions, a line for each row.
+        seed: of the posterior draws.
+    """
+    with jax.enable_x64(True):
+        fitted = TableModel.load(model)
+        table = read_columns(data)
+        x = fitted.features(table)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        prediction = predict_rows(fitted.posterior, x, key=jax.random.key(seed), n_samples=DRAWS)
+        write_csv(out, {"row": np.arange(table.n), **fitted.task.columns(prediction)})
+    print(f"predicted {fitted.target!r} of {table.n} rows in {out}")
+
+
+def report(model: Path, /, *, out: Path | None = None, seed: int = 0) -> None:
+    """Write one HTML page on a model that dkp fit saved: data, fit, scores, calibration, what it learned, warnings.
+
+    Args:
+        model: the model.dkp of dkp fit.
+        out: the page; report.html beside the model by default.
+        seed: of the posterior draws.
+    """
+    place = model.with_name("report.html") if out is None else out
+    with jax.enable_x64(True):
+        text = page(TableModel.load(model), seed=seed)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(text, encoding="utf-8")
+    print(f"saved {place}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"demo": demo, "fit": fit},
+            {"demo": demo, "fit": fit, "predict": predict, "report": report},
             prog="dkp",
             description="Bayesian inference for deep kernel processes.",
             args=arguments,
@@ -65,16 +106,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(table: Table, settings: Settings, out: Path) -> None:
+def _run(table: Columns, target: str, settings: Settings, out: Path) -> None:
     double = not settings.float32 and jax.default_backend() == "cpu"
     with jax.enable_x64(double):
-        run(table, settings, out)
+        run(table, target, settings, out)
 
 
-def _regression_set(name: str) -> Table:
-    table = datasets.load(name)
-    if table.y.dtype.kind != "f":
-        raise ValueError(
-            f"Expected data to name a regression data set, such as diabetes. Got {name!r}, whose targets are classes."
-        )
-    return dataclasses.replace(table, source=f"{name}, {table.source}")
+def _data_set(name: str) -> tuple[Columns, str]:
+    """A data set of :mod:`dkp.datasets` as columns, and its target."""
+    found = datasets.load(name)
+    if found.x.ndim != 2:
+        raise ValueError(f"Expected data to name a table, such as diabetes. Got {name!r}, which are images.")
+    columns = {feature: np.asarray(found.x[:, j], float) for j, feature in enumerate(found.feature_names)}
+    columns[found.target_name] = np.asarray(found.y, float)
+    places = [f"row {i}" for i in range(len(found.y))]
+    return Columns(source=f"{name}, {found.source}", columns=columns, places=places), found.target_name

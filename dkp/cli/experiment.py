@@ -1,4 +1,4 @@
-"""What the commands do with a table: hold out rows, fit, compare on the held-out rows, save."""
+"""What ``dkp fit`` does with a table: hold out rows, fit, compare on the held-out rows, save."""
 
 import csv
 import dataclasses
@@ -8,33 +8,38 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import special
 
 from dkp import _check
+from dkp.cli.encoding import Encoding
+from dkp.cli.model_file import TableModel
+from dkp.cli.table import Columns, is_missing
+from dkp.cli.tasks import TASKS, Task, guess_task
 from dkp.data import Dataset
-from dkp.datasets import Table
-from dkp.defaults import ard_gaussian_process, default_model
-from dkp.diagnostics import metrics
+from dkp.defaults import default_model
 from dkp.diagnostics.arviz import to_arviz
-from dkp.inference.exact import condition
 from dkp.inference.vi import fit_vi
+from dkp.model import DeepKernelProcess
 from dkp.plots import overview
 from dkp.predict import predict
 
-__all__ = ["Settings", "run"]
+__all__ = ["DEEP", "DRAWS", "Settings", "run", "write_csv"]
 
-_LARGEST_EXACT = 2000  # training rows of the exact Gaussian process
 _LARGEST_BATCH = 5000  # training rows that are used all at once
 _BATCH = 1000
-_DRAWS = 200  # of networks, for predictions and the ArviZ file alike: one program draws both
-_DEEP, _EXACT, _MEAN = "deep inverse Wishart process", "exact Gaussian process", "mean"
+DRAWS = 200
+"""Of networks, for predictions and the ArviZ file alike: one program draws both."""
+DEEP = "deep inverse Wishart process"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to split and fit.
+    """How to read, split and fit.
 
     Attributes:
+        task: regression, classification or counts; guessed from the target by default, and said.
+        ignore: columns to leave out.
+        ordinal: columns of ordered categories, such as size=small,medium,large; other columns of text become one
+            feature for each category.
         seed: of the split and of all random numbers.
         steps: optimisation steps of the deep model.
         n_inducing: number of inducing points of the deep model.
@@ -42,6 +47,9 @@ class Settings:
         float32: compute in single precision. The default is double precision on CPUs, single on accelerators.
     """
 
+    task: str = "auto"
+    ignore: tuple[str, ...] = ()
+    ordinal: tuple[str, ...] = ()
     seed: int = 0
     steps: int = 500
     n_inducing: int = 100
@@ -50,6 +58,7 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError for a value that will not do; not at construction, where tyro would wrap the message."""
+        _check.one_of("task", self.task, ("auto", *TASKS))
         _check.positive_int("steps", self.steps)
         _check.positive_int("n-inducing", self.n_inducing)
         if not 0 < self.test_fraction < 1:
@@ -57,45 +66,86 @@ class Settings:
         if self.seed < 0:
             raise ValueError(f"Expected seed to be at least 0. Got {self.seed}.")
 
-
-class Normal:
-    """The same normal distribution for every row: what can be said without features."""
-
-    def __init__(self, y: np.ndarray, n: int, seed: int) -> None:
-        self.mean = np.full(n, y.mean())
-        self.scale = y.std(ddof=1) or 1.0
-        self.samples = self.mean + self.scale * np.random.default_rng(seed).standard_normal((100, n))
-
-    def quantile(self, q: Any) -> np.ndarray:
-        return self.mean + self.scale * special.ndtri(q)[:, None]
-
-    def log_density(self, y: np.ndarray) -> np.ndarray:
-        return -(((y - self.mean) / self.scale) ** 2) / 2 - np.log(self.scale * np.sqrt(2 * np.pi))
+    @property
+    def orders(self) -> dict[str, tuple[str, ...]]:
+        """Categories of the ordinal columns, from low to high."""
+        found = {}
+        for text in self.ordinal:
+            name, equals, values = text.partition("=")
+            if not (name and equals and values):
+                raise ValueError(f"Expected ordinal columns such as size=small,medium,large. Got {text!r}.")
+            found[name] = tuple(value.strip() for value in values.split(","))
+        return found
 
 
-def run(table: Table, settings: Settings, out: Path) -> None:
-    """Fit all models, print the table of scores, and write predictions.csv, posterior.nc and figure.png into `out`.
+def run(table: Columns, target: str, settings: Settings, out: Path) -> None:
+    """Fit all models, print the table of scores, and write model.dkp, predictions.csv, posterior.nc and, where targets
+    are numbers, figure.png into `out`.
+
+    While the deep model is fitted its state is in fit.checkpoint: the same command, after it was killed, goes on.
 
     Raises:
-        ValueError: for settings that will not do, or a table with too few rows.
+        ValueError: for settings that will not do, or a table with too few rows or without features or targets.
         OSError: when `out` cannot be written.
     """
     settings.check()
-    test, train = _split(len(table.y), settings)
+    for name in settings.ignore:
+        table.column(name, "ignore")
+    features = table.without((target, *settings.ignore))
+    task, y = _targets(table, target, settings.task)
+    if not features.columns:
+        raise ValueError(f"Expected {table.source} to have feature columns beside the target. Got only {target!r}.")
+    test, train = _split(len(y), settings)
+    encoding = Encoding.fit(features.rows(train), settings.orders)
+    x, x_test = encoding.transform(features.rows(train)), encoding.transform(features.rows(test))
     out.mkdir(parents=True, exist_ok=True)  # before the fit: what cannot be saved is not worth waiting for
     data = Dataset.from_arrays(
-        table.x[train], table.y[train], feature_names=table.feature_names, target_names=(table.target_name,)
+        x,
+        y[train],
+        standardize_targets=task.likelihood.standardises_targets,
+        feature_names=encoding.names,
+        target_names=(target,),
     )
     print(f"{table.source}: {data.d} features, {data.n} training and {len(test)} test rows", end="; ")
     print(f"{data.x.dtype} on {jax.default_backend()}")
     keys = jax.random.split(jax.random.key(settings.seed), 5)
-    posteriors = _fit(data, settings, keys[:2])
-    predictions: dict[str, Any] = {
-        name: predict(posterior, table.x[test], key=keys[2], n_samples=_DRAWS) for name, posterior in posteriors.items()
-    }
-    predictions[_MEAN] = Normal(table.y[train], len(test), settings.seed)
-    print(_scores(predictions, table.y[test]))
-    _save(out, posteriors[_DEEP], predictions, test, table.y[test], keys[3])
+    posterior = _fit(data, task, settings, keys[0], out / "fit.checkpoint")
+    predictions = {DEEP: predict(posterior, x_test, key=keys[2], n_samples=DRAWS)}
+    for name, predict_simply in task.simpler(data, x, y[train]).items():
+        predictions[name] = predict_simply(x_test)
+    scores = {name: task.scores(prediction, y[test]) for name, prediction in predictions.items()}
+    print(_lines(scores))
+    model = TableModel(
+        posterior=posterior,
+        encoding=encoding,
+        task=task,
+        target=target,
+        source=table.source,
+        x_test=x_test,
+        y_test=y[test],
+        scores=scores,
+    )
+    _save(out, model, predictions[DEEP], test, keys[3])
+
+
+def _targets(table: Columns, target: str, wanted: str) -> tuple[Task, np.ndarray]:
+    """The task and the targets as numbers.
+
+    Raises:
+        ValueError: when the target is no column, has missing cells, or does not fit the task.
+    """
+    column = table.column(target)
+    if is_missing(column).any():
+        first = int(np.flatnonzero(is_missing(column))[0])
+        raise ValueError(
+            f"Expected a target in every row of {table.source}, column {target!r}. Got a missing cell in "
+            f"{table.places[first]}: leave out the row."
+        )
+    name = guess_task(column) if wanted == "auto" else wanted
+    if wanted == "auto":
+        print(f"{target!r} looks like {name}: --task regression, classification or counts says otherwise")
+    task = TASKS[name].of(column)
+    return task, task.encode(column)
 
 
 def _split(n: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
@@ -109,62 +159,53 @@ def _split(n: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(rows[:n_test]), np.sort(rows[n_test:])
 
 
-def _fit(data: Dataset, settings: Settings, keys: jax.Array) -> dict[str, Any]:
-    fitted: dict[str, Any] = {}
-    batch = None if data.n <= _LARGEST_BATCH else _BATCH
-    deep = fit_vi(
-        default_model(),
+def _fit(data: Dataset, task: Task, settings: Settings, key: jax.Array, checkpoint: Path) -> Any:
+    posterior = fit_vi(
+        DeepKernelProcess(layers=default_model().layers, likelihood=task.likelihood),
         data,
-        key=keys[0],
+        key=key,
         n_inducing=settings.n_inducing,
-        batch_size=batch,
+        batch_size=None if data.n <= _LARGEST_BATCH else _BATCH,
         steps=settings.steps,
         progress=True,
+        checkpoint=checkpoint,
     )
-    if deep.stopped == "interrupted":
-        print(f"interrupted after {len(deep.elbo_trace)} steps: going on with the best state so far", file=sys.stderr)
-    fitted[_DEEP] = deep
-    if data.n <= _LARGEST_EXACT:
-        fitted[_EXACT] = condition(ard_gaussian_process(), data)
-    else:
-        print(f"no {_EXACT}: it is for at most {_LARGEST_EXACT} training rows", file=sys.stderr)
-    return fitted
+    for file in checkpoint.parent.glob(f"{checkpoint.name}*"):
+        file.unlink()
+    if posterior.stopped == "interrupted":
+        print(
+            f"interrupted after {len(posterior.elbo_trace)} steps: going on with the best state so far", file=sys.stderr
+        )
+    return posterior
 
 
-def _scores(predictions: dict[str, Any], y: np.ndarray) -> str:
+def _lines(scores: dict[str, dict[str, str]]) -> str:
     """The table: one line a model."""
-    lines = [f"{'':30}{'RMSE':>10}  {'test log density':>20}{'CRPS':>10}{'90% coverage':>14}"]
-    for name, prediction in predictions.items():
-        density = metrics.mean_log_density(prediction.log_density(y))
-        coverage = metrics.interval_coverage(y, *prediction.quantile([0.05, 0.95]))
-        crps = metrics.crps(y, prediction.samples).mean()
-        score = f"{density.mean:.3f} ± {density.standard_error:.3f}"
-        lines.append(f"{name:30}{metrics.rmse(y, prediction.mean):10.4g}  {score:>20}{crps:10.4g}{coverage:14.0%}")
+    names = list(next(iter(scores.values())))
+    widths = [max(len(name), *(len(row[name]) for row in scores.values())) + 2 for name in names]
+    first = max(map(len, scores)) + 2
+    lines = [" " * first + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
+    for model, row in scores.items():
+        lines.append(f"{model:{first}}" + "".join(f"{row[n]:>{w}}" for n, w in zip(names, widths, strict=True)))
     return "\n".join(lines)
 
 
-def _save(out: Path, deep: Any, predictions: dict[str, Any], rows: np.ndarray, y: np.ndarray, key: jax.Array) -> None:
-    _write_predictions(out / "predictions.csv", predictions, rows, y)
-    overview(predictions[_DEEP], y, deep.elbo_trace).savefig(out / "figure.png", dpi=120)
-    to_arviz(deep, key=key, n_samples=_DRAWS).to_netcdf(str(out / "posterior.nc"), engine="h5netcdf")
-    print(f"saved predictions.csv, figure.png and posterior.nc in {out}")
+def _save(out: Path, model: TableModel, prediction: Any, rows: np.ndarray, key: jax.Array) -> None:
+    posterior: Any = model.posterior
+    model.save(out / "model.dkp")
+    observed = model.task.decode(model.y_test)
+    write_csv(out / "predictions.csv", {"row": rows, "observed": observed, **model.task.columns(prediction)})
+    to_arviz(posterior, key=key, n_samples=DRAWS).to_netcdf(str(out / "posterior.nc"), engine="h5netcdf")
+    files = ["model.dkp", "predictions.csv", "posterior.nc"]
+    if not model.task.classes:
+        files.append("figure.png")
+        overview(prediction, model.y_test, posterior.elbo_trace).savefig(out / "figure.png", dpi=120)
+    print(f"saved {', '.join(files)} in {out}; next: dkp report {out / 'model.dkp'}")
 
 
-def _write_predictions(path: Path, predictions: dict[str, Any], rows: np.ndarray, y: np.ndarray) -> None:
-    """One line a held-out row, counted from 0 in the table: the observation and the predictions of each model."""
-    columns: dict[str, np.ndarray] = {"row": rows, "observed": y}
-    for prefix, name in (("", _DEEP), ("gp_", _EXACT)):
-        if (prediction := predictions.get(name)) is None:
-            continue
-        lower, upper = prediction.quantile([0.05, 0.95])
-        columns |= {
-            f"{prefix}mean": prediction.mean,
-            f"{prefix}sd": np.sqrt(prediction.variance),
-            f"{prefix}q05": lower,
-            f"{prefix}q95": upper,
-            f"{prefix}log_density": prediction.log_density(y),
-        }
+def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
+    """Columns of equal length, below their names."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+        writer.writerows(zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True))

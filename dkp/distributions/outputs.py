@@ -1,7 +1,7 @@
 """The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing outputs u.
 
 Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two constructions: a
-guide with pseudo-targets, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
+guide of whitened outputs, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
 """
 
 import jax
@@ -19,7 +19,7 @@ __all__ = [
     "gaussian_log_density",
     "observed_log_density",
     "observed_outputs",
-    "pseudo_target_posterior",
+    "whitened_posterior",
 ]
 
 
@@ -27,12 +27,12 @@ __all__ = [
 class OutputLaw:
     """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs or not.
 
-    weights: a, (P, C). removed: R, (P, P), or one for each output, (C, P, P). added: Q, (P, P), or None for zero.
+    weights: a, (P, C). removed: R, and added: Q or None for zero; (P, P), or one for each output, (C, P, P).
     """
 
     weights: Float[Array, "P C"]
     removed: Float[Array, "*stack P P"]
-    added: Float[Array, "P P"] | None = None
+    added: Float[Array, "*outputs P P"] | None = None
 
     def moments(self, gram: Gram) -> tuple[Float[Array, "B C"], Float[Array, "B C"]]:
         """Mean and variance of f at the data points of `gram`."""
@@ -40,44 +40,40 @@ class OutputLaw:
         mean = gram.ti @ self.weights
         taken = squared_norms(gram.ti @ jnp.swapaxes(self.removed, -1, -2))
         if self.added is not None:
-            taken = taken - squared_norms(gram.ti @ self.added.T)
+            added = squared_norms(gram.ti @ jnp.swapaxes(self.added, -1, -2))
+            taken = jnp.broadcast_to(taken, added.shape) - added
         prior = jnp.broadcast_to(gram.tt, taken.shape)
         variance = jnp.maximum(prior - taken, jnp.finfo(mean.dtype).eps * prior)
         return mean, jnp.broadcast_to(variance[:, None] if variance.ndim == 1 else variance.T, mean.shape)
 
 
-def pseudo_target_posterior(
-    kernel_ii: Float[Array, "P P"], target: Float[Array, "P C"], precision_tril: Float[Array, "*stack P P"]
+def whitened_posterior(
+    scale: Cholesky, linear: Float[Array, "P C"], precision: Float[Array, "*stack P P"]
 ) -> tuple[OutputLaw, Scalar, Scalar]:
-    """Posterior of u ~ N(0, K) after Gaussian pseudo-observations: q(u_c) = N(K Lam B^-1 w_c, (K^-1 + Lam Lam^T)^-1).
+    """Posterior of u = L v for v ~ N(0, I) after Gaussian observations of v: q(v_c) = N(B^-1 b_c, B^-1), B = I + H.
 
-    B = I + Lam^T K Lam, and w = Lam^T v for pseudo-targets v. K is never factorised: B has no eigenvalue below 1.
-
-        KL(q || N(0, K)) = sum_c [log|B| + tr B^-1 - P + a_c^T K a_c] / 2,   a = Lam B^-1 w
+        KL(q || N(0, I)) = sum_c [log|B| + tr B^-1 - P + m_c^T m_c] / 2,   m = B^-1 b
 
     Args:
-        kernel_ii: K, (P, P).
-        target: w, the whitened pseudo-targets, (P, C).
-        precision_tril: Lam, lower-triangular, (P, P) where the outputs share it, else (C, P, P).
+        scale: L, the Cholesky factor of K.
+        linear: b, (P, C).
+        precision: H, positive semi-definite, (P, P) where the outputs share it, else (C, P, P).
 
     Returns:
         the law of f, the KL divergence, and the jitter used.
 
-    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing posterior; the closed-form KL follows from
-        Woodbury's identity.
+    Source: Hensman, Matthews & Ghahramani 2015 (AISTATS), whitened outputs.
     """
-    if precision_tril.ndim == 3:
-        laws, kls, jitters = jax.vmap(pseudo_target_posterior, (None, 0, 0))(
-            kernel_ii, target.T[..., None], precision_tril
-        )
-        return OutputLaw(weights=laws.weights[..., 0].T, removed=laws.removed), jnp.sum(kls), jnp.max(jitters)
-    size, n_outputs = target.shape
-    inner = precision_tril.T @ kernel_ii @ precision_tril
-    b = cholesky((inner + inner.T) / 2 + jnp.eye(size, dtype=inner.dtype))
-    weights = precision_tril @ (b.inverse.T @ (b.inverse @ target))
-    quadratic = jnp.sum(weights * (kernel_ii @ weights))
-    kl = (n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + quadratic) / 2
-    return OutputLaw(weights=weights, removed=b.inverse @ precision_tril.T), kl, b.jitter
+    if precision.ndim == 3:
+        laws, kls, jitters = jax.vmap(lambda b, h: whitened_posterior(scale, b, h))(linear.T[..., None], precision)
+        law = OutputLaw(weights=laws.weights[..., 0].T, removed=scale.inverse, added=laws.added)
+        return law, jnp.sum(kls), jnp.max(jitters)
+    size, n_outputs = linear.shape
+    b = cholesky((precision + precision.T) / 2 + jnp.eye(size, dtype=linear.dtype))
+    mean = b.inverse.T @ (b.inverse @ linear)
+    kl = (n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + jnp.sum(mean**2)) / 2
+    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse @ scale.inverse)
+    return law, kl, b.jitter
 
 
 def collapsed_bound(

@@ -2,7 +2,7 @@
 
 One pass through the layers draws the Gram factors from the guides, adds up the divergences of guide and prior in closed
 form, and draws the data blocks from the conditional prior, where they cancel. The outputs are then integrated out: in
-closed form for Gaussian noise and the full batch (collapsed), under a guide with pseudo-targets otherwise.
+closed form for Gaussian noise and the full batch (collapsed), under a guide of whitened outputs otherwise.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from dkp._types import Array, Float, PRNGKeyArray, Scalar
 from dkp._value import static, value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
-from dkp.distributions.outputs import OutputLaw, collapsed_bound, pseudo_target_posterior
+from dkp.distributions.outputs import OutputLaw, collapsed_bound, whitened_posterior
 from dkp.guides import BottleneckGuide, HyperparameterGuide, OutputGuide, choose_guides
 from dkp.guides.base import GuidePosterior
 from dkp.likelihoods.base import Likelihood
 from dkp.linalg.blocks import Gram, Inputs
-from dkp.linalg.cholesky import cholesky
+from dkp.linalg.cholesky import Cholesky, cholesky
 from dkp.model import DeepKernelProcess, propagate
 from dkp.posterior import Draw
 from dkp.priors import Hyperparameter, hyperparameters, resolve
@@ -211,32 +211,35 @@ class VariationalFamily:
         The gradient in the parameters of the outputs is not that of the bound, but n (the number of data points) times
         the negative step along the natural gradient: from the parameters to :meth:`sites` of the batch.
         """
+        scale = cholesky(kernel.ii)
         if self.collapsed:
-            scale = cholesky(kernel.ii)
             return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[0], scale.jitter
         outputs = jax.lax.stop_gradient(parameters["outputs"])
-        law, kl, jitter = self._outputs(outputs, kernel)
+        law, kl, jitter = whitened_posterior(scale, outputs["linear"], outputs["precision"])
         mean, variance = law.moments(kernel)
         likelihood = batch.share * batch.expected_log_density(model.likelihood, mean, variance)
         shared = outputs["precision"].ndim == 2
-        target = jax.lax.stop_gradient(self.sites(model, kernel, mean, variance, batch, shared=shared))
+        target = jax.lax.stop_gradient(self.sites(model, kernel, scale, mean, variance, batch, shared=shared))
         squares = jax.tree.map(lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target)
         step = sum(jax.tree.leaves(squares), jnp.zeros((), likelihood.dtype))
-        return likelihood - kl - batch.n * (step - jax.lax.stop_gradient(step)), jitter
+        bound = likelihood - kl - batch.n * (step - jax.lax.stop_gradient(step))
+        return bound, jnp.maximum(jitter, scale.jitter)
 
     def sites(
         self,
         model: DeepKernelProcess,
         kernel: Gram,
+        scale: Cholesky,
         mean: Float[Array, "B Q"],
         variance: Float[Array, "B Q"],
         batch: OutputBatch,
         *,
         shared: bool = True,
     ) -> dict[str, Array]:
-        """Natural parameters of the outputs that a batch asks for, where f has these moments at its points.
+        """Natural parameters of the outputs that a batch asks for, where f has these moments at its points, and L, the
+        factor of K_ii, is `scale`.
 
-        With p_t = K_ii^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and variance,
+        With p_t = L^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and variance,
 
             b = (n / B) sum_t p_t (g_t + h_t mean_t)^T,   H = (n / B) sum_t h_t p_t p_t^T
 
@@ -253,20 +256,13 @@ class VariationalFamily:
 
         slope, curvature = jax.grad(expected, (0, 1))(mean, variance)
         weight = jnp.maximum(-2 * curvature, 0)
-        inverse = cholesky(kernel.ii).inverse
-        projection = (kernel.ti @ inverse.T) @ inverse
+        projection = kernel.ti @ scale.inverse.T
         if shared:
             precision = projection.T @ (jnp.mean(weight, axis=1)[:, None] * projection)
         else:
             precision = projection.T @ (weight.T[..., None] * projection[None])
         linear = projection.T @ (slope + weight * mean)
         return {"linear": batch.share * linear, "precision": batch.share * precision}
-
-    def _outputs(self, outputs: dict[str, Array], kernel: Gram) -> tuple[OutputLaw, Scalar, Scalar]:
-        """The law of f, its divergence from the prior, and the jitter."""
-        target, precision, jitter = OutputGuide().pseudo_targets(outputs)
-        law, kl, inner_jitter = pseudo_target_posterior(kernel.ii, target, precision)
-        return law, kl, jnp.maximum(jitter, inner_jitter)
 
     def draw(self, parameters: dict[str, Any], key: PRNGKeyArray, data: Dataset) -> Draw:
         """One draw of a network from the fitted posterior."""
@@ -279,9 +275,10 @@ class VariationalFamily:
         )
 
     def _output_law(self, parameters: dict[str, Any], walk: LayerPass, data: Dataset) -> OutputLaw:
+        scale = cholesky(walk.kernel.ii)
         if self.collapsed:
-            return collapsed_bound(walk.kernel, cholesky(walk.kernel.ii), data.y, self.noise_variance(walk.model))[1]
-        return self._outputs(parameters["outputs"], walk.kernel)[0]
+            return collapsed_bound(walk.kernel, scale, data.y, self.noise_variance(walk.model))[1]
+        return whitened_posterior(scale, parameters["outputs"]["linear"], parameters["outputs"]["precision"])[0]
 
     def noise_variance(self, model: DeepKernelProcess) -> Scalar:
         """The one noise variance of a Gaussian likelihood."""

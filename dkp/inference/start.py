@@ -23,6 +23,7 @@ from dkp.inference.family import OutputBatch, VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise_many
 from dkp.inference.losses import negative_bound_without_noise, negative_elbo
 from dkp.inference.optimizers import FROM_NOTHING, default_optimizer, natural_outputs, ramped, warmup_steps
+from dkp.linalg.cholesky import cholesky
 from dkp.linalg.order import farthest_first
 
 __all__ = ["FirstStage", "first_stage", "fit_to_subset", "fit_without_noise", "inducing_points", "optimal_outputs"]
@@ -199,4 +200,4 @@ def optimal_outputs(family: VariationalFamily, parameters: dict[str, Any], data:
 def _sites(family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array) -> dict[str, Array]:
     model, kernel = family.deterministic(parameters, x)
     batch = OutputBatch(y=y, n=y.shape[0])
-    return family.sites(model, kernel, jnp.zeros_like(y), jnp.zeros_like(y), batch)
+    return family.sites(model, kernel, cholesky(kernel.ii), jnp.zeros_like(y), jnp.zeros_like(y), batch)

@@ -16,6 +16,7 @@ from dkp.distributions.outputs import observed_log_density, observed_outputs
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.family import OutputBatch, VariationalFamily
 from dkp.linalg.blocks import Gram
+from dkp.linalg.cholesky import cholesky
 from tests.support import relaxed, relaxed_optimizer
 
 N, NOISE = 6, 0.3
@@ -95,7 +96,7 @@ def test_optimal_outputs_of_missing_targets_attain_the_evidence():
     assert parameters["outputs"]["precision"].shape == (2, N, N)
     model, kernel = family.deterministic(parameters, data.x)
     zero = jnp.zeros_like(data.y)
-    best = family.sites(model, kernel, zero, zero, OutputBatch(y=data.y, n=N), shared=False)
+    best = family.sites(model, kernel, cholesky(kernel.ii), zero, zero, OutputBatch(y=data.y, n=N), shared=False)
     bound = family.elbo(parameters | {"outputs": best}, KEY, data.x, data.y, N)[0]
     np.testing.assert_allclose(bound, log_evidence(HOLES), rtol=1e-5)
 
