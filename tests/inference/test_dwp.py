@@ -19,11 +19,12 @@ from dkp.guides import GUIDES, WishartGuide
 from dkp.inference.family import VariationalFamily
 from dkp.inference.importance import log_weights
 from dkp.inference.losses import negative_elbo
+from dkp.inference.start import first_stage
 from dkp.inference.vi import prepare
 from dkp.linalg.blocks import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
 from dkp.model import propagate
-from tests.support import relaxed_optimizer
+from tests.support import relaxed, relaxed_optimizer
 
 NOISE = 0.4
 RNG = np.random.default_rng(11)
@@ -275,6 +276,30 @@ def test_minibatches_with_natural_gradients(guide):
     assert posterior.skipped == 0 and last > first
     precision = posterior.parameters["outputs"]["precision"]
     assert np.linalg.eigvalsh(np.asarray(precision)).min() > -1e-8
+
+
+def test_large_data_start_on_a_subset_with_the_outputs_integrated_out(monkeypatch):
+    """The first stage lifts the bound on a subset; then the outputs are the optimal ones for all rows, which are summed
+    some rows at a time."""
+    monkeypatch.setattr("dkp.inference.start._SUBSET", 12)
+    monkeypatch.setattr("dkp.inference.start._ROWS_AT_A_TIME", 7)
+    data, key = dataset(30), jax.random.key(0)
+    fam, parameters, batches = prepare(model(2), data, key=key, n_inducing=4, batch_size=10)
+    assert first_stage(fam, [data], 0) is None and first_stage(fam, [dataset(12)], 20) is None
+    stage = first_stage(fam, [data], 20)
+    with relaxed():
+        start = stage(fam, [parameters], [data], keys=[key], batches=[batches], steps=20, chunk=10)[0]
+    assert start.trace.shape == (20,) and start.trace[-5:].mean() < start.trace[:5].mean()
+    described, kernel = fam.deterministic(start.parameters, data.x)
+    projection = np.asarray(kernel.ti @ cholesky(kernel.ii).inverse.T) / NOISE
+    np.testing.assert_allclose(start.parameters["outputs"]["precision"], projection.T @ projection, rtol=1e-8)
+    np.testing.assert_allclose(start.parameters["outputs"]["linear"], projection.T @ data.y / NOISE, rtol=1e-8)
+    collapsed = VariationalFamily(model=described, n_features=2, n_outputs=1, collapsed=True)
+    with relaxed():
+        inner = {name: v for name, v in parameters.items() if name != "outputs"}
+        same = stage(collapsed, [inner], [data], keys=[key], batches=None, steps=20, chunk=10)[0]
+    assert "outputs" not in same.parameters
+    np.testing.assert_array_equal(same.trace, start.trace)
 
 
 @pytest.mark.parametrize("guide", ["ab", "features"])
