@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks import store
 from benchmarks.faults.fuzz import run_fuzz
 from benchmarks.faults.inputs import run_inputs
-from benchmarks.faults.kills import run_kills
 from benchmarks.timing import markdown
 
 RESULTS = store.ROOT / "benchmarks" / "results" / "faults"
@@ -23,6 +22,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.what == "kills":
+        from benchmarks.faults.kills import run_kills  # imports the package, which the fuzzer wants to do itself
+
         _write("kills", run_kills(arguments.number, arguments.seed))
     elif arguments.what == "inputs":
         _write("inputs", run_inputs(10 * arguments.number, arguments.seed))
