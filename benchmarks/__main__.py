@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``run``, ``report``, ``audit`` and ``speed``."""
+"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``speed`` and ``faults``."""
 
 import signal
 import sys
@@ -89,12 +89,13 @@ def report(
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
         write: a Markdown file; replace the text between its results markers, and the tables of `audit`,
-            `audit --guides` and `speed --suite hmc` between its audit, audit-guides and speed-hmc markers where it has
-            them.
+            `audit --guides`, `speed --suite hmc` and `faults` between its audit, audit-guides, speed-hmc and faults
+            markers where it has them.
     """
     from benchmarks import audit as audits
     from benchmarks import audit_guides, speed_hmc
     from benchmarks import report as reports
+    from benchmarks.faults import report as faults_report
 
     text = reports.render(
         list(store.records(out)),
@@ -107,6 +108,7 @@ def report(
         "audit": audits.section(out),
         "audit-guides": audit_guides.section(out),
         "speed-hmc": speed_hmc.section(out),
+        "faults": faults_report.table(out / "faults"),
     }
     if write is None:
         print("\n\n".join(filter(None, (text, *further.values()))))
@@ -164,6 +166,46 @@ def speed_one(suite: tyro.conf.Positional[str], case: tyro.conf.Positional[str],
         repeats: timed steps, after warm-up.
     """
     _speeds(suite).run_case(case, repeats)
+
+
+@app.command
+def faults(
+    what: tyro.conf.Positional[Literal["kills", "inputs", "fuzz"]],
+    *,
+    number: int = 10,
+    seconds: int = 60,
+    seed: int = 0,
+    out: Path = RESULTS,
+) -> None:
+    """Kill runs at random moments, feed malformed input, or fuzz the reader of files.
+
+    Args:
+        what: kills (of every engine), inputs (arrays, tables, model files, checkpoints), or fuzz (needs atheris).
+        number: kills of an engine; 20 times as many inputs of a kind.
+        seconds: of fuzzing.
+        seed: of moments and inputs.
+        out: directory of the records.
+    """
+    import dataclasses
+
+    from benchmarks.faults import report as faults_report
+
+    if what == "fuzz":
+        from benchmarks.faults.fuzz import run_fuzz
+
+        run_fuzz(seconds)
+        return
+    if what == "kills":
+        from benchmarks.faults.kills import run_kills  # imports the package, which the fuzzer wants to do itself
+
+        rows: list[Any] = list(run_kills(number, seed))
+    else:
+        from benchmarks.faults.inputs import run_inputs
+
+        rows = list(run_inputs(20 * number, seed))
+    record = {"date": store.now(), "versions": store.versions(), "rows": [dataclasses.asdict(row) for row in rows]}
+    store.write(out / "faults" / f"{what}.json", record)
+    print(faults_report.table(out / "faults"))
 
 
 def _speeds(suite: str) -> Any:
