@@ -12,6 +12,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -23,6 +24,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def key() -> jax.Array:
     """A fixed PRNG key: a failure repeats."""
     return jax.random.key(20)
+
+
+@pytest.fixture
+def _unchecked() -> Iterator[None]:
+    """The package as its users have it: without runtime checks of the annotations, which would come first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 _MOST_MAPPINGS = 30_000  # Linux allows a process 65,530

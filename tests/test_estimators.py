@@ -1,6 +1,5 @@
 """scikit-learn's own checks, and what they do not check."""
 
-import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import pandas as pd
@@ -36,14 +35,6 @@ CHECKS = (
     "check_complex_data",
     "check_supervised_y_2d",
 )
-
-
-@pytest.fixture
-def _unchecked():
-    """As users have it: scikit-learn passes -1 for every argument, which the type checks of the tests would refuse."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.slow

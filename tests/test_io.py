@@ -7,7 +7,6 @@ import zipfile
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -128,14 +127,6 @@ print(dkp.predict(dkp.load({str(tmp_path / "model.dkp")!r}), x, key=jax.random.k
 
 
 # --- files that will not do -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def _unchecked():
-    """The package as its users have it: without runtime checks of the annotations, which would come first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,22 @@
+"""What is known in closed form of finite, infinite and bottlenecked networks, as functions of arrays.
+
+Each module is one piece of theory; each function names its equation and its source. Nothing here needs a model.
+"""
+
+from dkp.theory import (
+    deep_linear,
+    limits,
+    marginal_priors,
+    matrix_gig,
+    parametrisation,
+    representation_shift,
+)
+
+__all__ = [
+    "deep_linear",
+    "limits",
+    "marginal_priors",
+    "matrix_gig",
+    "parametrisation",
+    "representation_shift",
+]
