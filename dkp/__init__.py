@@ -1,6 +1,6 @@
 """Bayesian inference for deep kernel processes in JAX and NumPyro."""
 
-from dkp import datasets, distributions, guides, kernels, likelihoods, preprocessing
+from dkp import datasets, distributions, guides, kernels, likelihoods, preprocessing, theory
 from dkp._spec import learn
 from dkp._version import __version__
 from dkp.bottlenecks import InverseWishart, Wishart
@@ -60,6 +60,7 @@ __all__ = [
     "prior_predictive",
     "sample_hmc",
     "save",
+    "theory",
     "time_of_diag_reg",
     "to_arviz",
     "tune_diag_reg",

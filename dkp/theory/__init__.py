@@ -4,6 +4,7 @@ Each module is one piece of theory; each function names its equation and its sou
 """
 
 from dkp.theory import (
+    bottleneck_dynamics,
     deep_linear,
     limits,
     marginal_priors,
@@ -13,6 +14,7 @@ from dkp.theory import (
 )
 
 __all__ = [
+    "bottleneck_dynamics",
     "deep_linear",
     "limits",
     "marginal_priors",

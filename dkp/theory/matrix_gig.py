@@ -14,7 +14,7 @@ The sampler uses the conditional laws of a Schur complement and its row, as in B
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, special, stats
+from scipy import linalg, special
 
 from dkp import _check
 from dkp._types import Float
@@ -145,6 +145,8 @@ def hidden_gram_posterior(
 
 def _gig(rng: np.random.Generator, order: float, a: float, b: float) -> float:
     """A draw from the density proportional to s^(order - 1) exp(-(a s + b / s) / 2)."""
+    from scipy import stats  # slow to import
+
     return float(np.sqrt(b / a) * stats.geninvgauss.rvs(order, np.sqrt(a * b), random_state=rng))
 
 
