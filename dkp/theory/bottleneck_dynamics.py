@@ -50,7 +50,7 @@ def train(
         g_t+1(x) = g_t(x) - eta sum_i Theta_g(x, x_i) chi_i grad f_t(g_t(x_i))
         f_t(z)   = - eta sum_s<t sum_i Theta_f(z, g_s(x_i)) chi_i(s)
 
-    where Theta_f(z, w) = Sigma(z, w) + (z.w / d) Sigma'(z, w), Sigma = E[phi phi] of inputs with the covariance z.w / d.
+    where Theta_f(z, w) = Sigma(z, w) + (z.w / d) Sigma'(z, w), Sigma = E[phi phi] of inputs with covariance z.w / d.
     f starts at 0, as two equal networks that are subtracted do. The history of all g_s(x_i) is kept: memory grows with
     steps x N, time with its square.
 
@@ -180,8 +180,8 @@ def acceleration(
     D I, with a target of |beta| = `norm`, a mean over starts.
 
     Below 1, a bottleneck accelerates: only where the target is large beside its dimension, since the rate along beta is
-    about 4 |beta| sqrt(D / d) against 4. With small targets a small d is slower (measured, D = 20: at |beta| = 3 the time
-    of d = 1 is half of that without a bottleneck, at |beta| = 1 it is 1.7 times as long).
+    about 4 |beta| sqrt(D / d) against 4. With small targets a small d is slower (measured, D = 20: at |beta| = 3 the
+    time of d = 1 is half of that without a bottleneck, at |beta| = 1 it is 1.7 times as long).
 
     Args:
         width: d; infinity gives 1.
