@@ -6,6 +6,7 @@ Each module is one piece of theory; each function names its equation and its sou
 from dkp.theory import (
     bottleneck_dynamics,
     deep_linear,
+    finite,
     limits,
     marginal_priors,
     matrix_gig,
@@ -16,6 +17,7 @@ from dkp.theory import (
 __all__ = [
     "bottleneck_dynamics",
     "deep_linear",
+    "finite",
     "limits",
     "marginal_priors",
     "matrix_gig",
