@@ -33,7 +33,8 @@ from pathlib import Path
 import jax
 
 jax.config.update("jax_enable_x64", True)  # double precision, before any array exists
-warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor")
+for message in (r"\s*ArviZ is undergoing a major refactor", "IProgress not found"):
+    warnings.filterwarnings("ignore", message=message)
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -80,7 +81,7 @@ columns = make_column_transformer(
     (SimpleImputer(strategy="median", add_indicator=True), ["area"]),
     (OneHotEncoder(handle_unknown="ignore"), ["district"]),
 )
-pipeline = make_pipeline(columns, DKPRegressor(n_inducing=40, steps=400, random_state=0))
+pipeline = make_pipeline(columns, DKPRegressor(n_inducing=30, steps=300, random_state=0))
 pipeline.fit(train.drop(columns="price"), train["price"])
 mean, sd = pipeline.predict(test.drop(columns="price"), return_std=True)
 print(f"R² {pipeline.score(test.drop(columns='price'), test['price']):.3f}")
@@ -90,12 +91,12 @@ known = test["area"].notna()
 print(f"standard deviations: area known {sd[known].mean():.0f}, missing {sd[~known].mean():.0f}")
 
 # %% [markdown]
-# Where the area is missing the prediction is wide, because the indicator is a feature, and noise has one size. A second
-# latent function gives it another size for other inputs:
+# With one size of noise for all rows, predictions are as sure of themselves where the area is missing as where it is known.
+# A second latent function makes the noise depend on the inputs, and the indicator is one of them:
 
 # %%
 wide = make_pipeline(
-    columns, DKPRegressor(likelihood=likelihoods.Heteroskedastic(), n_inducing=40, steps=600, random_state=0)
+    columns, DKPRegressor(likelihood=likelihoods.Heteroskedastic(), n_inducing=30, steps=400, random_state=0)
 )
 wide.fit(train.drop(columns="price"), train["price"])
 _, sd = wide.predict(test.drop(columns="price"), return_std=True)
@@ -108,8 +109,8 @@ for name, one in (("one size", pipeline), ("two functions", wide)):
 # Grid search, clones and cross-validation are scikit-learn's own.
 
 # %%
-search = GridSearchCV(pipeline, {"dkpregressor__n_inducing": [5, 20]}, cv=2)
-search.set_params(estimator__dkpregressor__steps=100)
+search = GridSearchCV(pipeline, {"dkpregressor__n_inducing": [5, 15]}, cv=2)
+search.set_params(estimator__dkpregressor__steps=50)
 search.fit(train.drop(columns="price"), train["price"])
 print(search.best_params_, f"R² {search.best_score_:.3f}")
 
@@ -119,7 +120,7 @@ print(search.best_params_, f"R² {search.best_score_:.3f}")
 # %%
 x, y = load_breast_cancer(return_X_y=True)
 x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.3, random_state=0)
-deep = DKPClassifier(n_inducing=40, steps=400, random_state=0).fit(x_train, y_train)
+deep = DKPClassifier(n_inducing=30, steps=300, random_state=0).fit(x_train, y_train)
 logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(x_train, y_train)
 for name, classifier in (("deep kernel", deep), ("logistic", logistic)):
     p = classifier.predict_proba(x_test)
@@ -141,7 +142,7 @@ rate = np.exp(1 + np.sin(2 * x[:, 0]) + 0.5 * x[:, 0] * x[:, 1])
 counts = rng.poisson(rate * rng.gamma(3.0, 1 / 3.0, 300)).astype(float)
 fit, held = slice(0, 200), slice(200, None)
 for likelihood in (likelihoods.Poisson(), likelihoods.NegativeBinomial()):
-    model = DKPRegressor(likelihood=likelihood, n_inducing=30, steps=400, random_state=0).fit(x[fit], counts[fit])
+    model = DKPRegressor(likelihood=likelihood, n_inducing=20, steps=300, random_state=0).fit(x[fit], counts[fit])
     low, _, high = model.predict_quantiles(x[held])
     coverage = metrics.interval_coverage(counts[held], low, high)
     print(
@@ -180,7 +181,7 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np
 from dkp.estimators import DKPRegressor
 x = np.random.default_rng(0).normal(size=(200, 2))
-model = DKPRegressor(n_inducing=30, steps=2000, random_state=0, checkpoint=sys.argv[1], every=0.2)
+model = DKPRegressor(n_inducing=20, steps=1500, random_state=0, checkpoint=sys.argv[1], every=0.2)
 model.fit(x, np.sin(2 * x[:, 0]))
 print(model.posterior_.elbo_trace[-1].hex())
 """)

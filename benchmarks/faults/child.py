@@ -25,9 +25,9 @@ def _data(n: int) -> dkp.Dataset:
 def _model(bottleneck: Any, lengthscale: Any) -> dkp.DeepKernelProcess:
     return dkp.DeepKernelProcess(
         layers=[
-            kernels.SquaredExponential(lengthscale=lengthscale),
+            kernels.SquaredExponential(lengthscale=lengthscale, variance=1.0),
             bottleneck,
-            kernels.SquaredExponential(lengthscale=1.0),
+            kernels.SquaredExponential(lengthscale=1.0, variance=1.0),
         ],
         likelihood=likelihoods.Gaussian(noise=0.2),
     )
