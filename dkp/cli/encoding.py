@@ -131,13 +131,15 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
     column = table.column(feature.name, "every feature")
     missing = is_missing(column)
     if feature.categories is None:
-        if column.dtype.kind != "f" and not missing.all():
-            first = int(np.flatnonzero(~missing)[0])
-            raise ValueError(
-                f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got text "
-                f"({column[first][:40]!r}) in {table.places[first]}."
-            )
-        return np.where(missing, math.nan, 0.0)[:, None] if column.dtype.kind != "f" else column[:, None]
+        if column.dtype.kind == "f":
+            return column[:, None]
+        if missing.all():
+            return np.full((len(column), 1), math.nan)
+        first = int(np.flatnonzero(~missing)[0])
+        raise ValueError(
+            f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got text "
+            f"({column[first][:40]!r}) in {table.places[first]}."
+        )
     if column.dtype.kind == "f":
         column = np.asarray(["" if np.isnan(value) else f"{value:g}" for value in column], dtype=object)
     if not feature.ordered:

@@ -90,10 +90,7 @@ def fit_without_noise(
     plain = family.model.likelihood.is_gaussian and all(data.is_plain for data in datasets)
     if not plain or family.collapsed:
         return _minimise_without_noise(family, parameters, datasets, keys=keys, batches=batches, **loop)
-    subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
-    inner, collapsed = _without_outputs(family, parameters)
-    starts = _minimise_without_noise(collapsed, inner, subsets, keys=keys, batches=None, **loop)
-    return _with_outputs(family, starts, datasets, parameters)
+    return _on_subsets(_minimise_without_noise, family, parameters, datasets, keys, loop)
 
 
 def fit_to_subset(
@@ -103,24 +100,50 @@ def fit_to_subset(
     *,
     keys: Sequence[PRNGKeyArray],
     batches: Sequence[Batches] | None,
-    steps: int,
     **loop: Any,
 ) -> list[LoopResult]:
     """Fit everything to a subset of each data set, the outputs integrated out. With minibatches alone, outputs that lag
     behind their kernels hide the data for thousands of steps where the noise is small (naval: a bound of -42 nats a
     point where 4 is possible)."""
+    return _on_subsets(_minimise_negative_elbo, family, parameters, datasets, keys, loop)
+
+
+def _on_subsets(
+    minimise: FirstStage,
+    family: VariationalFamily,
+    parameters: Sequence[dict[str, Any]],
+    datasets: Sequence[Dataset],
+    keys: Sequence[PRNGKeyArray],
+    loop: dict[str, Any],
+) -> list[LoopResult]:
+    """`minimise` on a subset of each data set with the outputs integrated out, and then, where the family does not
+    integrate them out, their optimum for all data."""
     subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
     inner, collapsed = _without_outputs(family, parameters)
-    starts = minimise_many(
-        negative_elbo(collapsed, subsets[0].n, 1),
-        inner,
+    starts = minimise(collapsed, inner, subsets, keys=keys, batches=None, **loop)
+    return starts if family.collapsed else _with_outputs(family, starts, datasets, parameters)
+
+
+def _minimise_negative_elbo(
+    family: VariationalFamily,
+    parameters: Sequence[dict[str, Any]],
+    data: Sequence[Dataset],
+    *,
+    keys: Sequence[PRNGKeyArray],
+    steps: int,
+    batches: Sequence[Batches] | None,
+    **loop: Any,
+) -> list[LoopResult]:
+    return minimise_many(
+        negative_elbo(family, data[0].n, 1),
+        parameters,
         default_optimizer(steps, rate=FROM_NOTHING),
         keys=keys,
         steps=steps,
-        data=[subset.rows for subset in subsets],
+        data=[d.rows for d in data],
+        batches=batches,
         **loop,
     )
-    return starts if family.collapsed else _with_outputs(family, starts, datasets, parameters)
 
 
 def _minimise_without_noise(

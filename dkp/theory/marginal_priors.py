@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from dkp import _check
 from dkp._types import Array, Float, PRNGKeyArray
@@ -169,6 +169,8 @@ def _log_relu(t: Any, n: int) -> Any:
 def _inverse(log_transform: Any, log_x: float) -> float:
     """(1 / 2 pi) int exp(log_transform(c + i tau) - (c + i tau) log x) d tau, by the trapezoidal rule along the line
     through the saddle point."""
+
+    from scipy import optimize  # slow to import
 
     def height(c: float) -> float:
         return float(log_transform(np.asarray(c + 0j)).real - c * log_x)
