@@ -10,7 +10,9 @@ import json
 from typing import Any
 
 __all__ = [
+    "CHOSEN",
     "DEEP",
+    "EXACT",
     "NETWORKS",
     "SKLEARN",
     "SUITES",
@@ -41,6 +43,12 @@ class Settings:
 DEEP = ("dgp", "dwp", "dwp-a", "dwp-b", "dwp-ab")
 """Deep Gaussian and deep Wishart processes."""
 
+EXACT = ("gp", "gp-matern", "gp-rq")
+"""Exact Gaussian processes: one layer."""
+
+CHOSEN = ("gp", "gp-matern", "gp-rq", "diwp", "dwp-ab")
+"""Depths and kernels among which `chosen` takes, split by split, the one with the highest bound on the evidence."""
+
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 """Infinitely wide networks, which have no settings."""
 
@@ -52,7 +60,7 @@ SKLEARN = ("gp-classifier", "logistic", "boosting", "poisson-glm", "poisson-boos
 
 IGNORED_SETTINGS = {
     **dict.fromkeys((*NETWORKS, *SKLEARN, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
-    "gp": ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps"),
+    **dict.fromkeys(EXACT, ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps")),
     "nngp": ("n_inducing", "batch_size", "steps", "samples", "start_steps"),
     "diwp": ("depth",),
 }

@@ -13,6 +13,7 @@ from scipy import stats
 
 import dkp
 from benchmarks.config import Settings
+from dkp import kernels
 from dkp.defaults import ard_gaussian_process, deep_wishart_process, default_model
 
 __all__ = ["METHODS", "MeanPrediction", "Method", "default_model"]
@@ -38,8 +39,9 @@ class Method:
     elbo: Callable[[Any, Any], float] | None = None
 
 
-def fit_gp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    return dkp.condition(ard_gaussian_process(), data, key=key)
+def _exact(kernel: Any) -> Method:
+    """An exact Gaussian process with one length-scale a feature."""
+    return Method(fit=lambda data, key, settings: dkp.condition(ard_gaussian_process(kernel), data, key=key))
 
 
 def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
@@ -122,7 +124,9 @@ GUIDES = {"dgp": "features", "dwp": "standard", "dwp-a": "a", "dwp-b": "b", "dwp
 
 METHODS = {
     "mean": Method(fit=fit_mean, predict=predict_mean, summary=lambda posterior: {}),
-    "gp": Method(fit=fit_gp),
+    "gp": _exact(None),
+    "gp-matern": _exact(kernels.Matern(nu=1.5)),
+    "gp-rq": _exact(kernels.RationalQuadratic()),
     "nngp": Method(fit=fit_nngp),
     "diwp": _variational(lambda data, settings: default_model()),
     **{name: _variational(_deep_wishart, guide) for name, guide in GUIDES.items()},

@@ -4,6 +4,7 @@ from dkp import kernels, likelihoods
 from dkp._check import positive_int
 from dkp._spec import learn
 from dkp.bottlenecks import InverseWishart, Wishart
+from dkp.kernels import Kernel
 from dkp.model import DeepKernelProcess
 
 __all__ = ["ard_gaussian_process", "deep_wishart_process", "default_model"]
@@ -25,13 +26,14 @@ def default_model() -> DeepKernelProcess:
     )
 
 
-def ard_gaussian_process() -> DeepKernelProcess:
-    """The baseline: a Gaussian process with a squared-exponential kernel, one length-scale a feature, Gaussian
-    noise."""
-    return DeepKernelProcess(
-        layers=[kernels.Linear(ard=True), kernels.SquaredExponential(variance=learn(1.0))],
-        likelihood=likelihoods.Gaussian(),
-    )
+def ard_gaussian_process(kernel: Kernel | None = None) -> DeepKernelProcess:
+    """The baseline: a Gaussian process with one length-scale a feature and Gaussian noise.
+
+    Args:
+        kernel: a squared exponential where it is not given.
+    """
+    layers = [kernels.Linear(ard=True), kernels.SquaredExponential(variance=learn(1.0)) if kernel is None else kernel]
+    return DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian())
 
 
 def deep_wishart_process(width: float | int, depth: int = 3) -> DeepKernelProcess:

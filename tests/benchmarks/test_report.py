@@ -153,3 +153,31 @@ def test_learning_curves_after_shares_of_the_steps():
     assert header[1:] == ["10%", "25%", "50%", "75%", "100%"]
     assert diwp == ["yacht, diwp", "2.500 (2)", "5.500 (2)", "10.500 (2)", "15.500 (2)", "20.500 (2)"]
     assert mean == ["yacht, mean", "", "", "", "5.000 (1)", "5.000 (1)"]
+
+
+def test_chosen_is_the_method_with_the_highest_bound():
+    """The exact process has the higher bound on split 0, the deep one on split 1; on split 2 there is no choice."""
+    deep = dataclasses.asdict(SUITES["uci-small"].settings_of("dwp-ab"))
+    evidence = [2.0, 0.5, 9.0]
+    records = [
+        record("gp-matern", k, -1.0 - k, fit={"log_marginal_likelihood_per_point": value})
+        for k, value in enumerate(evidence)
+    ]
+    records += [record("dwp-ab", k, -7.0 - k, elbo=1.0, settings=deep) for k in range(2)]
+    records += [record("dgp", 0, 5.0, elbo=10.0, settings=deep)]  # not a candidate
+    found = report.chosen_by_bound(records)
+    assert [(r["split"], r["chose"], r["metrics"]["log_density"]) for r in found] == [
+        (0, "gp-matern", -1.0),
+        (1, "dwp-ab", -8.0),
+    ]
+    text = report.render(records)
+    header, _, yacht = table_after(text, "Test log density")
+    assert yacht[header.index("chosen")] == "-4.50 ± 3.50 (2)"
+    assert "yacht: gp-matern (1), dwp-ab (1)." in text
+    assert f"{len(records)} runs" in text
+
+
+def test_settings_that_differ_are_not_candidates():
+    records = [record("gp", 0, -1.0, fit={"log_marginal_likelihood_per_point": 0.0})]
+    records.append(record("diwp", 0, -0.5, elbo=3.0, settings=records[0]["settings"] | {"steps": 7}))
+    assert report.chosen_by_bound(records) == []
