@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``speed`` and ``faults``."""
+"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed`` and ``faults``."""
 
 import signal
 import sys
@@ -89,12 +89,13 @@ def report(
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
         write: a Markdown file; replace the text between its results markers, and the tables of `audit`,
-            `audit --guides`, `speed --suite hmc` and `faults` between its audit, audit-guides, speed-hmc and faults
-            markers where it has them.
+            `audit --guides`, `speed --suite hmc`, `claims` and `faults` between its audit, audit-guides, speed-hmc,
+            claims and faults markers where it has them.
     """
     from benchmarks import audit as audits
     from benchmarks import audit_guides, speed_hmc
     from benchmarks import report as reports
+    from benchmarks.claims import run as claims_run
     from benchmarks.faults import report as faults_report
 
     text = reports.render(
@@ -108,6 +109,7 @@ def report(
         "audit": audits.section(out),
         "audit-guides": audit_guides.section(out),
         "speed-hmc": speed_hmc.section(out),
+        "claims": claims_run.table(out),
         "faults": faults_report.table(out / "faults"),
     }
     if write is None:
@@ -134,6 +136,26 @@ def audit(*, datasets: str = "", guides: bool = False, out: Path = RESULTS, agai
 
     audits = of_guides if guides else of_default
     audits.run_audit(tuple(config.parse_names(datasets)) or audits.DATASETS, out, again=again)
+
+
+@app.command
+def claims(*, only: str = "", out: Path = RESULTS, again: bool = False) -> None:
+    """Compute the claims of the papers on finite, infinite and bottlenecked networks, each in under ten minutes.
+
+    Args:
+        only: names separated by commas; all when empty.
+        out: directory of the records.
+        again: repeat finished claims.
+    """
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from benchmarks.claims.run import run_claims
+
+    try:
+        run_claims(out, only=config.parse_names(only), again=again)
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 @app.command

@@ -1,0 +1,24 @@
+"""What a claim comes to."""
+
+import dataclasses
+from typing import Any
+
+__all__ = ["Finding"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim and what was found.
+
+    claim, paper: what is said, and where. computed: what we compute. number: our result with its error, in words.
+    reproduced: whether it bears the claim out, by a rule that stands in the code. deviation: where it does not, or not
+    wholly. values: the numbers behind it, for JSON.
+    """
+
+    claim: str
+    paper: str
+    computed: str
+    number: str
+    reproduced: bool
+    values: dict[str, Any]
+    deviation: str = ""
