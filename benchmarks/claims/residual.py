@@ -50,7 +50,7 @@ class ResNet(eqx.Module):
         keys = jax.random.split(key, 5)
         self.stem = _conv(keys[0], 3, channels)
         self.blocks = [Block(k, channels, last=i == 2) for i, k in enumerate(keys[1:4])]
-        self.readout = eqx.nn.Linear(channels, CLASSES, key=keys[4])
+        self.readout = eqx.nn.Linear(channels, CLASSES, dtype=jnp.float32, key=keys[4])
 
     def __call__(self, image: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         """Logits, and features after the stem and every block; `image` is (3, H, W)."""
@@ -64,8 +64,8 @@ class ResNet(eqx.Module):
 
 def _conv(key: jax.Array, inside: int, outside: int, strides: int = 1) -> eqx.nn.Conv2d:
     """With He's initial weights and no biases."""
-    conv = eqx.nn.Conv2d(inside, outside, 3, stride=strides, padding=1, use_bias=False, key=key)
-    weight = jax.random.normal(key, conv.weight.shape) * math.sqrt(2 / (9 * inside))
+    conv = eqx.nn.Conv2d(inside, outside, 3, stride=strides, padding=1, use_bias=False, dtype=jnp.float32, key=key)
+    weight = jax.random.normal(key, conv.weight.shape, jnp.float32) * math.sqrt(2 / (9 * inside))
     return eqx.tree_at(lambda c: c.weight, conv, weight)
 
 
@@ -136,7 +136,6 @@ def train(x: np.ndarray, y: np.ndarray) -> ResNet:
         optax.sgd(optax.cosine_decay_schedule(0.05, steps), momentum=0.9),
     )
     network = ResNet(jax.random.key(0))
-    network = jax.tree.map(lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) else a, network)
     state = optimiser.init(eqx.filter(network, eqx.is_inexact_array))
 
     def loss(network: ResNet, images: jax.Array, labels: jax.Array) -> jax.Array:
