@@ -46,7 +46,7 @@ DEEP = ("dgp", "dwp", "dwp-a", "dwp-b", "dwp-ab")
 EXACT = ("gp", "gp-matern", "gp-rq")
 """Exact Gaussian processes: one layer."""
 
-CHOSEN = ("gp", "gp-matern", "gp-rq", "diwp", "dwp-ab")
+CHOSEN = ("gp", "gp-matern", "gp-rq", "diwp", "diwp-matern", "dwp-ab")
 """Depths and kernels among which `chosen` takes, split by split, the one with the highest bound on the evidence."""
 
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
@@ -63,6 +63,7 @@ IGNORED_SETTINGS = {
     **dict.fromkeys(EXACT, ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps")),
     "nngp": ("n_inducing", "batch_size", "steps", "samples", "start_steps"),
     "diwp": ("depth",),
+    "diwp-matern": ("depth",),
 }
 
 

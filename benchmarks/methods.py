@@ -129,5 +129,6 @@ METHODS = {
     "gp-rq": _exact(kernels.RationalQuadratic()),
     "nngp": Method(fit=fit_nngp),
     "diwp": _variational(lambda data, settings: default_model()),
+    "diwp-matern": _variational(lambda data, settings: default_model(kernels.Matern(nu=1.5))),
     **{name: _variational(_deep_wishart, guide) for name, guide in GUIDES.items()},
 }

@@ -10,17 +10,20 @@ from dkp.model import DeepKernelProcess
 __all__ = ["ard_gaussian_process", "deep_wishart_process", "default_model"]
 
 
-def default_model() -> DeepKernelProcess:
+def default_model(kernel: Kernel | None = None) -> DeepKernelProcess:
     """A deep inverse Wishart process with one bottleneck between two squared-exponential kernels, and Gaussian noise.
 
     The learned concentration starts near the deterministic network.
+
+    Args:
+        kernel: of the outputs; a squared exponential where it is not given.
     """
     return DeepKernelProcess(
         layers=[
             kernels.Linear(ard=True),
             kernels.SquaredExponential(),
             InverseWishart(),
-            kernels.SquaredExponential(variance=learn(1.0)),
+            kernels.SquaredExponential(variance=learn(1.0)) if kernel is None else kernel,
         ],
         likelihood=likelihoods.Gaussian(),
     )
