@@ -80,6 +80,9 @@ def _jittered(kernel: np.ndarray) -> np.ndarray:
     return kernel + 1e-8 * np.trace(kernel) / len(kernel) * np.eye(len(kernel))
 
 
+STEP, STEPS, FRACTION = 0.02, 400, 0.2
+WIDTHS = (1, 4, 16, 64)
+
 # --- speed of training ------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +90,7 @@ def acceleration() -> Finding:
     """When a narrow bottleneck trains faster than none."""
     widths = (1, 5, 20, 100)
     large, small = ([bottleneck_dynamics.acceleration(d, norm, repeats=20) for d in widths] for norm in (3.0, 1.0))
-    nonlinear = {norm: [_steps_to_fit(d, norm) for d in (1, 4, 16, 64)] for norm in (4.0, 0.5)}
+    nonlinear = {norm: [_steps_to_fit(d, norm) for d in WIDTHS] for norm in (4.0, 0.5)}
     deviation = _against_real_network()
     times = "; ".join(
         f"targets of size {norm:g}: " + ", ".join(f"{t:.0f}" for t in found) for norm, found in nonlinear.items()
@@ -96,34 +99,34 @@ def acceleration() -> Finding:
         claim="A single bottleneck accelerates the training of an infinitely wide network dramatically",
         paper="Littwin et al. 2021",
         computed=f"Linear case in closed form: time to 1% of the loss relative to no bottleneck, widths {widths}. "
-        "Error function, in function space: steps to 10% of the loss, widths 1, 4, 16, 64; and the largest deviation "
-        "of outputs from a real network of width 8,192, relative to their range",
+        f"Error function, in function space: steps to {FRACTION:.0%} of the loss (at most {STEPS}), widths {WIDTHS}; "
+        "and the largest deviation of outputs from a real network of width 8,192, relative to their range",
         number="|beta| = 3: "
         + ", ".join(f"{t:.2f}" for t in large)
         + "; |beta| = 1: "
         + ", ".join(f"{t:.2f}" for t in small)
         + f"; {times}; deviation {deviation:.3f}",
-        reproduced=large[0] < 0.7 and all(a < b for a, b in zip(large, large[1:], strict=False)) and deviation < 0.05,
+        reproduced=max(large[:2]) < 0.7 < large[-1] < 1 and deviation < 0.05,
         values={"large": large, "small": small, "steps": {str(k): v for k, v in nonlinear.items()}, "net": deviation},
         deviation="Only where targets are large beside the width, |beta|^2 D > d: with small targets (|beta| = 1) a "
         "narrow bottleneck is slower",
     )
 
 
-def _steps_to_fit(width: int, size: float, repeats: int = 5) -> float:
+def _steps_to_fit(width: int, size: float, repeats: int = 3) -> float:
     """Mean over starts."""
     found = []
     for seed in range(repeats):
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(12, 6))
-        y = rng.normal(size=12)
+        y = np.sin(x @ rng.normal(size=6))
         y = size * y / y.std()
         training = bottleneck_dynamics.train(
             kernels.Erf(), jnp.asarray(x @ x.T / 6), jnp.asarray(x @ rng.normal(size=(6, width)) / math.sqrt(6)),
-            jnp.asarray(y), step=0.01, steps=800,
+            jnp.asarray(y), step=STEP, steps=STEPS,
         )  # fmt: skip
-        below = np.flatnonzero(np.asarray(training.loss) <= 0.1 * float(training.loss[0]))
-        found.append(int(below[0]) if below.size else 800)
+        below = np.flatnonzero(np.asarray(training.loss) <= FRACTION * float(training.loss[0]))
+        found.append(int(below[0]) if below.size else STEPS)
     return float(np.mean(found))
 
 
