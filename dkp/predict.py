@@ -28,7 +28,7 @@ from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Prediction", "predict", "prior_predictive"]
 
-_BISECTIONS = 60
+_BISECTIONS, _DOUBLINGS = 60, 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,9 +146,9 @@ class Prediction:
         return each[:, 0] if each.ndim == 3 else np.concatenate([1 - each, each], axis=1)
 
     def _standardised_quantile(self, q: float) -> np.ndarray:
-        mean, variance = self._moments
+        mean = self._moments[0]
         if self._has_distribution_function:
-            return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), mean, variance))
+            return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), jnp.asarray(mean)))
         return np.quantile(np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0)
 
     @property
@@ -284,17 +284,32 @@ def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: A
 
 
 @compiled(static_argnums=(1,))
-def _mixture_quantile(
-    model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, mean: Array, variance: Array
-) -> Array:
-    # Cantelli: a quantile lies within sqrt((1 - q) / q) and sqrt(q / (1 - q)) standard deviations of the mean.
-    spread = jnp.sqrt(variance)
-    low, high = mean - spread * jnp.sqrt((1 - q) / q), mean + spread * jnp.sqrt(q / (1 - q))
+def _mixture_quantile(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, centre: Array) -> Array:
+    """By bisection, between bounds that move away from a `centre` until the quantile lies between them: a law without a
+    variance has quantiles all the same."""
+
+    def is_below(y: Array) -> Array:
+        return jnp.mean(_map_components(model, sizes, stacked, lambda law: law.cdf(y)), axis=0) < q
+
+    def outside(low: Array, high: Array) -> tuple[Array, Array]:
+        return ~is_below(low), is_below(high)
+
+    def widen(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        count, low, high, low_is_in, high_is_in = state
+        low = jnp.where(low_is_in, centre + 2 * (low - centre), low)
+        high = jnp.where(high_is_in, centre + 2 * (high - centre), high)
+        return count + 1, low, high, *outside(low, high)
+
+    def is_narrow(state: tuple[Array, ...]) -> Array:
+        return jnp.any(state[3] | state[4]) & (state[0] < _DOUBLINGS)
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = (bounds[0] + bounds[1]) / 2
-        below = jnp.mean(_map_components(model, sizes, stacked, lambda law: law.cdf(middle)), axis=0) < q
+        below = is_below(middle)
         return jnp.where(below, middle, bounds[0]), jnp.where(below, bounds[1], middle)
 
+    low, high = centre - 1, centre + 1  # standard deviations of the targets
+    start = (jnp.zeros((), jnp.int32), low, high, *outside(low, high))
+    _, low, high, *_ = jax.lax.while_loop(is_narrow, widen, start)
     low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     return (low + high) / 2

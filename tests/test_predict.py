@@ -107,6 +107,32 @@ def test_log_density_far_out_does_not_underflow(kind):
     assert np.all(np.isfinite(prediction(kind).log_density(np.full(6, 1e5))))
 
 
+@pytest.mark.parametrize("df", [0.7, 1.6])
+def test_laws_without_moments_have_means_and_quantiles(df):
+    """Student's law without a variance, and without a mean: beside its centre and SciPy's distribution function, with
+    functions integrated out on a fine grid."""
+    described = dkp.DeepKernelProcess(
+        layers=[kernels.Linear(), kernels.SquaredExponential(lengthscale=1.0, variance=1.0)],
+        likelihood=likelihoods.StudentT(df=df, scale=0.3),
+    )
+    with relaxed():
+        data = dkp.Dataset.from_arrays(X, Y)
+        fit = dkp.fit_vi(described, data, key=KEY, n_inducing=9, steps=20, start_steps=0, progress=False)
+        p = dkp.predict(fit, NEW, key=KEY, n_samples=2)
+        quantiles = p.quantile([0.002, 0.5, 0.9])
+        mean, variance = components(p)
+        assert np.all(np.isinf(p.variance))
+    np.testing.assert_allclose(p.mean, mean.mean(0), rtol=1e-9)
+    deviation = np.sqrt(variance - 0.2**2 * float(data.y_standardization.scale[0]) ** 2)  # without Gaussian noise
+    e = np.linspace(-8, 8, 4001)
+    weights = stats.norm.pdf(e) / stats.norm.pdf(e).sum()
+    scale = 0.3 * float(data.y_standardization.scale[0])
+    for q, y in zip((0.002, 0.5, 0.9), quantiles, strict=True):
+        f = mean[..., None] + deviation[..., None] * e
+        cdf = (stats.t(df, f, scale).cdf(y[None, :, None]) @ weights).mean(0)
+        np.testing.assert_allclose(cdf, q, rtol=2e-3)
+
+
 @kinds
 def test_quantiles_invert_the_distribution_function(kind):
     p = prediction(kind)

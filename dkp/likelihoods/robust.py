@@ -29,11 +29,27 @@ class _Scaled(PointwiseLikelihood):
         return {"scale": residual_scale(x, y)}
 
 
+class _StudentT(dist.StudentT):
+    """Its centre stands for the mean where there is none, up to one degree of freedom, and its variance is infinite up to
+    two, where NumPyro has infinity and NaN."""
+
+    @property
+    def mean(self) -> Array:  # type: ignore[override]
+        return jnp.broadcast_to(self.loc, self.batch_shape)
+
+    @property
+    def variance(self) -> Array:  # type: ignore[override]
+        heavy = self.df <= 2
+        df = jnp.where(heavy, 3.0, self.df)
+        return jnp.broadcast_to(jnp.where(heavy, jnp.inf, self.scale**2 * df / (df - 2)), self.batch_shape)
+
+
 class StudentT(_Scaled):
     """y = f + scale * t, t of Student's law with df degrees of freedom.
 
     Args:
-        df: degrees of freedom, positive. The variance is infinite up to 2.
+        df: degrees of freedom, positive. The variance is infinite up to 2; up to 1 there is no mean, and predictions
+            have that of f for it.
         scale: one for each output, positive, in the units of the standardised target.
 
     Raises:
@@ -44,7 +60,7 @@ class StudentT(_Scaled):
     scale: Any = hyperparameter(default=learn())
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
-        return dist.StudentT(like(self.df, f), f, like(self.scale, f))
+        return _StudentT(like(self.df, f), f, like(self.scale, f))
 
 
 class NormalLaplace(dist.Distribution):
