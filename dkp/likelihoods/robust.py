@@ -30,18 +30,18 @@ class _Scaled(PointwiseLikelihood):
 
 
 class _StudentT(dist.StudentT):
-    """Its centre stands for the mean where there is none, up to one degree of freedom, and its variance is infinite up to
-    two, where NumPyro has infinity and NaN."""
+    """Its centre stands for the mean where there is none, up to one degree of freedom, and its variance is infinite up
+    to two, where NumPyro has infinity and NaN."""
 
     @property
     def mean(self) -> Array:  # type: ignore[override]
-        return jnp.broadcast_to(self.loc, self.batch_shape)
+        return jnp.broadcast_to(jnp.asarray(self.loc), self.batch_shape)
 
     @property
     def variance(self) -> Array:  # type: ignore[override]
-        heavy = self.df <= 2
-        df = jnp.where(heavy, 3.0, self.df)
-        return jnp.broadcast_to(jnp.where(heavy, jnp.inf, self.scale**2 * df / (df - 2)), self.batch_shape)
+        df, scale = jnp.asarray(self.df), jnp.asarray(self.scale)
+        moderate = jnp.where(df > 2, df, 3.0)
+        return jnp.broadcast_to(jnp.where(df > 2, scale**2 * moderate / (moderate - 2), jnp.inf), self.batch_shape)
 
 
 class StudentT(_Scaled):
