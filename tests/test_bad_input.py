@@ -1,7 +1,6 @@
 """What a careless user hands over: it works, or an error names the argument and the remedy before anything compiles."""
 
 import jax
-import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import optax
@@ -237,15 +236,7 @@ REFUSED = {
 }
 
 
-@pytest.fixture
-def unchecked_types():
-    """As users have it: the type checks of the test run would answer before ours."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.usefixtures("_unchecked")
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, words = REFUSED[name]

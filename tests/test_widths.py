@@ -4,7 +4,6 @@ import functools
 import math
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -122,23 +121,15 @@ def test_widths_of_all_wishart_bottlenecks_change_and_others_stay():
     assert isinstance(with_width(alone, math.inf).layers[0], kernels.Linear)
 
 
-@pytest.fixture
-def untyped():
-    """What users get: the checks of the package, and not those of the annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize("widths", [[], [0], [-1], [1, 1], [math.nan], ["4"], "4", [True], [2.5], [-math.inf], None, 3])
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("_unchecked")
 def test_bad_widths_are_refused(widths):
     with pytest.raises(ValueError, match=r"Expected (widths|Wishart)"):
         compare(widths=widths)
 
 
 @pytest.mark.parametrize("prior", [[1.0], [1.0, -1.0, 1.0], [0.0, 0.0, 0.0], [1.0, math.nan, 1.0], "abc"])
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("_unchecked")
 def test_bad_priors_are_refused(prior):
     with pytest.raises(ValueError, match="Expected prior"):
         compare(prior=prior)
@@ -148,7 +139,7 @@ def test_bad_priors_are_refused(prior):
     "held_out",
     [3, (PROBLEM.x,), (PROBLEM.x, PROBLEM.y[:-1]), (PROBLEM.x, PROBLEM.y[:, :2]), (PROBLEM.x[:, :2], PROBLEM.y)],
 )
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("_unchecked")
 def test_bad_held_out_data_are_refused(held_out):
     with pytest.raises(ValueError, match="Expected"):
         compare(held_out=held_out)

@@ -4,6 +4,7 @@ The state of an engine is a tree of arrays, saved between compiled chunks. A fil
 and options); the file before it is kept, for the case that the last one is damaged.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -25,7 +26,7 @@ from dkp._spec import Spec
 from dkp._types import PRNGKeyArray
 from dkp.data import Dataset
 
-__all__ = ["Checkpoint", "from_arrays", "identity", "to_arrays"]
+__all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "identity", "to_arrays"]
 
 _KIND = "checkpoint"
 _SIGTERM_STATUS = 128 + signal.SIGTERM
@@ -108,6 +109,18 @@ class Checkpoint:
                 )
             return header, arrays
         return {}, {}
+
+
+def checkpoint_of(
+    path: str | os.PathLike[str] | None, every: float, *call: Any
+) -> contextlib.AbstractContextManager[Checkpoint | None]:
+    """The checkpoint of the call that ``identity(*call)`` names, as a context; nothing where there is no path.
+
+    Raises:
+        ValueError: as :class:`Checkpoint` does.
+    """
+    positive_number("every", every)
+    return contextlib.nullcontext() if path is None else Checkpoint(path, every, identity(*call))
 
 
 def identity(name: str, model: Any, datasets: list[Dataset], keys: list[PRNGKeyArray], options: dict[str, Any]) -> str:

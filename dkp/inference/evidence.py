@@ -6,7 +6,6 @@ is the answer, and their spread its error. (A run that adapts is biased: its par
 make. Measured: 1 nat at 256 particles and a spread of 0.5.) Without anything to integrate out the evidence is exact.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -20,7 +19,7 @@ from dkp import _check
 from dkp._memory import allowed_memory
 from dkp._types import Float, PRNGKeyArray
 from dkp.data import Dataset
-from dkp.inference.checkpoint import Checkpoint, identity
+from dkp.inference.checkpoint import checkpoint_of
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.draws import DrawsPosterior
@@ -114,7 +113,9 @@ def log_evidence(
     plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_memory=max_memory)
     if plan is None:
         return _exact(model, data)
-    with _checkpoint(plan, key, runs, checkpoint, every) as file:
+    options = {"chains": plan.chains, "move": plan.move, "runs": runs}
+    call = ("log_evidence", plan.coordinates.model, [plan.coordinates.data], [key], options)
+    with checkpoint_of(checkpoint, every, *call) as file:
         journal = Journal(plan, file)
         with Progress(1 + runs, label="log_evidence", enabled=progress) as bar:
             pilot(journal, jax.random.fold_in(key, 0), functools.partial(bar.update, 0))
@@ -123,17 +124,6 @@ def log_evidence(
             bar.update(1 + runs)
         journal.save()
     return _combine(journal)
-
-
-def _checkpoint(
-    plan: Plan, key: PRNGKeyArray, runs: int, path: str | os.PathLike[str] | None, every: float
-) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    _check.positive_number("every", every)
-    if path is None:
-        return contextlib.nullcontext()
-    options = {"chains": plan.chains, "move": plan.move, "runs": runs}
-    call = identity("log_evidence", plan.coordinates.model, [plan.coordinates.data], [key], options)
-    return Checkpoint(path, every, call)
 
 
 def evidence_plan(

@@ -1,9 +1,7 @@
 """Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc`` and the posterior that it returns."""
 
-import contextlib
 import os
 import warnings
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,11 @@ import numpyro.distributions as dist
 from dkp import _check
 from dkp._memory import allowed_memory
 from dkp._threads import one_blas_thread
-from dkp._types import Array, PRNGKeyArray
+from dkp._types import PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.adaptation import metric_rank
 from dkp.inference.chains import CHAIN_METHODS, Chains
-from dkp.inference.checkpoint import Checkpoint, identity
+from dkp.inference.checkpoint import checkpoint_of
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.functionals import functionals_of
@@ -128,7 +126,9 @@ def sample_hmc(
     run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method)
     bar = Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress)
     options = {"method": repr(sampler), "warmup": warmup, "draws": draws, "thin": thin, "chain_method": chain_method}
-    with one_blas_thread(), bar, _checkpoint(target, points, key, options, checkpoint, every) as file:
+    # The starting points are part of the call: they come from `init` where there is one.
+    call = ("sample_hmc", (target.model, points), [target.data], [key], options)
+    with one_blas_thread(), bar, checkpoint_of(checkpoint, every, *call) as file:
         session = Session(run, rank=rank, thin=thin, checkpoint=file)
         stopped = session.run(warmup, draws * thin, bar)
     kept = session.kept
@@ -149,20 +149,6 @@ def sample_hmc(
     for text in posterior.warnings:
         warnings.warn(text, RuntimeWarning, stacklevel=2)
     return posterior
-
-
-def _checkpoint(
-    target: Coordinates,
-    points: Array,
-    key: PRNGKeyArray,
-    options: dict[str, Any],
-    path: str | os.PathLike[str] | None,
-    every: float,
-) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    """The starting points are part of the call: they come from `init` where there is one."""
-    if path is None:
-        return contextlib.nullcontext()
-    return Checkpoint(path, every, identity("sample_hmc", (target.model, points), [target.data], [key], options))
 
 
 def with_priors(model: DeepKernelProcess, data: Dataset, init: VariationalPosterior | None) -> DeepKernelProcess:

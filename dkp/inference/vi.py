@@ -1,6 +1,5 @@
 """Variational inference: ``dkp.fit_vi`` and the posterior that it returns."""
 
-import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from dkp._compiled import compiled
 from dkp._types import Array, Float, Key, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.guides import GuideChoice, choose_guides
-from dkp.inference.checkpoint import Checkpoint, identity
+from dkp.inference.checkpoint import checkpoint_of
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
@@ -277,7 +276,8 @@ def _fit(
     rate = FROM_NOTHING if start is None else from_start
     optimizer = options.optimizer or default_optimizer(options.steps, rate=rate, warmup=warmup)
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
-    with label as bar, _checkpoint(model, datasets, keys, options) as file:
+    call = ("fit_vi", model, list(datasets), list(keys), options.identity)
+    with label as bar, checkpoint_of(options.checkpoint, options.every, *call) as file:
         saved = {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
         if start is not None and not (file is not None and file.found("fit")):
             loop = {"steps": start_steps, "chunk": options.chunk, "progress": bar, "saved": saved.get("start")}
@@ -300,15 +300,6 @@ def _fit(
             saved=saved.get("fit"),
         )
     return [_posterior(family, data, result) for data, result in zip(datasets, results, strict=True)]
-
-
-def _checkpoint(
-    model: DeepKernelProcess, datasets: Sequence[Dataset], keys: Sequence[PRNGKeyArray], options: FitOptions
-) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    if options.checkpoint is None:
-        return contextlib.nullcontext()
-    call = identity("fit_vi", model, list(datasets), list(keys), options.identity)
-    return Checkpoint(options.checkpoint, options.every, call)
 
 
 def _check_inducing(inducing: Sequence[Array]) -> None:

@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -257,14 +256,6 @@ def test_errors_within_runs_count_where_runs_agree_by_accident():
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def untyped():
-    """What users get: the checks of the package, and not those of the annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -277,7 +268,7 @@ def untyped():
         ({"max_memory": 1e4}, "bytes"),
     ],
 )
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("_unchecked")
 def test_bad_numbers_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         evidence(process(rbf(), Wishart(width=2)), dataset(), **options)
@@ -294,7 +285,7 @@ def test_real_widths_below_the_number_of_points_are_refused():
         evidence(process(rbf(), Wishart(width=2.5)), dataset())
 
 
-@pytest.mark.usefixtures("untyped")
+@pytest.mark.usefixtures("_unchecked")
 def test_other_things_than_models_and_keys_are_refused():
     with pytest.raises(ValueError, match="Expected model"):
         evidence("model", dataset())

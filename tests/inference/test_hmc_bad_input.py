@@ -4,7 +4,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import numpyro.distributions as dist
 import pytest
@@ -69,14 +68,6 @@ def nothing_runs(monkeypatch):
     monkeypatch.setattr(hmc, "Chains", start)
 
 
-@pytest.fixture
-def unchecked_types():
-    """As users have it: the type checks of the test run would answer before ours."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 # --- refused ---------------------------------------------------------------------------------------------------------
 
 
@@ -125,7 +116,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.usefixtures("unchecked_types", "nothing_runs")
+@pytest.mark.usefixtures("_unchecked", "nothing_runs")
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(name):
     call, words = REFUSED[name]
@@ -170,7 +161,7 @@ def fitted():
     return variational(model(dkp.InverseWishart(), kernels.ArcCosine(1)))
 
 
-@pytest.mark.usefixtures("unchecked_types", "nothing_runs")
+@pytest.mark.usefixtures("_unchecked", "nothing_runs")
 @pytest.mark.parametrize(
     ("layers", "features"),
     [
@@ -184,7 +175,7 @@ def test_a_start_from_a_posterior_of_something_else(fitted, layers, features):
         sample(model(*layers), dkp.Dataset.from_arrays(features, Y), init=fitted)
 
 
-@pytest.mark.usefixtures("unchecked_types", "nothing_runs")
+@pytest.mark.usefixtures("_unchecked", "nothing_runs")
 @pytest.mark.parametrize("init", [KEY, "post"], ids=["key", "name"])
 def test_a_start_that_is_no_posterior_where_hyperparameters_are_learned(init):
     with pytest.raises(ValueError, match="init to be a posterior of dkp.fit_vi"):
