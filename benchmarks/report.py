@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks import store
-from benchmarks.config import CHOSEN, IGNORED_SETTINGS, SUITES, Run
+from benchmarks.config import CHOSEN, IGNORED_SETTINGS, SUITES, TABLES, Run
 
 __all__ = [
     "METRICS",
@@ -185,7 +185,7 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
         cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
         datasets = {dataset for dataset, _ in cells}
         for entry in published["results"]:
-            if entry["metric"] == name and entry["dataset"] in datasets:
+            if entry["metric"] == name and entry["dataset"] in datasets and suite not in TABLES:
                 cited[entry["source"]] = published["sources"][entry["source"]]
                 column = f"{entry['method']} [{entry['source']}]"
                 cells[entry["dataset"], column] = f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"

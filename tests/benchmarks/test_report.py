@@ -76,6 +76,13 @@ def test_published_numbers_stand_beside_with_their_source():
     assert "boston" not in text
 
 
+def test_published_numbers_are_of_the_same_targets():
+    """The suite with corrupted targets has one of the published data sets."""
+    usual = dataclasses.asdict(SUITES["robust"].settings)
+    records = [record("dkp-gaussian", 0, -3.0, suite="robust", dataset="uci/boston", settings=usual)]
+    assert "ober2021" not in report.render(records)
+
+
 def test_data_sets_and_methods_come_in_the_order_of_the_suite():
     text = report.render([record("mean", 0, -4.0, dataset="uci/wine"), *reversed(RECORDS)])
     header, _, *rows = table_after(text, "RMSE")
