@@ -18,6 +18,7 @@ __all__ = ["approaches_prior", "mixing"]
 
 POINTS, FEATURES = 16, 3
 WIDTHS = (4, 16, 64, 256, 1024)
+MIXED = (4, 32, 256, 1024)
 
 
 def target(width: int, noise: float) -> finite.Repriorised:
@@ -74,7 +75,7 @@ def _against_prior(width: int) -> dict[str, float]:
 
 def mixing() -> Finding:
     """Effective draws a second of predictions, with and without repriorisation, by the same sampler."""
-    rows = {width: {name: _effective_draws(width, name) for name in SAMPLERS} for width in (4, 32, 256)}
+    rows = {width: {name: _effective_draws(width, name) for name in SAMPLERS} for width in MIXED}
     ratios = {w: r["repriorised"]["per_second"] / r["plain"]["per_second"] for w, r in rows.items()}
     return Finding(
         claim="Repriorisation gives up to 50 times the effective sample size, at all widths, and more with width",
@@ -82,11 +83,13 @@ def mixing() -> Finding:
         computed=f"NUTS of NumPyro on one hidden layer and {POINTS} points, noise 0.1, on all weights or with the "
         "readout integrated out: the smallest effective sample size of eight predictions a second, and its ratio",
         number="; ".join(
-            f"width {w}: {r['repriorised']['per_second']:.0f} / {r['plain']['per_second']:.1f} = {ratios[w]:.0f}"
+            f"width {w}: {r['repriorised']['per_second']:.0f} / {r['plain']['per_second']:.0f} = {ratios[w]:.1f}"
             for w, r in rows.items()
         ),
-        reproduced=min(ratios.values()) > 1 and ratios[256] > ratios[4],
+        reproduced=min(ratios.values()) > 1 and ratios[MIXED[-1]] > ratios[MIXED[0]],
         values={str(w): r for w, r in rows.items()},
+        deviation="Grows with width, but the gain is small on so few points, and in narrow networks there is none: NUTS "
+        "finds long paths in either coordinates",
     )
 
 
