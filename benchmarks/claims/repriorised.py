@@ -88,8 +88,8 @@ def mixing() -> Finding:
         ),
         reproduced=min(ratios.values()) > 1 and ratios[MIXED[-1]] > ratios[MIXED[0]],
         values={str(w): r for w, r in rows.items()},
-        deviation="Grows with width, but the gain is small on so few points, and in narrow networks there is none: NUTS "
-        "finds long paths in either coordinates",
+        deviation="Grows with width, but the gain is small on so few points, and in narrow networks there is none: "
+        "NUTS finds long paths in either coordinates",
     )
 
 
