@@ -45,14 +45,18 @@ def judge_representations(rows: dict[str, list[dict[str, Any]]], depth: int) -> 
     """From what :func:`_with_and_without` found on splits of some sets."""
     found = {name: _summary(of_set) for name, of_set in rows.items()}
     ahead = [name for name, f in found.items() if f["gain"] > 2 * f["error"]]
-    aligned = [name for name, f in found.items() if f["learned"][0] < f["learned"][-1] and f["fixed"] < f["learned"]]
+    aligned = [
+        name
+        for name, f in found.items()
+        if f["learned"][0] < f["learned"][-1] and np.all(np.less(f["fixed"], f["learned"]))
+    ]
     return Finding(
         claim="Infinitely wide networks have a fixed kernel; with finite bottlenecks they learn representations, and "
         "predict better",
         paper="Aitchison 2020; Ober & Aitchison 2021",
-        computed=f"{len(next(iter(rows.values())))} splits, {depth} layers: deep Wishart process as wide as the data has "
-        "features, against the same network without bottlenecks, hyperparameters learned in both: test log density, and "
-        "centred alignment of the kernels with the targets' after every layer",
+        computed=f"{len(next(iter(rows.values())))} splits, {depth} layers: deep Wishart process as wide as the data "
+        "has features, against the same network without bottlenecks, hyperparameters learned in both: test log density, "
+        "and centred alignment of the kernels with the targets' after every layer",
         number="; ".join(
             f"{name}: test log density {f['gain']:+.3f} ± {f['error']:.3f}, alignment {_listed(f['learned'])} with "
             f"bottlenecks, {_listed(f['fixed'])} without"
@@ -60,8 +64,8 @@ def judge_representations(rows: dict[str, list[dict[str, Any]]], depth: int) -> 
         ),
         reproduced=bool(ahead and aligned),
         values={"splits": rows},
-        deviation=f"Kernels align more, and more with depth, on {', '.join(aligned) or 'no set'}; predictions are better "
-        f"on {', '.join(ahead) or 'no set'}: the hyperparameters of the infinite network are learned too",
+        deviation=f"Kernels align more, and more with depth, on {', '.join(aligned) or 'no set'}; predictions are "
+        f"better on {', '.join(ahead) or 'no set'}: the hyperparameters of the infinite network are learned too",
     )
 
 
