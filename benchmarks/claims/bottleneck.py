@@ -55,8 +55,8 @@ def judge_representations(rows: dict[str, list[dict[str, Any]]], depth: int) -> 
         "predict better",
         paper="Aitchison 2020; Ober & Aitchison 2021",
         computed=f"{len(next(iter(rows.values())))} splits, {depth} layers: deep Wishart process as wide as the data "
-        "has features, against the same network without bottlenecks, hyperparameters learned in both: test log density, "
-        "and centred alignment of the kernels with the targets' after every layer",
+        "has features, against the same network without bottlenecks, hyperparameters learned in both: test log "
+        "density, and centred alignment of the kernels with the targets' after every layer",
         number="; ".join(
             f"{name}: test log density {f['gain']:+.3f} ± {f['error']:.3f}, alignment {_listed(f['learned'])} with "
             f"bottlenecks, {_listed(f['fixed'])} without"
