@@ -16,7 +16,7 @@ from benchmarks.claims.finding import Finding
 from tests.support import relaxed
 
 FOUND = Finding(
-    claim="a claim", paper="a paper", computed="a number", number="1.0 ± 0.1", reproduced=False, values={"n": 1.0},
+    claim="a claim", paper="a paper", computed="|a| number", number="1.0 ± 0.1", reproduced=False, values={"n": 1.0},
     deviation="not here",
 )  # fmt: skip
 
@@ -105,6 +105,7 @@ def test_claims_are_computed_once_and_make_a_table(tmp_path, monkeypatch, capsys
     assert json.loads((tmp_path / "claims" / "first.json").read_text())["values"] == {"n": 1.0}
     assert capsys.readouterr().out.count("reproduced: no") == 4
     lines = run.table(tmp_path).splitlines()
+    assert "| \\|a\\| number |" in lines[2]
     assert lines[0].startswith("| claim | paper |") and lines[2].count("| 1.0 ± 0.1 | no | not here |") == 1
     with pytest.raises(ValueError, match=r"Expected claims among first, second\. Got 'third'"):
         run.run_claims(tmp_path, only=["third"])
