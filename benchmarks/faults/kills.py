@@ -67,6 +67,7 @@ def kill_engine(engine: str, kills: int, rng: np.random.Generator) -> Outcome:
 
 def _start(engine: str, checkpoint: Path, result: Path, place: Path) -> subprocess.Popen:
     environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": str(place / "cache")}
+    environment |= {"TF_CPP_MIN_LOG_LEVEL": "3"}  # every program from the cache would be announced
     environment |= {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
