@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,6 +199,7 @@ def faults(
     seconds: int = 60,
     seed: int = 0,
     out: Path = RESULTS,
+    again: bool = False,
 ) -> None:
     """Kill runs at random moments, feed malformed input, or fuzz the reader of files.
 
@@ -207,6 +209,7 @@ def faults(
         seconds: of fuzzing.
         seed: of moments and inputs.
         out: directory of the records.
+        again: repeat engines that have been killed already.
     """
     import dataclasses
 
@@ -217,16 +220,20 @@ def faults(
 
         run_fuzz(seconds)
         return
+    path = out / "faults" / f"{what}.json"
+    rows: list[dict[str, Any]] = []
     if what == "kills":
         from benchmarks.faults.kills import run_kills  # imports the package, which the fuzzer wants to do itself
 
-        rows: list[Any] = list(run_kills(number, seed))
+        rows = store.read(path)["rows"] if path.exists() and not again else []
+        found: Iterable[Any] = run_kills(number, seed, done=[row["engine"] for row in rows])
     else:
         from benchmarks.faults.inputs import run_inputs
 
-        rows = list(run_inputs(20 * number, seed))
-    record = {"date": store.now(), "versions": store.versions(), "rows": [dataclasses.asdict(row) for row in rows]}
-    store.write(out / "faults" / f"{what}.json", record)
+        found = run_inputs(20 * number, seed)
+    for row in found:
+        rows.append(dataclasses.asdict(row))
+        store.write(path, {"date": store.now(), "versions": store.versions(), "rows": rows})
     print(faults_report.table(out / "faults"))
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,11 @@ class Outcome:
     seconds_undisturbed: float
 
 
-def run_kills(per_engine: int, seed: int) -> list[Outcome]:
-    """Every engine, killed so many times."""
-    rng = np.random.default_rng(seed)
-    return [kill_engine(engine, per_engine, rng) for engine in ENGINES]
+def run_kills(per_engine: int, seed: int, done: Collection[str] = ()) -> Iterator[Outcome]:
+    """Every engine, but for those that are `done`, killed so many times."""
+    for number, engine in enumerate(ENGINES):
+        if engine not in done:
+            yield kill_engine(engine, per_engine, np.random.default_rng([seed, number]))
 
 
 def kill_engine(engine: str, kills: int, rng: np.random.Generator) -> Outcome:
