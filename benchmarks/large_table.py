@@ -50,9 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--features", type=int, default=20)
-    parser.add_argument(
-        "--out", type=Path, default=store.ROOT / "benchmarks" / "results" / "speed" / "large-table.json"
-    )
+    parser.add_argument("--out", type=Path, default=PLACE)
     arguments = parser.parse_args()
     record = measure_fit(arguments.rows, arguments.features)
     store.write(arguments.out, record)

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.neural_network import MLPRegressor
 
 import dkp
-from benchmarks.claims.finding import Finding
+from benchmarks.claims.finding import Finding, listed
 from dkp import kernels, likelihoods
 from dkp.defaults import deep_wishart_process
 from dkp.diagnostics.grams import label_alignment
@@ -20,11 +20,11 @@ from dkp.theory import bottleneck_dynamics
 __all__ = ["acceleration", "best_width", "learned_representations"]
 
 
-def uci(name: str, split: int, rows: int | None = None) -> tuple["dkp.Dataset", np.ndarray, np.ndarray]:
+def uci(name: str, split: int) -> tuple["dkp.Dataset", np.ndarray, np.ndarray]:
     """Training data of a published split, and its test inputs and targets."""
     table = dkp.datasets.load(f"uci/{name}", split=split)
     assert table.x_test is not None and table.y_test is not None
-    return dkp.Dataset.from_arrays(table.x[:rows], table.y[:rows]), table.x_test, table.y_test
+    return dkp.Dataset.from_arrays(table.x, table.y), table.x_test, table.y_test
 
 
 def test_log_density(posterior: Any, x: np.ndarray, y: np.ndarray) -> float:
@@ -58,8 +58,8 @@ def judge_representations(rows: dict[str, list[dict[str, Any]]], depth: int) -> 
         "has features, against the same network without bottlenecks, hyperparameters learned in both: test log "
         "density, and centred alignment of the kernels with the targets' after every layer",
         number="; ".join(
-            f"{name}: test log density {f['gain']:+.3f} ± {f['error']:.3f}, alignment {_listed(f['learned'])} with "
-            f"bottlenecks, {_listed(f['fixed'])} without"
+            f"{name}: test log density {f['gain']:+.3f} ± {f['error']:.3f}, alignment {listed(f['learned'])} with "
+            f"bottlenecks, {listed(f['fixed'])} without"
             for name, f in found.items()
         ),
         reproduced=bool(ahead and aligned),
@@ -75,10 +75,6 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     learned, fixed = (np.mean([row[k] for row in rows], axis=0).tolist() for k in ("learned", "fixed"))
     error = float(gain.std(ddof=1) / math.sqrt(len(rows)))
     return {"gain": float(gain.mean()), "error": error, "learned": learned, "fixed": fixed}
-
-
-def _listed(values: list[float]) -> str:
-    return ", ".join(f"{v:.2f}" for v in values)
 
 
 def _with_and_without(data: "dkp.Dataset", x: np.ndarray, y: np.ndarray, depth: int) -> dict[str, Any]:
@@ -107,6 +103,7 @@ def _jittered(kernel: np.ndarray) -> np.ndarray:
 STEP, STEPS, FRACTION = 0.02, 400, 0.2
 WIDTHS = (1, 4, 16, 64)
 
+
 # --- speed of training ------------------------------------------------------------------------------------------------
 
 
@@ -126,9 +123,9 @@ def acceleration() -> Finding:
         f"Error function, in function space: steps to {FRACTION:.0%} of the loss (at most {STEPS}), widths {WIDTHS}; "
         "and the largest deviation of outputs from a real network of width 8,192, relative to their range",
         number="|beta| = 3: "
-        + ", ".join(f"{t:.2f}" for t in large)
+        + listed(large)
         + "; |beta| = 1: "
-        + ", ".join(f"{t:.2f}" for t in small)
+        + listed(small)
         + f"; {times}; deviation {deviation:.3f}",
         reproduced=max(large[:2]) < 0.7 < large[-1] < 1 and deviation < 0.05,
         values={"large": large, "small": small, "steps": {str(k): v for k, v in nonlinear.items()}, "net": deviation},
@@ -198,9 +195,7 @@ def best_width(name: str = "yacht", splits: int = 3) -> Finding:
         computed=f"{name}, {splits} splits: test log density of a two-layer process (hyperparameters of its limit by "
         f"evidence, variational posterior) at widths {', '.join(f'{w:g}' for w in widths)}; test RMSE of regularised "
         f"networks of one hidden layer of {', '.join(map(str, hidden))} units",
-        number="process: "
-        + ", ".join(f"{d:.2f}" for d in deep.mean(0))
-        + f"; networks, RMSE: {', '.join(f'{r:.2f}' for r in networks.mean(0))}",
+        number=f"process: {listed(deep.mean(0))}; networks, RMSE: {listed(networks.mean(0))}",
         reproduced=best in (1, 2) and best_network > 2,
         values={"process": deep.tolist(), "networks": networks.tolist(), "best": str(best), "gap": float(gap)},
         deviation="" if best in (1, 2) else f"Best width here: {best:g}",

@@ -1,9 +1,10 @@
 """What a claim comes to."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["Finding"]
+__all__ = ["Finding", "listed"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,3 +23,8 @@ class Finding:
     reproduced: bool
     values: dict[str, Any]
     deviation: str = ""
+
+
+def listed(values: Iterable[float]) -> str:
+    """Numbers for a cell of the table."""
+    return ", ".join(f"{v:.2f}" for v in values)

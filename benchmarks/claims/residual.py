@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 import dkp
-from benchmarks.claims.finding import Finding
+from benchmarks.claims.finding import Finding, listed
 from dkp import kernels
 from dkp.theory import deep_linear
 
@@ -84,7 +84,7 @@ def residual_network() -> Finding:
 
     rows = np.concatenate([np.flatnonzero(y == c)[: PROBES // CLASSES] for c in range(CLASSES)])
     probes, labels = x[rows], np.eye(CLASSES)[y[rows]]
-    logits, features = evaluate(network, probes)
+    features = evaluate(network, probes)[1]
     trained = [_gram(f) for f in features]
     infinite = [dkp.nngp_kernel([*layers, kernels.Flatten()], probes) for layers in _prefixes()]
     inputs = _gram(probes)
@@ -112,19 +112,15 @@ def residual_network() -> Finding:
         computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions (SGD with momentum, "
         f"test accuracy {accuracy:.0%}), {PROBES} training images: alignment with the labels' kernel after the stem "
         f"and three blocks, and distance of the {LEADING} leading log eigenvalues (root mean square)",
-        number="; ".join(f"alignment, {name}: {_listed(values)}" for name, values in aligned.items())
+        number="; ".join(f"alignment, {name}: {listed(values)}" for name, values in aligned.items())
         + "; distance of spectra to theory: "
-        + _listed(spectra["linear"])
+        + listed(spectra["linear"])
         + ", to the infinite network: "
-        + _listed(spectra["infinite"]),
+        + listed(spectra["infinite"]),
         reproduced=bool(by_spectrum and by_alignment),
         values={"alignment": aligned, "spectra": spectra, "accuracy": accuracy, "top_layer_nearer": bool(top)},
         deviation="" if not missed else f"Averaged over layers, nearer to the infinite network: {', '.join(missed)}",
     )
-
-
-def _listed(values: list[float]) -> str:
-    return ", ".join(f"{v:.2f}" for v in values)
 
 
 def train(x: np.ndarray, y: np.ndarray) -> ResNet:
