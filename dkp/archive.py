@@ -40,7 +40,8 @@ def write(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], ar
     try:
         with temporary.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                text = json.dumps({"kind": kind, "format": FORMAT_VERSION, "content": header}, allow_nan=False)
+                about = {"kind": kind, "format": FORMAT_VERSION, "arrays": sorted(arrays), "content": header}
+                text = json.dumps(about, allow_nan=False)
                 archive.writestr(zipfile.ZipInfo(_HEADER, _DATE), text)
                 for name, array in arrays.items():
                     archive.writestr(zipfile.ZipInfo(f"{name}.npy", _DATE), _to_bytes(name, array))
@@ -76,9 +77,10 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
         )
     if header.get("kind") != kind:
         raise ValueError(f"Expected {path} to be a {kind}. Got a {header.get('kind')!r}.")
-    return header["content"], {
-        name.removesuffix(".npy"): _from_bytes(name.removesuffix(".npy"), data) for name, data in contents.items()
-    }
+    arrays = {member.removesuffix(".npy"): data for member, data in contents.items()}
+    if header.get("arrays") != sorted(arrays):  # a damaged directory can hide members, with their checksums
+        raise ValueError(f"Expected {path} to hold arrays as its header says. Got {', '.join(arrays) or 'none'}.")
+    return header["content"], {name: _from_bytes(name, data) for name, data in arrays.items()}
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:

@@ -251,7 +251,7 @@ def test_archives_that_somebody_made_up(good, tmp_path):
         empty.writestr("other.json", "{}")
     refused(path, "members are not those")
     rewritten(good, path, **{"../../escaped": b"here"})
-    refused(path, "Expected ../../escaped to be an array")
+    refused(path, "to hold arrays as its header says. Got .*escaped")
     assert not (tmp_path.parent.parent / "escaped").exists()
 
 
