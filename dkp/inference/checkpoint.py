@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
+from numpyro.distributions.transforms import Transform
 
 from dkp import archive
 from dkp._check import positive_number
@@ -133,8 +134,8 @@ def identity(name: str, model: Any, datasets: list[Dataset], keys: list[PRNGKeyA
 
 
 def _feed(digest: Any, node: Any) -> None:
-    """Take in a description, an array, or what either is made of. Distributions are known by name and arrays only:
-    their text holds addresses."""
+    """Take in a description, an array, or what either is made of. Distributions and transforms are known by name and
+    parameters only: their text holds addresses."""
     if isinstance(node, (np.ndarray, jax.Array)):
         array = _plain(node)
         digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -144,8 +145,12 @@ def _feed(digest: Any, node: Any) -> None:
             _feed(digest, getattr(node, field.name))
     elif isinstance(node, Distribution):
         digest.update(type(node).__qualname__.encode())
-        for leaf in jax.tree.leaves(node):
-            _feed(digest, jnp.asarray(leaf))
+        for name in sorted(type(node).gather_pytree_data_fields()):  # NumPyro's order differs from process to process
+            _feed(digest, name)
+            _feed(digest, node.__dict__.get(name))
+    elif isinstance(node, Transform):
+        digest.update(type(node).__qualname__.encode())
+        _feed(digest, jax.tree.leaves(node))
     elif isinstance(node, (tuple, list)):
         for item in node:
             _feed(digest, item)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -164,6 +166,30 @@ def test_identity_sees_model_data_key_and_options():
     ]
     assert len(set(calls)) == len(calls)
     assert calls[0] == identity("fit", models[0], [data], [KEY], {"steps": 1})
+
+
+IDENTITY_OF_PRIORS = """
+import numpyro.distributions as dist
+from dkp import kernels
+from dkp.inference.checkpoint import identity
+prior = dist.TransformedDistribution(dist.LogNormal(0.0, {scale}), dist.transforms.AffineTransform({loc}, 1.0))
+laws = [prior, dist.Gamma(2.0, 3.0), dist.TruncatedNormal(0.5, 1.0, low=0.1)]
+print(identity("fit", [kernels.SquaredExponential(lengthscale=law) for law in laws], [], [], {{}}))
+"""
+
+
+def test_identity_is_that_of_another_process():
+    """The order of text in sets, which NumPyro's priors depend on, is another in every process."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", IDENTITY_OF_PRIORS.format(loc=loc, scale=scale)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+        )
+        for loc, scale, seed in ((0.2, 1.0, "1"), (0.2, 1.0, "2"), (0.2, 1.0, "6"), (0.3, 1.0, "1"), (0.2, 2.0, "1"))
+    ]
+    first, second, third, *others = [process.communicate()[0] for process in started]
+    assert first and first == second == third and len({first, *others}) == 3
 
 
 def test_trees_with_keys_survive():
