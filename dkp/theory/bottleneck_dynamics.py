@@ -19,8 +19,9 @@ from dkp._compiled import compiled
 from dkp._types import Array, Float, Scalar
 from dkp._value import value
 from dkp.kernels.base import PointwiseKernel
+from dkp.theory.parametrisation import critical_learning_rate
 
-__all__ = ["LinearFlow", "Training", "acceleration", "linear_flow", "train"]
+__all__ = ["LinearFlow", "Training", "acceleration", "flow", "linear_flow", "train"]
 
 
 @value
@@ -66,22 +67,89 @@ def train(
     Raises:
         ValueError: for shapes that do not fit, a step or a number of steps that is not positive, one of the new
             arguments without the other.
+
+    Warns:
+        RuntimeWarning: when the step lies above 2 / lambda_max of the tangent kernel at the start, Theta_f(g_0, g_0),
+            and says what that is.
     """
-    _check_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
+    both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     _check.positive_number("step", step)
     _check.positive_int("steps", steps)
-    if new_kernel is None or new_bottleneck is None:
-        new_kernel, new_bottleneck = kernel[:0], bottleneck[:0]
-    both = jnp.concatenate([kernel, new_kernel]), jnp.concatenate([bottleneck, new_bottleneck])
+    critical_learning_rate(np.asarray(_tangent_kernel(activation, bottleneck, bottleneck)), warn_at=step)
     return _train(activation, *both, y, jnp.asarray(step, y.dtype), steps)
+
+
+def flow(
+    activation: PointwiseKernel,
+    kernel: Float[Array, "N N"],
+    bottleneck: Float[Array, "N d"],
+    y: Float[Array, " N"],
+    *,
+    time: float,
+    steps: int = 100,
+    new_kernel: Float[Array, "M N"] | None = None,
+    new_bottleneck: Float[Array, "M d"] | None = None,
+) -> Training:
+    """Gradient flow, the limit of :func:`train` for small steps at the time t = eta times their number:
+
+        dg_t(x)/dt = - sum_i Theta_g(x, x_i) chi_i(t) grad f_t(g_t(x_i))
+        f_t(z)     = - int_0^t sum_i Theta_f(z, g_s(x_i)) chi_i(s) ds
+
+    g by the method of Heun, f by the trapezoid rule, whose last term depends on f itself and is solved for: no step is
+    too large to be stable for f. Errors are of the order 1 / steps^2 for smooth activations, and about 1 / steps for
+    ReLU, whose Theta_f has a kink where a point is compared with itself.
+
+    Args:
+        time: until when. steps: of equal length. The others are those of :func:`train`.
+
+    Returns:
+        the network at the times 0, time / steps, …, time.
+
+    Raises:
+        ValueError: as :func:`train` does.
+    """
+    both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
+    step = _check.positive_number("time", time) / _check.positive_int("steps", steps)
+    return _flow(activation, *both, y, jnp.asarray(step, y.dtype), steps)
+
+
+def _recalled(activation: Any, z: Float[Array, " d"], visited: Array, weights: Array) -> Scalar:
+    """f(z) = - sum of Theta_f between z and the points that were visited, by weights."""
+    kernel = _tangent_kernel(activation, z[None], visited.reshape(-1, z.shape[0]))[0]
+    return -jnp.sum(kernel * weights.reshape(-1))
+
+
+@compiled(static_argnums=(5,))
+def _flow(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int) -> Training:
+    n, d = y.shape[0], g0.shape[1]
+
+    def now(g: Array, visited: Array, weights: Array, last: Scalar) -> tuple[Array, Array, Array]:
+        """f at all points, chi, and the velocity of g, where the present counts with the weight `last`."""
+        past = jax.vmap(lambda z: _recalled(activation, z, visited, weights))(g)
+        present = jnp.eye(n, dtype=y.dtype) + last * _tangent_kernel(activation, g[:n], g[:n])
+        chi = jnp.linalg.solve(present, past[:n] - y)
+        points = jnp.concatenate([visited.reshape(-1, d), g[:n]])
+        shares = jnp.concatenate([weights.reshape(-1), last * chi])
+        value, slope = jax.vmap(jax.value_and_grad(lambda z: _recalled(activation, z, points, shares)))(g)
+        return value, chi, -kernel @ (chi[:, None] * slope[:n])
+
+    def advance(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, Any]:
+        g, visited, weights = carry  # weights of what is still to come are 0
+        inside = jnp.where(t > 0, step, 0)  # the integral begins at t = 0
+        value, chi, velocity = now(g, visited, weights, inside / 2)
+        visited, weights = visited.at[t].set(g[:n]), weights.at[t].set((step + inside) / 2 * chi)
+        ahead = now(g + step * velocity, visited, weights, step / 2)[2]
+        return (g + step / 2 * (velocity + ahead), visited, weights), (value, g[:n])
+
+    return _collect(advance, g0, y, steps)
 
 
 @compiled(static_argnums=(5,))
 def _train(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int) -> Training:
-    n, d = y.shape[0], g0.shape[1]
+    n = y.shape[0]
 
     def f(z: Array, visited: Array, chi: Array) -> Scalar:
-        return -step * jnp.sum(_tangent_kernel(activation, z[None], visited.reshape(-1, d))[0] * chi.reshape(-1))
+        return _recalled(activation, z, visited, step * chi)
 
     def advance(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, Any]:
         g, visited, chi = carry  # entries of chi that are still to come are 0
@@ -91,6 +159,12 @@ def _train(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, st
         moved = g - step * kernel @ (error[:, None] * slope[:n])
         return (moved, visited, chi), (value, g[:n])
 
+    return _collect(advance, g0, y, steps)
+
+
+def _collect(advance: Any, g0: Array, y: Array, steps: int) -> Training:
+    """The states of ``steps + 1`` advances of (g, points visited, their weights)."""
+    n, d = y.shape[0], g0.shape[1]
     # Visited points start at 1 and not at 0, where kernels may have no gradient.
     start = (g0, jnp.ones((steps + 1, n, d), g0.dtype), jnp.zeros((steps + 1, n), g0.dtype))
     outputs, bottleneck = jax.lax.scan(advance, start, jnp.arange(steps + 1))[1]
@@ -214,7 +288,8 @@ def _time(rng: np.random.Generator, d: int, n: int, norm: float, fraction: float
         end *= 2
 
 
-def _check_training(kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new_bottleneck: Any) -> None:
+def _checked_training(kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new_bottleneck: Any) -> tuple[Any, Any]:
+    """Theta_g and g_0 at the training points and the new ones, one below the other."""
     n = len(y)
     if kernel.shape != (n, n) or bottleneck.shape[0] != n or bottleneck.shape[1] < 1:
         raise ValueError(
@@ -230,3 +305,6 @@ def _check_training(kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new_b
                 f"Expected new_kernel and new_bottleneck of shapes {shapes[0]} and {shapes[1]}. Got "
                 f"{new_kernel.shape} and {new_bottleneck.shape}."
             )
+    else:
+        new_kernel, new_bottleneck = kernel[:0], bottleneck[:0]
+    return jnp.concatenate([kernel, new_kernel]), jnp.concatenate([bottleneck, new_bottleneck])

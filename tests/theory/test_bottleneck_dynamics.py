@@ -1,9 +1,12 @@
 """Training through a bottleneck: against wide real networks, gradient flow of weights, invariants and limits."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import linalg
 
 from dkp import kernels
 from dkp.theory import bottleneck_dynamics as dynamics
@@ -15,11 +18,11 @@ Y = np.sign(RNG.normal(size=N))
 START = RNG.normal(size=(D, DIM))
 
 
-def function_space(activation, steps, **options):
+def function_space(activation, steps, step=STEP):
     g, new = X @ START / np.sqrt(D), NEW @ START / np.sqrt(D)
     return dynamics.train(
-        activation, jnp.asarray(X @ X.T / D), jnp.asarray(g), jnp.asarray(Y), step=STEP, steps=steps,
-        new_kernel=jnp.asarray(NEW @ X.T / D), new_bottleneck=jnp.asarray(new), **options,
+        activation, jnp.asarray(X @ X.T / D), jnp.asarray(g), jnp.asarray(Y), step=step, steps=steps,
+        new_kernel=jnp.asarray(NEW @ X.T / D), new_bottleneck=jnp.asarray(new),
     )  # fmt: skip
 
 
@@ -86,10 +89,64 @@ def test_a_frozen_bottleneck_is_kernel_regression():
     assert function_space(kernels.Erf(), 40).loss[-1] < found.loss[-1]
 
 
+def test_steps_above_the_critical_one_are_told():
+    g = jnp.asarray(X @ START / np.sqrt(D))
+    critical = 2 / np.linalg.eigvalsh(dynamics._tangent_kernel(kernels.Erf(), g, g))[-1]
+    options = {"kernel": jnp.eye(N), "bottleneck": g, "y": jnp.asarray(Y), "steps": 1}
+    with pytest.warns(RuntimeWarning, match=f"above the critical one, {critical:.4g}"):
+        dynamics.train(kernels.Erf(), step=1.01 * critical, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dynamics.train(kernels.Erf(), step=0.99 * critical, **options)
+
+
+# --- gradient flow ----------------------------------------------------------------------------------------------------
+
+
+def flowing(activation, time, steps):
+    g, new = X @ START / np.sqrt(D), NEW @ START / np.sqrt(D)
+    return dynamics.flow(
+        activation, jnp.asarray(X @ X.T / D), jnp.asarray(g), jnp.asarray(Y), time=time, steps=steps,
+        new_kernel=jnp.asarray(NEW @ X.T / D), new_bottleneck=jnp.asarray(new),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("activation", "fine", "tolerance"),
+    [(kernels.Erf(), 100, 2e-4), (kernels.ReLU(), 320, 6e-4)],
+    ids=["erf", "relu"],
+)
+def test_descent_with_small_steps_goes_to_the_flow(activation, fine, tolerance):
+    """Errors of descent are proportional to its step: extrapolated descent is where the flow is."""
+    time, end = 2.0, []
+    for steps in (200, 400):
+        found = function_space(activation, steps, step=time / steps)
+        end.append(np.concatenate([found.outputs[-1], found.new_outputs[-1], np.ravel(found.bottleneck[-1])]))
+    found = flowing(activation, time, fine)
+    ours = np.concatenate([found.outputs[-1], found.new_outputs[-1], np.ravel(found.bottleneck[-1])])
+    assert np.abs(end[1] - end[0]).max() > 1.5 * tolerance
+    np.testing.assert_allclose(ours, 2 * end[1] - end[0], atol=tolerance)
+
+
+def test_errors_of_the_flow_are_of_second_order():
+    coarse, fine, finest = (flowing(kernels.Erf(), 2.0, steps).new_outputs[-1] for steps in (20, 40, 160))
+    ratio = np.linalg.norm(coarse - finest) / np.linalg.norm(fine - finest)
+    assert 3.2 < ratio < 5  # measured 3.7, to be 4.2 against 160 steps
+
+
+def test_a_frozen_flow_is_kernel_regression():
+    """Without a kernel of g the flow is linear: F_t = (I - exp(-t Theta)) y."""
+    g = jnp.asarray(X @ START / np.sqrt(D))
+    found = dynamics.flow(kernels.Erf(), jnp.zeros((N, N)), g, jnp.asarray(Y), time=3.0, steps=400)
+    theta = np.asarray(dynamics._tangent_kernel(kernels.Erf(), g, g))
+    np.testing.assert_allclose(found.outputs[-1], Y - linalg.expm(-3.0 * theta) @ Y, atol=1e-4)
+    np.testing.assert_array_equal(found.bottleneck[-1], found.bottleneck[0])
+
+
 # --- the linear case --------------------------------------------------------------------------------------------------
 
 
-def flow(d=3, norm=1.5, **options):
+def linear(d=3, norm=1.5, **options):
     rng = np.random.default_rng(1)
     x, beta = rng.normal(size=(8, 5)), rng.normal(size=5)
     y = x @ beta * norm / np.linalg.norm(beta)
@@ -98,14 +155,14 @@ def flow(d=3, norm=1.5, **options):
 
 
 def test_the_invariant_does_not_change():
-    _, _, found = flow()
+    _, _, found = linear()
     invariant = np.einsum("ta,tb->tab", found.w, found.w) - np.einsum("tai,tbi->tab", found.u, found.u)
     np.testing.assert_allclose(invariant, np.broadcast_to(invariant[0], invariant.shape), atol=1e-7)
     assert np.linalg.norm(found.w[-1] - found.w[0]) > 0.3
 
 
 def test_beta_follows_its_equation():
-    x, y, found = flow()
+    x, y, found = linear()
     h = found.times[1]
     for t in (1, 500, 1500):
         m = x.T @ (x @ found.beta[t] - y)
@@ -147,7 +204,9 @@ def trained(kernel, **options):
             lambda: trained(jnp.eye(3), step=0.1, new_kernel=jnp.ones((1, 2)), new_bottleneck=jnp.ones((1, 1))),
             "shapes",
         ),
-        (lambda: flow(time=-1.0), "time"),
+        (lambda: linear(time=-1.0), "time"),
+        (lambda: flowing(kernels.Erf(), 0.0, 10), "time"),
+        (lambda: flowing(kernels.Erf(), 1.0, 0), "steps"),
         (lambda: dynamics.linear_flow(np.ones((2, 3)), np.ones(2), np.ones((1, 2)), np.ones(1), time=1.0), "u0"),
         (lambda: dynamics.acceleration(3, 1.0, fraction=1.0), "fraction"),
         (lambda: dynamics.acceleration(0, 1.0), "width"),
