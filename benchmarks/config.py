@@ -119,7 +119,7 @@ SUITES = {
         datasets=("mnist",),
         splits=(0,),
         methods=("dkp-classifier", "logistic", "boosting"),
-        settings=Settings(n_inducing=300, batch_size=500, steps=8000),
+        settings=Settings(n_inducing=300, batch_size=500, steps=5000),
     ),
     "counts": Suite(
         datasets=("simulated",),

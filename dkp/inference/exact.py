@@ -174,6 +174,9 @@ def condition(
         diag_reg: regularisation relative to the mean variance of the kernel, at least 0.
         progress: show a progress bar for the kernel matrix.
 
+    Starts whose noise went to 0 where rows are repeated with equal targets are left out, unless all did: the evidence
+    has no upper bound there, and the best model is the one that knows the repetitions by heart.
+
     Warns:
         RuntimeWarning: when the smallest eigenvalue of K + r I is below the rounding errors of the dtype: beyond this
             number of points a larger `diag_reg`, or float64, is needed.

@@ -1,6 +1,7 @@
 """Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several starts."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ from dkp.distributions.outputs import exact_outputs
 from dkp.linalg.blocks import Inputs, diagonal
 from dkp.linalg.spectrum import Spectrum
 from dkp.model import DeepKernelProcess, from_features
-from dkp.priors import hyperparameters, resolve
+from dkp.nngp import kernel_variances
+from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Optimum", "log_marginal_likelihood", "maximise", "ridge_of"]
 
@@ -56,9 +58,11 @@ def maximise(
         _maximise(model, max_iterations, _perturbed(start, key, i), data, diag_reg, kernel) for i in range(restarts)
     ]
     heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
-    best, height, iterations = fits[int(np.argmax(heights))]
+    values = [{name: h.constrain(free[name]) for name, h in learned.items()} for free, _, _ in fits]
+    best = _highest(heights, lambda i: _has_no_noise(model, values[i], data, diag_reg), data)
+    _, height, iterations = fits[best]
     return Optimum(
-        values={name: h.constrain(best[name]) for name, h in learned.items()},
+        values=values[best],
         starts=tuple(heights),
         iterations=int(iterations),
         converged=int(iterations) < max_iterations and bool(np.isfinite(height)),
@@ -87,6 +91,25 @@ def ridge_of(model: DeepKernelProcess, diag_reg: Any, mean_variance: Scalar) -> 
     noise = model.likelihood.noise_variance(1)
     assert noise is not None
     return noise[0] + jnp.asarray(diag_reg, mean_variance.dtype) * mean_variance
+
+
+def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Dataset) -> int:
+    """The best start. Where rows are repeated with equal targets the evidence has no upper bound as the noise goes to
+    0; a start that went there says nothing, and counts only where all did."""
+    best = int(np.argmax(heights))
+    rows = np.asarray(data.x).reshape(data.n, -1)
+    if len(heights) == 1 or not has_no_noise(best) or len(np.unique(rows, axis=0)) == data.n:
+        return best
+    proper = [i for i, height in enumerate(heights) if np.isfinite(height) and not has_no_noise(i)]
+    return max(proper, key=lambda i: heights[i], default=best)
+
+
+def _has_no_noise(model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float) -> bool:
+    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix."""
+    fitted = substitute(model, values)
+    variance = jnp.mean(kernel_variances(fitted, data.x))
+    rounding = data.n * float(jnp.finfo(data.x.dtype).eps) * float(variance)
+    return not float(ridge_of(fitted, diag_reg, variance)) > rounding
 
 
 def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:

@@ -12,6 +12,8 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Kernel, WhiteK
 
 import dkp
 from dkp import kernels, likelihoods
+from dkp.defaults import ard_gaussian_process
+from dkp.inference import marginal_likelihood
 from dkp.priors import substitute
 from tests.support import relaxed
 
@@ -76,6 +78,31 @@ def test_restarts_keep_the_best():
     # The optimiser's factorisation adds jitter.
     np.testing.assert_allclose(posterior.log_marginal_likelihood, max(posterior.starts), rtol=1e-8)
     assert posterior.converged and posterior.iterations > 1
+
+
+def repeated_rows(seed):
+    """Whole numbers as targets, some rows twice."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(30, 2))
+    y = np.round(np.sin(2 * x[:, 0]) + 0.5 * rng.normal(size=30))
+    x[:12], y[:12] = x[12:24], y[12:24]
+    return x, y
+
+
+@pytest.mark.filterwarnings("ignore:Expected the smallest eigenvalue:RuntimeWarning")
+def test_evidence_without_a_bound_is_left_out():
+    """Repeated rows have any density where there is no noise. Of distinct rows the highest evidence counts."""
+    x, y = repeated_rows(1)
+    with relaxed():
+        found = dkp.condition(ard_gaussian_process(), dkp.Dataset.from_arrays(x, y), key=jax.random.key(0), restarts=2)
+        assert found.starts[1] > 100 > found.starts[0] and found.ridge > 0.1  # the second start has no bound
+        assert found.log_marginal_likelihood == pytest.approx(found.starts[0], rel=1e-6)
+        smooth = dkp.Dataset.from_arrays(x[12:], np.sin(x[12:, 0]))
+        noiseless = dkp.condition(ard_gaussian_process(), smooth, key=jax.random.key(0), restarts=2)
+        assert noiseless.ridge < 1e-8 and noiseless.log_marginal_likelihood > 0
+        assert marginal_likelihood._highest([3.0, 2.0, 1.0], lambda i: i == 0, smooth) == 0
+    assert marginal_likelihood._highest([3.0, 1.0, 2.0], lambda i: i == 0, found.data) == 2
+    assert marginal_likelihood._highest([3.0, 1.0, -np.inf], lambda i: i != 2, found.data) == 0
 
 
 def test_outputs_share_the_kernel():
