@@ -1,9 +1,11 @@
-"""Strict numerics for every test: float64, no silent promotion of dtypes or ranks.
+"""Strict numerics for every test: float64, no silent promotion of dtypes or ranks; and programs that are compiled once.
 
 Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures is installed after this file is read.
 """
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,17 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Tests compile equal programs again and again, for models that are equal and not the same. Each process has a directory
+# of its own, because JAX writes an entry while others may read it.
+_PROGRAMS = tempfile.mkdtemp(prefix="dkp-programs-")
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_unconfigure() -> None:
+    """Delete the programs."""
+    shutil.rmtree(_PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture
