@@ -118,7 +118,7 @@ SUITES = {
     "classification-large": Suite(
         datasets=("mnist",),
         splits=(0,),
-        methods=("dkp-classifier", "logistic", "boosting"),
+        methods=("dkp-classifier-pixels", "logistic", "boosting"),
         settings=Settings(n_inducing=300, batch_size=500, steps=5000),
     ),
     "counts": Suite(

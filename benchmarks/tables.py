@@ -53,6 +53,7 @@ def _gaussian_process(seed: int) -> Any:
 
 METHODS: dict[str, Callable[[Settings, int], Any]] = {
     "dkp-classifier": _dkp(DKPClassifier),
+    "dkp-classifier-pixels": _dkp(DKPClassifier, standardize=False),
     "gp-classifier": _scaled(_gaussian_process),
     "logistic": _scaled(lambda seed: LogisticRegression(max_iter=5000)),
     "boosting": lambda settings, seed: HistGradientBoostingClassifier(random_state=seed),
@@ -133,6 +134,9 @@ def _load(run: Run) -> Split:
     table = datasets.load(run.dataset, run.split)
     assert table.x_test is not None and table.y_test is not None
     x, x_test = (np.asarray(a, float).reshape(len(a), -1) for a in (table.x, table.x_test))
+    if run.suite == "classification-large":  # pixels share one scale
+        mean, scale = x.mean(), x.std()
+        x, x_test = (x - mean) / scale, (x_test - mean) / scale
     y = table.y if run.suite != "robust" else with_outliers(table.y, run.split)
     return Split(x=x, y=y, x_test=x_test, y_test=np.asarray(table.y_test), source=table.source.partition(" (")[0])
 

@@ -43,6 +43,7 @@ class _Estimator(BaseEstimator):
         warmup: int = 500,
         draws: int = 500,
         n_samples: int = 100,
+        standardize: bool = True,
         random_state: Any = None,
         progress: bool | None = False,
         checkpoint: str | os.PathLike[str] | None = None,
@@ -58,6 +59,7 @@ class _Estimator(BaseEstimator):
         self.warmup = warmup
         self.draws = draws
         self.n_samples = n_samples
+        self.standardize = standardize
         self.random_state = random_state
         self.progress = progress
         self.checkpoint = checkpoint
@@ -68,7 +70,8 @@ class _Estimator(BaseEstimator):
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         layers = default_model().layers if self.layers is None else self.layers
         model = DeepKernelProcess(layers=layers, likelihood=likelihood)
-        data = Dataset.from_arrays(x, y, weights=weights, standardize_targets=likelihood.standardises_targets)
+        targets = likelihood.standardises_targets
+        data = Dataset.from_arrays(x, y, self.standardize, weights=weights, standardize_targets=targets)
         key, self._key = jax.random.split(jax.random.key(seed))
         self.posterior_: Posterior = self._posterior(model, data, key)
 
@@ -104,6 +107,8 @@ class DKPRegressor(RegressorMixin, _Estimator):
         steps: of "vi"; "auto" takes 1000, with batches 8000.
         chains, warmup, draws: of "hmc".
         n_samples: posterior draws of a prediction.
+        standardize: give every feature mean 0 and standard deviation 1. False is for features that share one scale,
+            such as pixels, after that scale was made about 1: those that are nearly constant would become the largest.
         random_state: seed, ``RandomState`` or None.
         progress: show a progress bar; None shows it on terminals and in notebooks.
         checkpoint: file for the state of a fit that may be killed, see :func:`dkp.fit_vi`.
