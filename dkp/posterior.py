@@ -4,6 +4,7 @@ A draw fixes the hyperparameters, the Gram factors at the inducing points and th
 values at any point follow from it by :func:`latent_moments`, in the same way for every engine.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +29,7 @@ __all__ = [
     "in_chunks",
     "latent_moments",
     "moments_row_by_row",
+    "normals_row_by_row",
     "resolve_draw",
 ]
 
@@ -145,6 +147,13 @@ def _moments(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKey
         return jax.vmap(one_row)(row_keys, x)
 
     return jax.lax.map(one_draw, (jnp.arange(draws.inducing.shape[0]), draws))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def normals_row_by_row(key: PRNGKeyArray, x: Float[Array, "B *space D"], n: int, size: int) -> Float[Array, "S B Q"]:
+    """n sets of `size` standard normal numbers for every row of x, which depend on the contents of the row alone."""
+    row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
+    return jax.vmap(lambda row_key: jax.random.normal(row_key, (n, size), x.dtype), out_axes=1)(row_keys)
 
 
 def _row_key(key: PRNGKeyArray, row: Float[Array, "*space D"]) -> PRNGKeyArray:

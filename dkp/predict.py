@@ -23,7 +23,7 @@ from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset, log_exposures
 from dkp.likelihoods.base import Likelihood, sum_observed
 from dkp.model import DeepKernelProcess
-from dkp.posterior import Draw, JointlyGaussian, Posterior
+from dkp.posterior import Draw, JointlyGaussian, Posterior, normals_row_by_row
 from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Prediction", "predict", "prior_predictive"]
@@ -92,7 +92,8 @@ class Prediction:
 
         def draw_y(key: PRNGKeyArray, *component: Any) -> Array:
             key_f, key_y = jax.random.split(key)
-            return _component(model, sizes, key_f, *component).sample(key_y)
+            noise = jax.random.normal(key_f, mean.shape[1:], mean.dtype)
+            return _component(model, sizes, noise, *component).sample(key_y)
 
         y = jax.vmap(draw_y)(keys, values, mean, variance)
         return self._squeeze(self._scaling.undo(y))
@@ -151,19 +152,28 @@ class Prediction:
             return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), jnp.asarray(mean)))
         return np.quantile(np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0)
 
-    @property
+    @functools.cached_property
     def _components(self) -> tuple[Any, ...]:
-        keys = jax.random.split(jax.random.fold_in(self.key, 1), self.latent_mean.shape[0])
-        stacked = (keys, self.draws.values, self.latent_mean, self.latent_variance)
-        return self.posterior.model, (self.posterior.data.d, self.posterior.data.n_outputs), stacked
+        """The model, its numbers of features and outputs, and a stack of what makes the components of the mixture: of
+        likelihoods whose f has to be drawn, the same draw whatever the other rows are."""
+        sizes, noise = (self.posterior.data.d, self.posterior.data.n_outputs), None
+        if self._first_law is None:
+            n_draws, _, n_latent = self.latent_mean.shape
+            noise = normals_row_by_row(jax.random.fold_in(self.key, 1), self.x, n_draws, n_latent)
+        return self.posterior.model, sizes, (noise, self.draws.values, self.latent_mean, self.latent_variance)
 
     @functools.cached_property
+    def _first_law(self) -> Any:
+        """p(y | draw) of the first draw, where f can be integrated out."""
+        sizes = (self.posterior.data.d, self.posterior.data.n_outputs)
+        first = (self.draws.values, self.latent_mean, self.latent_variance)
+        values, mean, variance = jax.tree.map(lambda a: a[0], first)
+        return _likelihood(self.posterior.model, sizes, values, mean.dtype).predictive(mean, variance)
+
+    @property
     def _has_distribution_function(self) -> bool:
         """Whether quantiles are roots of a smooth function: not of counts, nor where f has to be drawn."""
-        model, sizes, stacked = self._components
-        _, values, mean, variance = jax.tree.map(lambda a: a[0], stacked)
-        law = _likelihood(model, sizes, values, mean.dtype).predictive(mean, variance)
-        return law is not None and not cast(Constraint, law.support).is_discrete
+        return self._first_law is not None and not cast(Constraint, self._first_law.support).is_discrete
 
     def _per_draw(self, of: Callable[[Any], Any]) -> Any:
         model, sizes, stacked = self._components
@@ -269,14 +279,16 @@ def _likelihood(model: DeepKernelProcess, sizes: tuple[int, int], values: Any, d
 
 
 def _component(
-    model: DeepKernelProcess, sizes: tuple[int, int], key: PRNGKeyArray, values: Any, mean: Array, variance: Array
+    model: DeepKernelProcess, sizes: tuple[int, int], noise: Array | None, values: Any, mean: Array, variance: Array
 ) -> Any:
-    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot."""
+    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot, from standard
+    normal `noise`."""
     likelihood = _likelihood(model, sizes, values, mean.dtype)
     law = likelihood.predictive(mean, variance)
     if law is not None:
         return law
-    return likelihood.law(mean + jnp.sqrt(variance) * jax.random.normal(key, mean.shape, mean.dtype))
+    assert noise is not None
+    return likelihood.law(mean + jnp.sqrt(variance) * noise)
 
 
 def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, of: Callable[[Any], Any]) -> Any:

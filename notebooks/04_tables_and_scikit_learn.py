@@ -192,7 +192,7 @@ cache = {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "JAX_PERSISTENT_CAC
 
 def start(checkpoint):
     command = [sys.executable, str(script), str(folder / checkpoint)]
-    return subprocess.Popen(command, env=os.environ | cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=os.environ | cache, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 process = start("fit.checkpoint")

@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA tells of every program that it reads from a file
 
 import jax
 import jaxtyping

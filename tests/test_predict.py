@@ -188,6 +188,26 @@ def test_order_and_copies_of_rows_do_not_matter(kind):
     np.testing.assert_allclose(p.latent_variance[:, 0], p.latent_variance[:, 4], rtol=1e-11)
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "y"),
+    [(likelihoods.Categorical(3), np.arange(9.0) % 3), (likelihoods.Heteroskedastic(), np.sin(np.arange(9.0)))],
+    ids=["classes", "two functions"],
+)
+def test_order_does_not_matter_where_the_latent_functions_are_drawn(likelihood, y):
+    model = dkp.DeepKernelProcess(layers=[kernels.SquaredExponential(1.0, 1.0)], likelihood=likelihood)
+    data = dkp.Dataset.from_arrays(X, y, standardize_targets=False)
+    options = {"n_inducing": 5, "steps": 3, "start_steps": 0, "progress": False}
+    with relaxed():
+        fitted = dkp.fit_vi(model, data, key=KEY, **options)
+        order = [5, 0, 0, 3]
+        whole, some = (dkp.predict(fitted, rows, key=KEY, n_samples=12) for rows in (NEW, NEW[order]))
+        np.testing.assert_allclose(some.log_density(y[order]), whole.log_density(y[:6])[order], rtol=1e-9)
+        np.testing.assert_allclose(some.mean, whole.mean[order], rtol=1e-9)
+        if likelihood.is_of_classes:
+            np.testing.assert_allclose(some.probabilities, whole.probabilities[order], rtol=1e-9)
+            assert np.ptp(whole.probabilities, axis=0).min() > 0
+
+
 def test_different_rows_get_different_noise():
     """Close rows share no random numbers: the noise of their data blocks is uncorrelated (|r| < 0.3 at 400 draws)."""
     rows = np.repeat(NEW[:1] + [40.0, 0.0], 2, axis=0) + np.array([[0.0, 0.0], [1e-9, 0.0]])
