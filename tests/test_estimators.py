@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+from sklearn.utils.estimator_checks import check_estimator
 
 import dkp
 from dkp import kernels, likelihoods
@@ -22,57 +22,40 @@ Y = np.sin(2 * X[:, 0]) + 0.1 * RNG.normal(size=60)
 QUICK = {"n_inducing": 15, "steps": 150, "n_samples": 20, "random_state": 0}
 FEW = {"n_inducing": 6, "steps": 3, "n_samples": 3, "random_state": 0}
 LAYERS = [kernels.Linear(ard=True), kernels.SquaredExponential(variance=dkp.learn(1.0))]
-# Those that are about the interface: every variational fit compiles its program, and all checks fit a hundred times.
-CHECKS = (
-    "check_no_attributes_set_in_init",
-    "check_get_params_invariance",
-    "check_set_params",
-    "check_estimator_cloneable",
-    "check_estimator_repr",
-    "check_estimators_unfitted",
-    "check_n_features_in",
-    "check_estimators_nan_inf",
-    "check_complex_data",
-    "check_supervised_y_2d",
-)
-EXACT = DKPRegressor(
-    layers=[kernels.SquaredExponential(lengthscale=2.0, variance=1.0)],
-    likelihood=likelihoods.Gaussian(noise=0.1),
-    inference="exact",
-    random_state=0,
-)
+# All checks fit a hundred times, and most fits compile a program: so the models have one layer and nothing to learn.
+ONE_LAYER = {"layers": [kernels.SquaredExponential(lengthscale=2.0, variance=3.0)], "random_state": 0}
+SPARSE = ONE_LAYER | {"n_inducing": 20, "steps": 60, "n_samples": 3}
+NOISE = likelihoods.Gaussian(noise=0.1)
+REPETITION = "check_sample_weight_equivalence_on_dense_data"
 WEIGHTS = (
     "check_sample_weights_pandas_series",
     "check_sample_weights_not_an_array",
     "check_sample_weights_list",
     "check_sample_weights_shape",
     "check_sample_weights_not_overwritten",
-    "check_sample_weight_equivalence_on_dense_data",
+    REPETITION,
 )
-"""What the exact engine does not take, and says so."""
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_unchecked")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("estimator", [DKPRegressor(**FEW), DKPClassifier(**FEW)], ids=["regressor", "classifier"])
-def test_scikit_learns_own_checks(estimator):
-    found = {check.func.__name__: check for _, check in estimator_checks_generator(estimator)}
-    assert set(CHECKS) <= found.keys()
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("estimator", "failing"),
+    [
+        (DKPRegressor(likelihood=NOISE, inference="exact", **ONE_LAYER), WEIGHTS),
+        (DKPRegressor(likelihood=NOISE, **SPARSE), (REPETITION,)),
+        (DKPClassifier(**SPARSE), (REPETITION,)),
+    ],
+    ids=["exact regressor", "regressor", "classifier"],
+)
+def test_scikit_learns_own_checks(estimator, failing):
+    """The exact engine takes no weights, and says so. Elsewhere a row with weight 2 is not a row twice for k-means,
+    which chooses the inducing points; for the bound it is, which is tested there. Nothing else may fail."""
     with relaxed():
-        for name in CHECKS:
-            found[name](clone(estimator))
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("_unchecked")
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_scikit_learns_own_checks_all_of_them():
-    """Of the engine whose fits are fast: those of weights have to fail, and no other may."""
-    with relaxed():
-        results = check_estimator(EXACT, expected_failed_checks=dict.fromkeys(WEIGHTS, "no weights"), on_skip=None)
+        results = check_estimator(estimator, expected_failed_checks=dict.fromkeys(failing, "weights"), on_skip=None)
     failed = {result["check_name"] for result in results if result["status"] == "xfail"}
-    assert failed == set(WEIGHTS) and len(results) > 50
+    assert failed == set(failing) and len(results) > 50
 
 
 @pytest.fixture(scope="module")
