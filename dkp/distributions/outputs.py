@@ -25,7 +25,7 @@ __all__ = [
 
 @value
 class OutputLaw:
-    """f_t ~ N(k_ti a, k_tt - ||R k_it||^2 + ||Q k_it||^2), the variance shared by all outputs or not.
+    """f_t ~ N(k_ti a, k_tt - ||p_t||^2 + ||Q p_t||^2), p_t = R k_it, the variance shared by all outputs or not.
 
     weights: a, (P, C). removed: R, and added: Q or None for zero; (P, P), or one for each output, (C, P, P).
     """
@@ -38,9 +38,10 @@ class OutputLaw:
         """Mean and variance of f at the data points of `gram`."""
         assert gram.ti is not None and gram.tt is not None
         mean = gram.ti @ self.weights
-        taken = squared_norms(gram.ti @ jnp.swapaxes(self.removed, -1, -2))
+        projection = gram.ti @ jnp.swapaxes(self.removed, -1, -2)
+        taken = squared_norms(projection)
         if self.added is not None:
-            added = squared_norms(gram.ti @ jnp.swapaxes(self.added, -1, -2))
+            added = squared_norms(projection @ jnp.swapaxes(self.added, -1, -2))
             taken = jnp.broadcast_to(taken, added.shape) - added
         prior = jnp.broadcast_to(gram.tt, taken.shape)
         variance = jnp.maximum(prior - taken, jnp.finfo(mean.dtype).eps * prior)
@@ -72,7 +73,7 @@ def whitened_posterior(
     b = cholesky((precision + precision.T) / 2 + jnp.eye(size, dtype=linear.dtype))
     mean = b.inverse.T @ (b.inverse @ linear)
     kl = (n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + jnp.sum(mean**2)) / 2
-    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse @ scale.inverse)
+    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse)
     return law, kl, b.jitter
 
 
@@ -98,7 +99,7 @@ def collapsed_bound(
     quadratic = jnp.sum(residual**2) / noise_variance + jnp.sum(mean**2)
     log_det = log_determinant(b.tril) + n * jnp.log(2 * jnp.pi * noise_variance)
     trace = jnp.maximum(jnp.sum(gram.tt) - jnp.sum(whitened**2), 0) / noise_variance
-    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse @ scale.inverse)
+    law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse)
     return -(n_outputs * (log_det + trace) + quadratic) / 2, law
 
 
