@@ -119,7 +119,7 @@ SUITES = {
         datasets=("mnist",),
         splits=(0,),
         methods=("dkp-classifier-pixels", "logistic", "boosting"),
-        settings=Settings(n_inducing=300, batch_size=500, steps=5000),
+        settings=Settings(n_inducing=300, batch_size=500, steps=6500),
     ),
     "counts": Suite(
         datasets=("simulated",),
