@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dkp._compiled import compiled
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._types import Array, Float, Key, PRNGKeyArray
 from dkp._value import value
 from dkp.bottlenecks import Bottleneck
 from dkp.data import Dataset
@@ -135,7 +135,7 @@ def in_chunks(function: Callable[[Array], Any], x: Float[Array, "B *space D"], c
 
 @compiled(static_argnums=(1,))
 def _moments(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKeyArray, x: Array) -> tuple[Array, Array]:
-    row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
+    row_keys = _row_keys(key, x)
 
     def one_draw(index_and_draw: tuple[Array, Draw]) -> tuple[Array, Array]:
         index, draw = index_and_draw
@@ -152,8 +152,12 @@ def _moments(model: DeepKernelProcess, n_outputs: int, draws: Draw, key: PRNGKey
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def normals_row_by_row(key: PRNGKeyArray, x: Float[Array, "B *space D"], n: int, size: int) -> Float[Array, "S B Q"]:
     """n sets of `size` standard normal numbers for every row of x, which depend on the contents of the row alone."""
-    row_keys = jax.vmap(_row_key, in_axes=(None, 0))(key, x)
+    row_keys = _row_keys(key, x)
     return jax.vmap(lambda row_key: jax.random.normal(row_key, (n, size), x.dtype), out_axes=1)(row_keys)
+
+
+def _row_keys(key: PRNGKeyArray, x: Float[Array, "B *space D"]) -> Key[Array, " B"]:
+    return jax.vmap(_row_key, in_axes=(None, 0))(key, x)
 
 
 def _row_key(key: PRNGKeyArray, row: Float[Array, "*space D"]) -> PRNGKeyArray:

@@ -156,19 +156,22 @@ class Prediction:
     def _components(self) -> tuple[Any, ...]:
         """The model, its numbers of features and outputs, and a stack of what makes the components of the mixture: of
         likelihoods whose f has to be drawn, the same draw whatever the other rows are."""
-        sizes, noise = (self.posterior.data.d, self.posterior.data.n_outputs), None
+        noise = None
         if self._first_law is None:
             n_draws, _, n_latent = self.latent_mean.shape
             noise = normals_row_by_row(jax.random.fold_in(self.key, 1), self.x, n_draws, n_latent)
-        return self.posterior.model, sizes, (noise, self.draws.values, self.latent_mean, self.latent_variance)
+        return self.posterior.model, self._sizes, (noise, self.draws.values, self.latent_mean, self.latent_variance)
 
     @functools.cached_property
     def _first_law(self) -> Any:
         """p(y | draw) of the first draw, where f can be integrated out."""
-        sizes = (self.posterior.data.d, self.posterior.data.n_outputs)
         first = (self.draws.values, self.latent_mean, self.latent_variance)
         values, mean, variance = jax.tree.map(lambda a: a[0], first)
-        return _likelihood(self.posterior.model, sizes, values, mean.dtype).predictive(mean, variance)
+        return _likelihood(self.posterior.model, self._sizes, values, mean.dtype).predictive(mean, variance)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self.posterior.data.d, self.posterior.data.n_outputs
 
     @property
     def _has_distribution_function(self) -> bool:

@@ -125,9 +125,9 @@ def _flow(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, ste
 
     def now(g: Array, visited: Array, weights: Array, last: Scalar) -> tuple[Array, Array, Array]:
         """f at all points, chi, and the velocity of g, where the present counts with the weight `last`."""
-        past = jax.vmap(lambda z: _recalled(activation, z, visited, weights))(g)
+        past = jax.vmap(lambda z: _recalled(activation, z, visited, weights))(g[:n])
         present = jnp.eye(n, dtype=y.dtype) + last * _tangent_kernel(activation, g[:n], g[:n])
-        chi = jnp.linalg.solve(present, past[:n] - y)
+        chi = jnp.linalg.solve(present, past - y)
         points = jnp.concatenate([visited.reshape(-1, d), g[:n]])
         shares = jnp.concatenate([weights.reshape(-1), last * chi])
         value, slope = jax.vmap(jax.value_and_grad(lambda z: _recalled(activation, z, points, shares)))(g)
