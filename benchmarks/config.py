@@ -118,7 +118,7 @@ SUITES = {
     "classification-large": Suite(
         datasets=("mnist",),
         splits=(0,),
-        methods=("dkp-classifier-pixels", "logistic", "boosting"),
+        methods=("dkp-classifier-pixels", "dkp-classifier-temperature", "logistic", "boosting"),
         settings=Settings(n_inducing=300, batch_size=500, steps=6500),
     ),
     "counts": Suite(

@@ -24,6 +24,7 @@ from dkp.inference.optimizers import (
     FROM_KERNEL,
     FROM_NOTHING,
     FROM_SUBSET,
+    WITH_OUTPUTS,
     default_optimizer,
     natural_outputs,
     warmup_steps,
@@ -272,8 +273,7 @@ def _fit(
     start = first_stage(family, datasets, options.start_steps)
     start_steps = 0 if start is None else options.start_steps
     warmup = 0 if start is not None or family.collapsed else warmup_steps(options.steps)
-    from_start = FROM_KERNEL if family.starts_deterministic else FROM_SUBSET
-    rate = FROM_NOTHING if start is None else from_start
+    rate = FROM_NOTHING if start is None else _rate_after_start(family)
     optimizer = options.optimizer or default_optimizer(options.steps, rate=rate, warmup=warmup)
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
     call = ("fit_vi", model, list(datasets), list(keys), options.identity)
@@ -300,6 +300,12 @@ def _fit(
             saved=saved.get("fit"),
         )
     return [_posterior(family, data, result) for data, result in zip(datasets, results, strict=True)]
+
+
+def _rate_after_start(family: VariationalFamily) -> float:
+    if not family.starts_deterministic:
+        return FROM_SUBSET
+    return FROM_KERNEL if family.collapsed else WITH_OUTPUTS
 
 
 def _check_inducing(inducing: Sequence[Array]) -> None:
