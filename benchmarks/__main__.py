@@ -35,7 +35,7 @@ def run(
     """Fit and score; finished runs are kept and not repeated.
 
     Args:
-        suite: smoke, uci-small or uci-large.
+        suite: one of benchmarks.config.SUITES.
         datasets: names separated by commas; all of the suite when empty.
         splits: such as 0-4 or 0,2,5-7; those of the suite when empty.
         methods: names separated by commas; those of the suite when empty.

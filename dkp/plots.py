@@ -7,6 +7,7 @@ import numpy as np
 
 from dkp import _check
 from dkp._types import Float
+from dkp.diagnostics import metrics
 from dkp.diagnostics.grams import GramDraws
 from dkp.predict import Prediction
 from dkp.widths import WidthComparison
@@ -168,16 +169,10 @@ def reliability(
     Args:
         labels: (N,) integers from 0. probabilities: (N, K). bins: of equal width between 0 and 1.
     """
-    p, labels = _check.finite_array("probabilities", probabilities, ndim=2), np.asarray(labels)
-    _check.same_length("labels", labels, "probabilities", p)
-    confidence, correct = p.max(axis=1), np.argmax(p, axis=1) == labels
-    place = np.minimum((confidence * _check.positive_int("bins", bins)).astype(int), bins - 1)
-    used = np.unique(place)
-    means = np.asarray([[confidence[place == i].mean(), correct[place == i].mean()] for i in used])
-    share = np.asarray([np.mean(place == i) for i in used])
+    found = metrics.reliability(labels, probabilities, bins=bins)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    ax.plot(*means.T, linewidth=0.7)
-    ax.scatter(*means.T, s=20 + 200 * share)
+    ax.plot(found.confidence, found.accuracy, linewidth=0.7)
+    ax.scatter(found.confidence, found.accuracy, s=20 + 200 * found.share)
     ax.set(xlabel="probability of the likeliest class", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     return ax
 

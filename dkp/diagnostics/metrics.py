@@ -19,6 +19,7 @@ from dkp._types import Float
 
 __all__ = [
     "Estimate",
+    "Reliability",
     "accuracy",
     "brier_score",
     "crps",
@@ -31,6 +32,7 @@ __all__ = [
     "mean_log_probability",
     "out_of_distribution_auroc",
     "predictive_entropy",
+    "reliability",
     "rmse",
 ]
 
@@ -42,6 +44,14 @@ class Estimate(NamedTuple):
 
     mean: float
     standard_error: float
+
+
+class Reliability(NamedTuple):
+    """Of the bins that have rows: mean confidence, accuracy, and the share of all rows."""
+
+    confidence: Float[np.ndarray, " b"]
+    accuracy: Float[np.ndarray, " b"]
+    share: Float[np.ndarray, " b"]
 
 
 def rmse(y: Any, prediction: Any) -> PerOutput:
@@ -164,10 +174,8 @@ def brier_score(labels: Any, probabilities: Any) -> float:
     return float(np.mean(np.sum((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2, axis=1)))
 
 
-def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy: rows in bins of equal width by the probability of their likeliest
-    class, sum_b (n_b / N) |accuracy_b - mean confidence_b|. Chance alone makes it positive, of the order of sqrt(bins /
-    N).
+def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliability:
+    """Confidence and accuracy, the rows in bins of equal width by the probability of their likeliest class.
 
     Args:
         bins: number of bins of [0, 1].
@@ -175,8 +183,20 @@ def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 1
     labels, probabilities = _classes(labels, probabilities)
     confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels
     index = np.minimum((confidence * _check.positive_int("bins", bins)).astype(int), bins - 1)
-    gaps = np.bincount(index, weights=right - confidence, minlength=bins)
-    return float(np.sum(np.abs(gaps)) / len(labels))
+    used, place, number = np.unique(index, return_inverse=True, return_counts=True)
+    means = (np.bincount(place, weights=values, minlength=len(used)) / number for values in (confidence, right))
+    return Reliability(*means, share=number / len(labels))
+
+
+def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy in the bins of :func:`reliability`, sum_b (n_b / N) |accuracy_b -
+    confidence_b|. Chance alone makes it positive, of the order of sqrt(bins / N).
+
+    Args:
+        bins: number of bins of [0, 1].
+    """
+    found = reliability(labels, probabilities, bins=bins)
+    return float(np.sum(found.share * np.abs(found.accuracy - found.confidence)))
 
 
 def predictive_entropy(probabilities: Any) -> Float[np.ndarray, " N"]:

@@ -7,8 +7,6 @@ Source: Pleiss & Cunningham 2021 (NeurIPS, "The limitations of large width in ne
     others are derived here.
 """
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from dkp._types import Float
 __all__ = [
     "additive_kernel",
     "difference_kurtosis",
-    "gram_kurtosis",
     "isotropic_kernel",
     "limiting_isotropic_kernel",
 ]
@@ -85,16 +82,6 @@ def difference_kurtosis(
         raise ValueError("Expected k1 below variance1, of two points that differ. Got equal ones.")
     once, twice = ((1 + 2 * q * gap / l2**2) ** -0.5 for q in (1, 2))
     return np.asarray(3 / _check.positive_int("width", width) * (twice - once**2) / (1 - once) ** 2)
-
-
-def gram_kurtosis(widths: Sequence[int]) -> float:
-    """Excess kurtosis of an output of a deep linear network: 3 (prod_l (1 + 2 / n_l) - 1).
-
-    It grows with depth and falls with width; 0 without hidden layers.
-
-    Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734).
-    """
-    return 3 * math.expm1(sum(math.log1p(2 / _check.positive_int("widths", n)) for n in widths))
 
 
 def _check_kernel(

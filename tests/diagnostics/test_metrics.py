@@ -194,6 +194,10 @@ def test_calibration_error_by_hand():
     expected = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6) + 0) / 5
     np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=10), expected)
     np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=1), abs(0.8 - 0.8))
+    found = metrics.reliability(labels, probabilities, bins=10)
+    np.testing.assert_allclose(found.confidence, [0.6, 2.8 / 3])
+    np.testing.assert_allclose(found.accuracy, [1, 2 / 3])
+    np.testing.assert_allclose(found.share, [0.4, 0.6])
 
 
 def test_calibrated_probabilities_have_little_calibration_error():
