@@ -119,7 +119,7 @@ SUITES = {
         datasets=("mnist",),
         splits=(0,),
         methods=("dkp-classifier-pixels", "dkp-classifier-temperature", "logistic", "boosting"),
-        settings=Settings(n_inducing=400, batch_size=500, steps=4000),
+        settings=Settings(n_inducing=300, batch_size=500, steps=6500),
     ),
     "counts": Suite(
         datasets=("simulated",),

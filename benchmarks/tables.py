@@ -46,10 +46,10 @@ def _dkp(estimator: Any, **options: Any) -> Callable[[Settings, int], Any]:
 
 
 def _with_temperature(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
-    """Fitted without a thirtieth of the rows, on which one temperature of all probabilities is chosen."""
+    """Fitted without a twelfth of the rows, on which one temperature of all probabilities is chosen."""
 
     def calibrated(settings: Settings, seed: int) -> Any:
-        held_out = StratifiedShuffleSplit(n_splits=1, test_size=1 / 30, random_state=seed)
+        held_out = StratifiedShuffleSplit(n_splits=1, test_size=1 / 12, random_state=seed)
         return CalibratedClassifierCV(make(settings, seed), method="temperature", cv=held_out)
 
     return calibrated
