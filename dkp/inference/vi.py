@@ -22,9 +22,9 @@ from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
 from dkp.inference.losses import negative_elbo
 from dkp.inference.optimizers import (
     FROM_KERNEL,
+    FROM_KERNEL_NOT_GAUSSIAN,
     FROM_NOTHING,
     FROM_SUBSET,
-    WITH_OUTPUTS,
     default_optimizer,
     natural_outputs,
     warmup_steps,
@@ -305,7 +305,7 @@ def _fit(
 def _rate_after_start(family: VariationalFamily) -> float:
     if not family.starts_deterministic:
         return FROM_SUBSET
-    return FROM_KERNEL if family.collapsed else WITH_OUTPUTS
+    return FROM_KERNEL if family.model.likelihood.is_gaussian else FROM_KERNEL_NOT_GAUSSIAN
 
 
 def _check_inducing(inducing: Sequence[Array]) -> None:
