@@ -39,7 +39,7 @@ def run(
         datasets: names separated by commas; all of the suite when empty.
         splits: such as 0-4 or 0,2,5-7; those of the suite when empty.
         methods: names separated by commas; those of the suite when empty.
-        workers: processes at a time, one core each.
+        workers: processes at a time, with as many cores each as the suite says.
         out: directory of the records.
         dtype: floating-point width.
         seed: of the random numbers.
@@ -54,21 +54,29 @@ def run(
         )
     except ValueError as error:
         sys.exit(str(error))
-    failed = runner.run_all(runs, out, workers=workers, time_limit=time_limit, again=again, together=together)
+    failed = runner.run_all(
+        runs,
+        out,
+        workers=workers,
+        cores=config.SUITES[suite].cores,
+        time_limit=time_limit,
+        again=again,
+        together=together,
+    )
     if failed:
         sys.exit(f"{failed} runs failed; their records hold the reasons, and the same command tries them again")
 
 
 @app.command(name="run-one")
-def run_one(configurations: tyro.conf.Positional[tuple[str, ...]], *, out: Path, core: int) -> None:
+def run_one(configurations: tyro.conf.Positional[tuple[str, ...]], *, out: Path, cores: tuple[int, ...]) -> None:
     """Do one run, or the splits of one, in this process (what `run` starts in each worker).
 
     Args:
         configurations: the runs, each as JSON.
         out: directory of the records.
-        core: the processor core to stay on.
+        cores: the processor cores to stay on.
     """
-    runner.run_one([config.Run.from_json(text) for text in configurations], out, core)
+    runner.run_one([config.Run.from_json(text) for text in configurations], out, cores)
 
 
 @app.command

@@ -72,7 +72,7 @@ class Suite:
     """Data sets, with the splits, methods and settings used when the command line names none.
 
     deep: settings of the deep Gaussian and deep Wishart processes. single: those of single methods. excluded: data sets
-    and methods that do not go together.
+    and methods that do not go together. cores: of a run.
     """
 
     datasets: tuple[str, ...]
@@ -82,6 +82,7 @@ class Suite:
     deep: Settings = Settings()
     single: tuple[tuple[str, Settings], ...] = ()
     excluded: tuple[tuple[str, str], ...] = ()
+    cores: int = 1
 
     def settings_of(self, method: str) -> Settings:
         """The settings of a method: the same for every data set."""
@@ -118,8 +119,16 @@ SUITES = {
     "classification-large": Suite(
         datasets=("mnist",),
         splits=(0,),
-        methods=("dkp-classifier-pixels", "dkp-classifier-temperature", "logistic", "boosting"),
+        methods=(
+            "dkp-classifier-components",
+            "dkp-classifier-pixels",
+            "dkp-classifier-temperature",
+            "logistic",
+            "boosting",
+        ),
         settings=Settings(n_inducing=300, batch_size=500, steps=6500),
+        single=(("dkp-classifier-components", Settings(n_inducing=400, batch_size=500, steps=4500)),),
+        cores=2,
     ),
     "counts": Suite(
         datasets=("simulated",),

@@ -38,7 +38,8 @@ Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric or a time of the records: its title, and whether the methods are also compared by differences."""
+    """A metric or a time of the records: its title, which may name the cores of a run, and whether the methods are also
+    compared by differences."""
 
     title: str
     paired: bool = False
@@ -61,7 +62,7 @@ METRICS = {
     "log_density_ntk": Metric(title="Test log density of the labels, NTK"),
     "log_density_nngp_unregularised": Metric(title="The same without diagonal regularisation, NNGP"),
     "log_density_ntk_unregularised": Metric(title="The same without diagonal regularisation, NTK"),
-    "fit": Metric(title="Seconds a fit, one core"),
+    "fit": Metric(title="Seconds a fit, {cores}"),
 }
 
 
@@ -180,6 +181,7 @@ def _markers(name: str) -> tuple[str, str]:
 def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     pieces, cited = [f"### {suite}"], {}
+    cores = "one core" if SUITES[suite].cores == 1 else f"{SUITES[suite].cores} cores"
     for name, metric in METRICS.items():
         values = _ordered(suite, tabulate(records, name))
         cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
@@ -189,7 +191,7 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
                 cited[entry["source"]] = published["sources"][entry["source"]]
                 column = f"{entry['method']} [{entry['source']}]"
                 cells[entry["dataset"], column] = f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
-        pieces += _table(metric.title, cells)
+        pieces += _table(metric.title.format(cores=cores), cells)
         if metric.paired:
             paired = {key: _show(list(d.values())) for key, d in differences(values, baseline).items()}
             pieces += _table(f"{metric.title}: difference from {baseline} on the same splits", paired)

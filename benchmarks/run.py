@@ -1,4 +1,4 @@
-"""Independent runs in worker processes: one process a run, one thread and one core each.
+"""Independent runs in worker processes: one process a run, with as many threads as cores.
 
 A process of its own gives each run a fresh JAX, its own floating-point width, and a memory that is returned; a crash
 or a time limit ends one run and not the others.
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,7 +26,7 @@ _POLL_SECONDS = 0.05
 @dataclasses.dataclass(kw_only=True)
 class _Worker:
     runs: list[Run]
-    core: int
+    cores: list[int]
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     start: float
@@ -36,6 +37,7 @@ def run_all(
     out: Path,
     *,
     workers: int = 1,
+    cores: int = 1,
     time_limit: float | None = None,
     again: bool = False,
     together: bool = False,
@@ -45,7 +47,8 @@ def run_all(
     Args:
         runs: what to do, in order.
         out: directory of the records.
-        workers: processes at a time; each is pinned to one of the cores that this process may use.
+        workers: processes at a time; each is pinned to some of the cores that this process may use.
+        cores: of each process.
         time_limit: wall-clock seconds after which a run is stopped and recorded as failed; None for no limit.
         again: also repeat finished runs.
         together: fit the splits of a data set in one program where the method can; they share a worker and its fate.
@@ -54,16 +57,19 @@ def run_all(
         The number of runs that failed.
 
     Raises:
-        ValueError: when `workers` or `time_limit` is not positive.
+        ValueError: when `workers`, `cores` or `time_limit` is not positive.
     """
-    if workers < 1:
-        raise ValueError(f"Expected workers to be at least 1. Got {workers}.")
+    for name, number in (("workers", workers), ("cores", cores)):
+        if number < 1:
+            raise ValueError(f"Expected {name} to be at least 1. Got {number}.")
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"Expected time_limit to be positive seconds. Got {time_limit}.")
     store.versions()  # an installation that cannot be imported is an error here, and not once for each run
     todo = [run for run in runs if again or not store.is_finished(store.path_of(out, run))]
     print(f"{len(runs)} runs, of which {len(runs) - len(todo)} are finished already", flush=True)
-    return _drain(_groups(todo) if together else [[run] for run in todo], out.resolve(), workers, time_limit)
+    return _drain(
+        _groups(todo) if together else [[run] for run in todo], out.resolve(), _places(workers, cores), time_limit
+    )
 
 
 def _groups(runs: list[Run]) -> list[list[Run]]:
@@ -74,11 +80,15 @@ def _groups(runs: list[Run]) -> list[list[Run]]:
     return list(found.values())
 
 
-def _drain(todo: list[list[Run]], out: Path, workers: int, time_limit: float | None) -> int:
+def _places(workers: int, cores: int) -> list[list[int]]:
+    """The cores of each worker; workers share them where there are not enough."""
+    found = _cores()
+    return [[found[(i * cores + j) % len(found)] for j in range(cores)] for i in range(workers)]
+
+
+def _drain(todo: list[list[Run]], out: Path, free: list[list[int]], time_limit: float | None) -> int:
     total = sum(map(len, todo))
     waiting, running, done, failed = list(todo), [], 0, 0
-    cores = _cores()
-    free = [cores[i % len(cores)] for i in range(workers)]
     try:
         while waiting or running:
             while waiting and free:
@@ -86,7 +96,7 @@ def _drain(todo: list[list[Run]], out: Path, workers: int, time_limit: float | N
             time.sleep(_POLL_SECONDS)
             for worker in [w for w in running if _is_over(w, time_limit)]:
                 running.remove(worker)
-                free.append(worker.core)
+                free.append(worker.cores)
                 for run, record in _collect(worker, out, time_limit):
                     done, failed = done + 1, failed + (record["status"] != "finished")
                     print(f"[{done}/{total}] {_line(run, record)}", flush=True)
@@ -96,10 +106,10 @@ def _drain(todo: list[list[Run]], out: Path, workers: int, time_limit: float | N
     return failed
 
 
-def run_one(runs: list[Run], out: Path, core: int) -> None:
+def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
     """Do one run in this process, or several together, and write their records, whether they finish or fail."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores)
     start = time.perf_counter()
     try:
         from benchmarks import evaluate  # brings JAX, which must find this process pinned already
@@ -112,13 +122,14 @@ def run_one(runs: list[Run], out: Path, core: int) -> None:
         store.write(store.path_of(out, run), record)
 
 
-def worker_environment(dtype: str) -> dict[str, str]:
-    """The environment of a worker: one thread in every library, and the floating-point width of `dtype`."""
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+def worker_environment(dtype: str, cores: int = 1) -> dict[str, str]:
+    """The environment of a worker: as many threads in every library as it has cores, and the floating-point width of
+    `dtype`."""
+    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if cores == 1 else ""
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     return {
         **os.environ,
-        **dict.fromkeys(single, "1"),
+        **dict.fromkeys(threads, str(cores)),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
         "JAX_ENABLE_X64": str(dtype == "float64"),
     }
@@ -130,21 +141,21 @@ def _cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def _start(runs: list[Run], core: int, out: Path) -> _Worker:
+def _start(runs: list[Run], cores: list[int], out: Path) -> _Worker:
     log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker runs
     texts = [run.to_json() for run in runs]
-    command = [sys.executable, "-m", "benchmarks", "run-one", *texts, "--out", str(out), "--core", str(core)]
+    command = [sys.executable, "-m", "benchmarks", "run-one", *texts, "--out", str(out), "--cores", *map(str, cores)]
     # A session of its own keeps Ctrl-C away from the worker, whose fit would otherwise stop early and be recorded.
     process = subprocess.Popen(
         command,
         cwd=store.ROOT,
-        env=worker_environment(runs[0].dtype),
+        env=worker_environment(runs[0].dtype, len(cores)),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
     )
-    return _Worker(runs=runs, core=core, process=process, log=log, start=time.monotonic())
+    return _Worker(runs=runs, cores=cores, process=process, log=log, start=time.monotonic())
 
 
 def _is_over(worker: _Worker, time_limit: float | None) -> bool:

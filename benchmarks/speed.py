@@ -158,7 +158,7 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     import optax
 
     from dkp.inference import loop, optimizers, vi
-    from dkp.inference.losses import negative_elbo
+    from dkp.inference.losses import NegativeElbo
 
     key, optimizer = jax.random.key(0), optimizers.natural_outputs(optax.adam(0.01), 1000)
     family, parameters, _ = vi.prepare(
@@ -170,7 +170,7 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
         collapse=False,
         guide=case.guide,
     )
-    one_step = loop.make_step(negative_elbo(family, data.n, case.samples), optimizer)
+    one_step = loop.make_step(NegativeElbo(family, data.n, case.samples), optimizer)
     rows = jnp.asarray(loop.Batches(case.n, case.batch_size, 0).rows(0, 100))
 
     @jax.jit

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.gaussian_process import GaussianProcessClassifier
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
@@ -63,10 +64,17 @@ def _gaussian_process(seed: int) -> Any:
     return GaussianProcessClassifier(ConstantKernel(1.0) * RBF(3.0), n_restarts_optimizer=1, random_state=seed)
 
 
+def _with_components(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
+    """On 64 principal components, each with a variance of 1: a length-scale then belongs to what varies together, where
+    that of a pixel belongs to the pixel."""
+    return lambda settings, seed: make_pipeline(PCA(64, whiten=True, random_state=seed), make(settings, seed))
+
+
 _pixels = _dkp(DKPClassifier, standardize=False)
 
 METHODS: dict[str, Callable[[Settings, int], Any]] = {
     "dkp-classifier": _dkp(DKPClassifier),
+    "dkp-classifier-components": _with_components(_dkp(DKPClassifier)),
     "dkp-classifier-pixels": _pixels,
     "dkp-classifier-temperature": _with_temperature(_pixels),
     "gp-classifier": _scaled(_gaussian_process),

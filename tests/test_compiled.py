@@ -1,5 +1,6 @@
 """Compiled functions of an object: traced once for each, and freed with it."""
 
+import dataclasses
 import gc
 import weakref
 
@@ -8,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from sklearn.base import clone
 
 import dkp
 from dkp import kernels, likelihoods
 from dkp._compiled import compiled
+from dkp.estimators import DKPRegressor
 from tests.support import relaxed
 
 
@@ -33,6 +36,63 @@ def test_one_program_for_an_owner_and_its_static_arguments():
     assert [float(a) for a in found] == [4.0, 16.0, 4.0, 6.0, 24.0, 6.0, 4.0, 16.0, 4.0]
     assert traces == [(2.0, 1), (2.0, 3), (3.0, 1), (3.0, 3)]
     assert float(jax.jit(lambda x: power(one, 2, x))(jnp.asarray(3.0))) == 18.0  # inside of other programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Equal:
+    factor: float
+
+
+def test_equal_owners_share_a_program_and_the_last_ones_are_kept():
+    traces = []
+
+    @compiled()
+    def scaled(owner, x):
+        traces.append(owner.factor)
+        return owner.factor * x
+
+    numbers = [float(i) for i in range(33)]
+    found = [float(scaled(Equal(n), jnp.asarray(2.0))) for n in (0.0, 0.0, *numbers[1:], 32.0, 0.0)]
+    assert found == [0.0, 0.0, *(2 * n for n in numbers[1:]), 64.0, 0.0]
+    assert traces == [*numbers, 0.0]  # of 33, the first was forgotten
+
+
+def test_programs_within_others_and_their_derivatives():
+    @compiled()
+    def square(owner, x):
+        return owner.factor * x**2
+
+    owner = Equal(3.0)
+    assert float(square(owner, jnp.asarray(2.0))) == 12.0
+    assert float(jax.jit(lambda: square(owner, jnp.asarray(2.0)))()) == 12.0
+    assert float(jax.grad(lambda x: square(owner, x))(jnp.asarray(2.0))) == 12.0
+    np.testing.assert_array_equal(jax.vmap(lambda x: square(owner, x))(jnp.arange(3.0)), [0.0, 3.0, 12.0])
+    np.testing.assert_array_equal(jax.lax.map(lambda x: square(owner, x), jnp.arange(3.0)), [0.0, 3.0, 12.0])
+
+
+def test_fits_of_equal_models_share_their_programs():
+    """The folds of a cross-validation: the second fit compiles nothing."""
+    x = np.random.default_rng(0).normal(size=(12, 2))
+    compiled_programs = []
+
+    def listen(event, _, **details):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled_programs.append(details)
+
+    def once(seed):
+        estimator = DKPRegressor(n_inducing=4, steps=3, random_state=seed)
+        return clone(estimator).fit(x, np.sin(x[:, 0] + seed)).predict(x)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with relaxed():
+            first = once(0)
+            number = len(compiled_programs)
+            second = once(1)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not np.array_equal(first, second)
+    assert number > 0 and compiled_programs[number:] == []
 
 
 def test_programs_go_with_their_owner():

@@ -5,8 +5,6 @@ and options); the file before it is kept, for the case that the last one is dama
 """
 
 import contextlib
-import dataclasses
-import hashlib
 import os
 import signal
 import threading
@@ -18,16 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution
-from numpyro.distributions.transforms import Transform
 
 from dkp import archive
 from dkp._check import positive_number
-from dkp._spec import Spec
-from dkp._types import PRNGKeyArray
-from dkp.data import Dataset
+from dkp._structure import fingerprint, plain
 
-__all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "identity", "to_arrays"]
+__all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "to_arrays"]
 
 _KIND = "checkpoint"
 _SIGTERM_STATUS = 128 + signal.SIGTERM
@@ -39,7 +33,7 @@ class Checkpoint:
     Args:
         path: of the file; the one before it stands beside it, with ``.previous`` after its name.
         every: seconds between two files.
-        identity: of the call, see :func:`identity`.
+        identity: of the call: two calls with the same one do the same.
 
     Raises:
         ValueError: when `every` is not positive, or the file belongs to another call.
@@ -115,52 +109,19 @@ class Checkpoint:
 def checkpoint_of(
     path: str | os.PathLike[str] | None, every: float, *call: Any
 ) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    """The checkpoint of the call that ``identity(*call)`` names, as a context; nothing where there is no path.
+    """The checkpoint of a call (an engine's name, its model, data, keys and options), as a context; nothing where there
+    is no path.
 
     Raises:
         ValueError: as :class:`Checkpoint` does.
     """
     positive_number("every", every)
-    return contextlib.nullcontext() if path is None else Checkpoint(path, every, identity(*call))
-
-
-def identity(name: str, model: Any, datasets: list[Dataset], keys: list[PRNGKeyArray], options: dict[str, Any]) -> str:
-    """A fingerprint of a call: two calls with the same one do the same."""
-    digest = hashlib.sha256(repr((name, sorted(options.items()))).encode())
-    _feed(digest, model)
-    for leaf in jax.tree.leaves((datasets, keys)):
-        _feed(digest, leaf)
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, node: Any) -> None:
-    """Take in a description, an array, or what either is made of. Distributions and transforms are known by name and
-    parameters only: their text holds addresses."""
-    if isinstance(node, (np.ndarray, jax.Array)):
-        array = _plain(node)
-        digest.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    elif isinstance(node, Spec):
-        digest.update(type(node).__qualname__.encode())
-        for field in dataclasses.fields(node):  # type: ignore[arg-type]
-            _feed(digest, getattr(node, field.name))
-    elif isinstance(node, Distribution):
-        digest.update(type(node).__qualname__.encode())
-        for name in sorted(type(node).gather_pytree_data_fields()):  # NumPyro's order differs from process to process
-            _feed(digest, name)
-            _feed(digest, node.__dict__.get(name))
-    elif isinstance(node, Transform):
-        digest.update(type(node).__qualname__.encode())
-        _feed(digest, jax.tree.leaves(node))
-    elif isinstance(node, (tuple, list)):
-        for item in node:
-            _feed(digest, item)
-    else:
-        digest.update(repr(node).encode())
+    return contextlib.nullcontext() if path is None else Checkpoint(path, every, fingerprint(*call))
 
 
 def to_arrays(name: str, tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree, by number."""
-    return {f"{name}/{i}": _plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
+    return {f"{name}/{i}": plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
 
 
 def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
@@ -172,20 +133,12 @@ def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
     leaves, structure = jax.tree.flatten(template)
     found = [arrays.get(f"{name}/{i}") for i in range(len(leaves))]
     for leaf, array in zip(leaves, found, strict=True):
-        if array is None or (array.shape, array.dtype) != (_plain(leaf).shape, _plain(leaf).dtype):
+        if array is None or (array.shape, array.dtype) != (plain(leaf).shape, plain(leaf).dtype):
             raise ValueError("Expected a checkpoint of this program. Got one of another version: delete it.")
     return jax.tree.unflatten(structure, [_like(leaf, a) for leaf, a in zip(leaves, found, strict=True)])
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _plain(leaf: Any) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
 def _like(leaf: Any, array: Any) -> Any:
-    if _is_key(leaf):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
     return jnp.asarray(array) if isinstance(leaf, jax.Array) else array

@@ -8,6 +8,7 @@ returning what there is.
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dkp._types import Array, PRNGKeyArray
+from dkp._compiled import compiled
+from dkp._types import Array, Key, PRNGKeyArray
 from dkp._value import value
 from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
 from dkp.progress import Progress
@@ -110,13 +112,13 @@ def minimise(
             early.
         saved: where the loop starts and what it saves.
     """
-    run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk)
+    program = _Chunk(loss, optimizer, steps, chunk)
     state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
     tracker = _Tracker(parameters, patience)
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
-        state, info = run_chunk(state, key, rows, data)
+        state, info = _run(program, state, key, rows, data)
         kept = min(chunk, steps - start)
         return state, tracker.record(state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()})
 
@@ -147,14 +149,14 @@ def minimise_many(
         alone = None if batches is None else batches[0]
         settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress, "saved": saved}
         return [minimise(loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings)]
-    run_chunk = _chunk_runner(make_step(loss, optimizer), steps, chunk, stacked=True)
+    program = _Chunk(loss, optimizer, steps, chunk, stacked=True)
     stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
     state = LoopState(parameters=stacked, optimizer=jax.vmap(optimizer.init)(stacked), step=jnp.zeros(count, jnp.int32))
     trackers = [_Tracker(p, patience) for p in parameters]
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = None if batches is None else jnp.asarray(np.stack([b.rows(start, start + chunk) for b in batches]))
-        state, info = run_chunk(state, stacked_keys, rows, stacked_data)
+        state, info = _run(program, state, stacked_keys, rows, stacked_data)
         kept, host = min(chunk, steps - start), {n: np.asarray(a) for n, a in info.items()}
         converged = [
             tracker.record(
@@ -224,34 +226,47 @@ class Saved:
         self.checkpoint.save(self.stage, header, arrays)
 
 
-def _chunk_runner(step: Callable[..., Any], steps: int, chunk: int, *, stacked: bool = False) -> Callable[..., Any]:
-    """The compiled function (state, key, rows, data) -> (state, infos) of a chunk, for one problem or a stack."""
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """`length` steps of an optimiser on a loss, as long as there are `steps`, for one problem or a stack."""
 
-    def body(state: LoopState, key: PRNGKeyArray, row: Array | None, data: Any) -> tuple[LoopState, dict[str, Array]]:
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    steps: int
+    length: int
+    stacked: bool = False
+
+
+@compiled()
+def _run(
+    chunk: _Chunk, state: LoopState, key: Key[Array, "*stack"], rows: Array | None, data: Any
+) -> tuple[LoopState, dict[str, Array]]:
+    """The state after a chunk, and what its steps say. rows: of the batch of each step."""
+    run = functools.partial(_run_one, chunk)
+    return (jax.vmap(run) if chunk.stacked else run)(state, key, rows, data)
+
+
+def _run_one(
+    chunk: _Chunk, state: LoopState, key: PRNGKeyArray, rows: Array | None, data: Any
+) -> tuple[LoopState, dict[str, Array]]:
+    step = make_step(chunk.loss, chunk.optimizer)
+
+    def body(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
         batch = data if row is None else jax.tree.map(lambda a: a[row], data)
         return step(state, jax.random.fold_in(key, state.step), batch)
 
-    def run_chunk(
-        state: LoopState, key: PRNGKeyArray, rows: Array | None, data: Any
-    ) -> tuple[LoopState, dict[str, Array]]:
-        shapes = jax.eval_shape(body, state, key, _first(rows), data)[1]
-        unused = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    shapes = jax.eval_shape(body, state, None if rows is None else rows[0])[1]
+    unused = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
 
-        def active(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
-            # The last chunk may be longer than what is left: one compiled program serves all.
-            return jax.lax.cond(state.step < steps, lambda: body(state, key, row, data), lambda: (state, unused))
+    def active(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
+        # The last chunk may be longer than what is left: one compiled program serves all.
+        return jax.lax.cond(state.step < chunk.steps, lambda: body(state, row), lambda: (state, unused))
 
-        return jax.lax.scan(active, state, rows, length=chunk)
-
-    return jax.jit(jax.vmap(run_chunk) if stacked else run_chunk)
+    return jax.lax.scan(active, state, rows, length=chunk.length)
 
 
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-def _first(rows: Array | None) -> Array | None:
-    return None if rows is None else rows[0]
 
 
 class _Tracker:

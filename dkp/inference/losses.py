@@ -1,5 +1,6 @@
 """What the stages of variational inference minimise: functions of parameters, a key and a batch, for the loop."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,30 +8,34 @@ import jax.numpy as jnp
 
 from dkp._types import Array, PRNGKeyArray
 from dkp.inference.family import OutputBatch, VariationalFamily
-from dkp.inference.loop import Loss
 
-__all__ = ["negative_bound_without_noise", "negative_elbo"]
+__all__ = ["NegativeBoundWithoutNoise", "NegativeElbo"]
 
 
-def negative_elbo(family: VariationalFamily, n: int, samples: int) -> Loss:
-    """Minus the ELBO per data point, of n, averaged over `samples` draws."""
+@dataclasses.dataclass(frozen=True)
+class NegativeElbo:
+    """Minus the ELBO per data point, of `n`, averaged over `samples` draws."""
 
-    def loss(parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+    family: VariationalFamily
+    n: int
+    samples: int
+
+    def __call__(self, parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
         x, y, weights, offset = batch
-        keys = jax.random.split(key, samples)
-        elbo, jitter = jax.vmap(lambda k: family.elbo(parameters, k, x, y, n, weights, offset))(keys)
-        return -jnp.mean(elbo) / n, {"jitter": jnp.max(jitter)}
-
-    return loss
+        keys = jax.random.split(key, self.samples)
+        elbo, jitter = jax.vmap(lambda k: self.family.elbo(parameters, k, x, y, self.n, weights, offset))(keys)
+        return -jnp.mean(elbo) / self.n, {"jitter": jnp.max(jitter)}
 
 
-def negative_bound_without_noise(family: VariationalFamily, n: int) -> Loss:
-    """Minus the bound on log p(y) per data point of the network without noise in its bottlenecks."""
+@dataclasses.dataclass(frozen=True)
+class NegativeBoundWithoutNoise:
+    """Minus the bound on log p(y) per data point, of `n`, of the network without noise in its bottlenecks."""
 
-    def loss(parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+    family: VariationalFamily
+    n: int
+
+    def __call__(self, parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
         x, y, weights, offset = batch
-        rows = OutputBatch(y=y, n=n, weights=weights, offset=offset, key=key)
-        bound, jitter = family.output_bound(parameters, *family.deterministic(parameters, x), rows)
-        return -bound / n, {"jitter": jitter}
-
-    return loss
+        rows = OutputBatch(y=y, n=self.n, weights=weights, offset=offset, key=key)
+        bound, jitter = self.family.output_bound(parameters, *self.family.deterministic(parameters, x), rows)
+        return -bound / self.n, {"jitter": jitter}

@@ -14,22 +14,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from dkp._compiled import compiled
 from dkp._types import Array, Float, PRNGKeyArray
 from dkp.data import Dataset
 from dkp.inference.family import OutputBatch, VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, minimise_many
-from dkp.inference.losses import negative_bound_without_noise, negative_elbo
-from dkp.inference.optimizers import FROM_NOTHING, default_optimizer, natural_outputs, ramped, warmup_steps
+from dkp.inference.losses import NegativeBoundWithoutNoise, NegativeElbo
+from dkp.inference.optimizers import FROM_NOTHING, default_optimizer, start_optimizer, warmup_steps
 from dkp.linalg.cholesky import cholesky
 from dkp.linalg.order import farthest_first
 
 __all__ = ["FirstStage", "first_stage", "fit_to_subset", "fit_without_noise", "inducing_points", "optimal_outputs"]
 
 _CLUSTERED_ROWS = 10_000
-_LEARNING_RATE = 0.02
 _SUBSET = 2_000
 _ROWS_AT_A_TIME = 10_000
 
@@ -135,7 +133,7 @@ def _minimise_negative_elbo(
     **loop: Any,
 ) -> list[LoopResult]:
     return minimise_many(
-        negative_elbo(family, data[0].n, 1),
+        NegativeElbo(family, data[0].n, 1),
         parameters,
         default_optimizer(steps, rate=FROM_NOTHING),
         keys=keys,
@@ -156,29 +154,15 @@ def _minimise_without_noise(
     batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    decay = optax.cosine_decay_schedule(_LEARNING_RATE, steps, alpha=0.1)
-    schedule = ramped(decay, 0 if family.collapsed else warmup_steps(steps))
     return minimise_many(
-        negative_bound_without_noise(family, data[0].n),
+        NegativeBoundWithoutNoise(family, data[0].n),
         parameters,
-        _without_guides(natural_outputs(optax.adam(schedule), steps)),
+        start_optimizer(steps, warmup=0 if family.collapsed else warmup_steps(steps)),
         keys=keys,
         steps=steps,
         data=[d.rows for d in data],
         batches=batches,
         **loop,
-    )
-
-
-def _without_guides(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """`optimizer` for all parameters but those of the guides of bottlenecks and hyperparameters, which stay."""
-    guides = ("bottlenecks", "inferred")
-    return optax.multi_transform(
-        {"guides": optax.set_to_zero(), "others": optimizer},
-        lambda parameters: {
-            name: jax.tree.map(lambda _, name=name: "guides" if name in guides else "others", value)
-            for name, value in parameters.items()
-        },
     )
 
 

@@ -19,7 +19,7 @@ from dkp.inference.checkpoint import checkpoint_of
 from dkp.inference.checks import check_model_and_data
 from dkp.inference.family import VariationalFamily
 from dkp.inference.loop import Batches, LoopResult, Saved, minimise_many
-from dkp.inference.losses import negative_elbo
+from dkp.inference.losses import NegativeElbo
 from dkp.inference.optimizers import (
     FROM_KERNEL,
     FROM_KERNEL_NOT_GAUSSIAN,
@@ -287,7 +287,7 @@ def _fit(
                 return [_posterior(family, data, end) for data, end in zip(datasets, ends, strict=True)]
             parameters = [start.parameters for start in starts]
         results = minimise_many(
-            negative_elbo(family, datasets[0].n, options.samples),
+            NegativeElbo(family, datasets[0].n, options.samples),
             parameters,
             natural_outputs(optimizer, options.steps),
             keys=keys_fit,

@@ -71,6 +71,7 @@ def test_a_worker_that_dies_silently_counts_as_failed(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_stops_the_workers_and_leaves_no_record(tmp_path, monkeypatch):
+    store.versions()  # starts a process of its own, once
     started, popen = [], subprocess.Popen
 
     def remember(*args, **kwargs):
@@ -88,7 +89,7 @@ def test_an_interrupt_stops_the_workers_and_leaves_no_record(tmp_path, monkeypat
     assert list(tmp_path.rglob("*.json")) == []
 
 
-@pytest.mark.parametrize("wrong", [{"workers": 0}, {"time_limit": 0.0}])
+@pytest.mark.parametrize("wrong", [{"workers": 0}, {"cores": 0}, {"time_limit": 0.0}])
 def test_wrong_options_are_errors(tmp_path, wrong):
     with pytest.raises(ValueError, match=f"Expected {next(iter(wrong))} .* Got"):
         runner.run_all(RUNS, tmp_path, **wrong)
@@ -101,6 +102,22 @@ def test_a_worker_has_one_thread_and_the_width_of_its_dtype(dtype, wide, monkeyp
     assert environment["JAX_ENABLE_X64"] == wide
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
     assert environment["XLA_FLAGS"].startswith("--xla_dump_to=somewhere --xla_cpu_multi_thread_eigen=false")
+
+
+def test_a_worker_with_several_cores_has_as_many_threads(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_cores", lambda: [2, 3, 5])
+    assert runner._places(3, 1) == [[2], [3], [5]] and runner._places(2, 2) == [[2, 3], [5, 2]]
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=somewhere")
+    environment = runner.worker_environment("float64", 2)
+    assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "2"
+    assert environment["XLA_FLAGS"] == "--xla_dump_to=somewhere"
+
+
+def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(runner.os, "sched_setaffinity", lambda _, cores: pinned.append(cores), raising=False)
+    runner.run_one(RUNS, tmp_path, [0, 1])
+    assert pinned == [[0, 1]] and store.is_finished(store.path_of(tmp_path, RUNS[0]))
 
 
 def test_splits_together_share_a_worker(tmp_path, monkeypatch):

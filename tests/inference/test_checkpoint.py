@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import warnings
 
 import jax
@@ -14,7 +12,7 @@ import pytest
 
 import dkp
 from dkp import archive, kernels, likelihoods
-from dkp.inference.checkpoint import Checkpoint, from_arrays, identity, to_arrays
+from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
 from dkp.inference.loop import Batches, Saved, minimise, minimise_many
 from tests.support import relaxed, relaxed_optimizer
 
@@ -150,46 +148,6 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
         Checkpoint(tmp_path / "x", 1e9, "another call")
     with pytest.raises(ValueError, match="Expected every"):
         Checkpoint(tmp_path / "y", 0.0, "call")
-
-
-def test_identity_sees_model_data_key_and_options():
-    data = dkp.Dataset.from_arrays(RNG.normal(size=(5, 2)), RNG.normal(size=5))
-    weights = 1 + np.arange(3000.0)
-    models = [kernels.Linear(weights=w) for w in (weights, np.where(weights == 1500, 7, weights))]
-    calls = [
-        identity("fit", models[0], [data], [KEY], {"steps": 1}),
-        identity("fit", models[1], [data], [KEY], {"steps": 1}),
-        identity("fit", models[0], [dkp.Dataset.from_arrays(data.x, 2 * data.y)], [KEY], {"steps": 1}),
-        identity("fit", models[0], [data], [jax.random.key(1)], {"steps": 1}),
-        identity("fit", models[0], [data], [KEY], {"steps": 2}),
-        identity("chains", models[0], [data], [KEY], {"steps": 1}),
-    ]
-    assert len(set(calls)) == len(calls)
-    assert calls[0] == identity("fit", models[0], [data], [KEY], {"steps": 1})
-
-
-IDENTITY_OF_PRIORS = """
-import numpyro.distributions as dist
-from dkp import kernels
-from dkp.inference.checkpoint import identity
-prior = dist.TransformedDistribution(dist.LogNormal(0.0, {scale}), dist.transforms.AffineTransform({loc}, 1.0))
-laws = [prior, dist.Gamma(2.0, 3.0), dist.TruncatedNormal(0.5, 1.0, low=0.1)]
-print(identity("fit", [kernels.SquaredExponential(lengthscale=law) for law in laws], [], [], {{}}))
-"""
-
-
-def test_identity_is_that_of_another_process():
-    """The order of text in sets, which NumPyro's priors depend on, is another in every process."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", IDENTITY_OF_PRIORS.format(loc=loc, scale=scale)],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            stdout=subprocess.PIPE,
-        )
-        for loc, scale, seed in ((0.2, 1.0, "1"), (0.2, 1.0, "2"), (0.2, 1.0, "6"), (0.3, 1.0, "1"), (0.2, 2.0, "1"))
-    ]
-    first, second, third, *others = [process.communicate()[0] for process in started]
-    assert first and first == second == third and len({first, *others}) == 3
 
 
 def test_trees_with_keys_survive():

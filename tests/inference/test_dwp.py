@@ -18,7 +18,7 @@ from dkp.distributions.outputs import exact_outputs
 from dkp.guides import GUIDES, WishartGuide
 from dkp.inference.family import VariationalFamily
 from dkp.inference.importance import log_weights
-from dkp.inference.losses import negative_elbo
+from dkp.inference.losses import NegativeElbo
 from dkp.inference.start import first_stage
 from dkp.inference.vi import prepare
 from dkp.linalg.blocks import Gram, Inputs
@@ -345,7 +345,7 @@ def test_one_factorisation_a_layer_for_the_prior_and_one_for_the_guide():
     data = dataset(12)
     for guide in ("standard", "ab", "features"):
         fam, parameters, _ = prepare(model(2, 3), data, key=jax.random.key(0), n_inducing=5, guide=guide)
-        loss = jax.value_and_grad(negative_elbo(fam, data.n, 1), has_aux=True)
+        loss = jax.value_and_grad(NegativeElbo(fam, data.n, 1), has_aux=True)
         program = str(jax.make_jaxpr(loss)(parameters, jax.random.key(0), data.rows))
         attempts = 2  # each factorisation stands once in the program as it is, and once in the loop with more jitter
         assert program.count("cholesky[") + program.count("cholesky ") <= attempts * (2 * 2 + 2)

@@ -130,20 +130,15 @@ def test_ctrl_c_returns_what_there_is(monkeypatch):
 
 def test_ctrl_c_inside_a_chunk(monkeypatch):
     """The interrupt arrives while a chunk is computed: what the chunks before it found is returned."""
-    compile_chunk = loop._chunk_runner
+    run_chunk, calls = loop._run, []
 
-    def interrupted_runner(*args):
-        run_chunk, calls = compile_chunk(*args), []
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run_chunk(*args)
 
-        def runner(*inner):
-            calls.append(1)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return run_chunk(*inner)
-
-        return runner
-
-    monkeypatch.setattr(loop, "_chunk_runner", interrupted_runner)
+    monkeypatch.setattr(loop, "_run", interrupted)
     result = run(steps=2000)
     assert result.stopped == "interrupted" and result.trace.shape == (40,)
     np.testing.assert_allclose(result.parameters["w"], TARGET, atol=1e-3)

@@ -1,0 +1,123 @@
+"""What descriptions say: equal ones are recognised, in this process and in others, and different ones are not."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import dkp
+from dkp import kernels, likelihoods
+from dkp._structure import fingerprint, structure
+from dkp.defaults import default_model
+from dkp.inference.optimizers import default_optimizer, natural_outputs, start_optimizer
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+
+
+def prior(loc=0.2, scale=1.0):
+    return dist.TransformedDistribution(dist.LogNormal(0.0, scale), dist.transforms.AffineTransform(loc, 1.0))
+
+
+DESCRIPTIONS = [
+    default_model,
+    lambda: default_model(kernels.Matern(nu=1.5)),
+    lambda: default_model(kernels.Matern(nu=2.5)),
+    lambda: kernels.SquaredExponential(lengthscale=1.0),
+    lambda: kernels.SquaredExponential(lengthscale=2.0),
+    lambda: kernels.SquaredExponential(lengthscale=1),  # of another type: a compiler may see it
+    lambda: kernels.SquaredExponential(lengthscale=dkp.learn(1.0)),
+    lambda: kernels.SquaredExponential(lengthscale=dkp.learn()),
+    lambda: kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 1.0)),
+    lambda: kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 2.0)),
+    lambda: kernels.SquaredExponential(lengthscale=dist.HalfNormal(1.0)),
+    lambda: kernels.SquaredExponential(lengthscale=prior()),
+    lambda: kernels.SquaredExponential(lengthscale=prior(loc=0.3)),
+    lambda: kernels.SquaredExponential(lengthscale=prior(scale=2.0)),
+    lambda: kernels.SquaredExponential(lengthscale=dist.TruncatedNormal(0.5, 1.0, low=0.1)),
+    lambda: kernels.Linear(weights=np.ones(3)),
+    lambda: kernels.Linear(weights=np.ones(3, np.float32)),
+    lambda: kernels.Linear(weights=np.asarray([1.0, 1.0, 2.0])),
+    lambda: dkp.InverseWishart(delta=3.0),
+    lambda: dkp.Wishart(width=3),
+    likelihoods.Poisson,
+    lambda: likelihoods.Categorical(3),
+    lambda: likelihoods.Categorical(4),
+]
+
+
+@pytest.mark.parametrize("number", range(len(DESCRIPTIONS)))
+def test_equal_descriptions_and_their_copies_have_one_structure_and_others_another(number):
+    found = [structure(make()) for make in DESCRIPTIONS]
+    again = DESCRIPTIONS[number]()
+    for same in (again, copy.deepcopy(again), [again][0]):
+        assert structure(same) == found[number] and hash(structure(same)) == hash(found[number])
+    assert [other == found[number] for other in found].count(True) == 1
+
+
+def test_what_has_no_structure_is_itself():
+    class Plain:
+        pass
+
+    class WithoutHash:
+        __hash__ = None
+
+    assert structure(Plain) is Plain
+    one = WithoutHash()
+    assert structure(one) == structure(one) != structure(WithoutHash())
+    assert structure({"a": one, "b": 1}) == structure({"b": 1, "a": one}) != structure({"a": one, "b": 1.0})
+    assert structure(True) != structure(1) != structure(1.0)
+    jax.jit(lambda x: structure(kernels.SquaredExponential(x)) and x)(jnp.ones(()))  # a tracer is no number
+
+
+def test_equal_optimizers_are_one():
+    assert default_optimizer(10, rate=0.1) is default_optimizer(10, rate=0.1)
+    assert default_optimizer(10, rate=0.1) is not default_optimizer(10, rate=0.2)
+    assert natural_outputs(default_optimizer(10), 10) is natural_outputs(default_optimizer(10), 10)
+    assert start_optimizer(10, warmup=1) is start_optimizer(10, warmup=1)
+
+
+def test_fingerprint_sees_model_data_key_and_options():
+    data = dkp.Dataset.from_arrays(RNG.normal(size=(5, 2)), RNG.normal(size=5))
+    weights = 1 + np.arange(3000.0)
+    models = [kernels.Linear(weights=w) for w in (weights, np.where(weights == 1500, 7, weights))]
+    calls = [
+        fingerprint("fit", models[0], [data], [KEY], {"steps": 1}),
+        fingerprint("fit", models[1], [data], [KEY], {"steps": 1}),
+        fingerprint("fit", models[0], [dkp.Dataset.from_arrays(data.x, 2 * data.y)], [KEY], {"steps": 1}),
+        fingerprint("fit", models[0], [data], [jax.random.key(1)], {"steps": 1}),
+        fingerprint("fit", models[0], [data], [KEY], {"steps": 2}),
+        fingerprint("chains", models[0], [data], [KEY], {"steps": 1}),
+    ]
+    assert len(set(calls)) == len(calls)
+    assert calls[0] == fingerprint("fit", models[0], [data], [KEY], {"steps": 1})
+
+
+PRIORS = """
+import numpyro.distributions as dist
+from dkp import kernels
+from dkp._structure import fingerprint
+prior = dist.TransformedDistribution(dist.LogNormal(0.0, {scale}), dist.transforms.AffineTransform({loc}, 1.0))
+laws = [prior, dist.Gamma(2.0, 3.0), dist.TruncatedNormal(0.5, 1.0, low=0.1)]
+print(fingerprint("fit", [kernels.SquaredExponential(lengthscale=law) for law in laws], [], [], {{}}))
+"""
+
+
+def test_fingerprint_is_that_of_another_process():
+    """The order of text in sets, which NumPyro's priors depend on, is another in every process."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PRIORS.format(loc=loc, scale=scale)],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+        )
+        for loc, scale, seed in ((0.2, 1.0, "1"), (0.2, 1.0, "2"), (0.2, 1.0, "6"), (0.3, 1.0, "1"), (0.2, 2.0, "1"))
+    ]
+    first, second, third, *others = [process.communicate()[0] for process in started]
+    assert first and first == second == third and len({first, *others}) == 3
