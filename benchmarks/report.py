@@ -181,7 +181,7 @@ def _markers(name: str) -> tuple[str, str]:
 def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     pieces, cited = [f"### {suite}"], {}
-    cores = "one core" if SUITES[suite].cores == 1 else f"{SUITES[suite].cores} cores"
+    cores = _cores(records)
     for name, metric in METRICS.items():
         values = _ordered(suite, tabulate(records, name))
         cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
@@ -200,6 +200,17 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
     pieces += _choices(records)
     pieces += [f"[{key}]: {s['citation']}, <{s['url']}>, {s['location']}. {s['note']}" for key, s in cited.items()]
     return "\n\n".join(pieces)
+
+
+def _cores(records: list[Record]) -> str:
+    """On how many cores the runs were, and where they differ, which methods had how many."""
+    methods: dict[int, dict[str, None]] = {}
+    for r in records:
+        methods.setdefault(r.get("cores", 1), {})[r["method"]] = None
+    counted = {n: "one core" if n == 1 else f"{n} cores" for n in sorted(methods)}
+    if len(counted) <= 1:
+        return "".join(counted.values())
+    return "; ".join(f"{name}: {', '.join(methods[n])}" for n, name in counted.items())
 
 
 def _ordered(suite: str, cells: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:

@@ -119,7 +119,7 @@ def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
         seconds, error = time.perf_counter() - start, traceback.format_exc()
         records = [store.failure(run, error, seconds) for run in runs]
     for run, record in zip(runs, records, strict=True):
-        store.write(store.path_of(out, run), record)
+        store.write(store.path_of(out, run), {**record, "cores": len(set(cores))})
 
 
 def worker_environment(dtype: str, cores: int = 1) -> dict[str, str]:

@@ -27,8 +27,9 @@ def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[...,
 
     ``jax.jit`` with a static owner would keep every owner, its data and its programs until the process ends: a few
     hundred fits, one after another, then use up the memory mappings of the process. Here no program holds its owner.
-    Owners of one :func:`structure` share programs, of which those of the last 32 are kept, so that the folds of a
-    cross-validation are compiled once. The programs of an owner that equals no other go with it.
+    Owners of one :func:`structure` share programs, for arguments of one shape, and the 32 that were used last are kept,
+    with functions that are part of the structure: so the folds of a cross-validation are compiled once. The programs of
+    an owner that is its own structure, equal to no other, go with it.
 
     Args:
         static_argnums: positions of further static arguments, counted with the owner at 0.
@@ -50,8 +51,9 @@ def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[...,
 
         @functools.wraps(function)
         def call(owner: Any, *args: Any) -> R:
-            key = structure(owner)
-            programs: MutableMapping[Any, Callable[..., R]] = alone if key is owner else shared
+            what = structure(owner)
+            programs: MutableMapping[Any, Callable[..., R]] = alone if what is owner else shared
+            key = owner if what is owner else (what, _shapes(args, further))
             with lock:
                 run = programs.get(key)
                 if run is None:
@@ -79,6 +81,13 @@ class _Program:
         # Whatever is computed while a program is traced is a tracer, and so is what a derivative is taken of.
         is_inside = any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))
         return (self._inside if is_inside else self._outside)(*args)
+
+
+def _shapes(args: tuple[Any, ...], static: tuple[int, ...]) -> tuple[Any, ...]:
+    """What decides whether a program fits arguments."""
+    leaves, tree = jax.tree.flatten([arg for i, arg in enumerate(args) if i not in static])
+    arrays = tuple((jnp.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+    return (tuple(args[i] for i in static), tree, arrays)
 
 
 class _Recent(collections.OrderedDict[Any, Any]):

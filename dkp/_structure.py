@@ -2,15 +2,20 @@
 checkpoint recognises its call."""
 
 import dataclasses
+import functools
 import hashlib
+import types
+import weakref
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from numpyro.distributions import Distribution
 from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import lazy_property
 
 from dkp._spec import Learn, Spec
 
@@ -25,27 +30,27 @@ def structure(node: Any) -> Any:
     Numbers keep their type: 1 and 1.0 are not the same to a compiler.
     """
     if isinstance(node, Spec) or _is_compared_by_fields(node):
-        return (type(node), *(structure(getattr(node, field.name)) for field in dataclasses.fields(node)))
+        return (type(node), *(structure(getattr(node, field.name)) for field in dataclasses.fields(node)))  # type: ignore[arg-type]
     if isinstance(node, Learn):
         return (Learn, structure(node.init))
     if isinstance(node, (np.ndarray, np.generic, jax.Array)) and not isinstance(node, Tracer):
-        array = plain(node)
-        return (str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())
+        return _structure_of_array(node)
     if isinstance(node, (tuple, list)):
-        return tuple(structure(item) for item in node)
+        return (type(node), *(structure(item) for item in node))
     if isinstance(node, dict):
-        return tuple((name, structure(item)) for name, item in sorted(node.items()))
+        return (dict, *((name, structure(node[name])) for name in sorted(node, key=repr)))
     if isinstance(node, (Distribution, Transform, Constraint)):
-        # In the order of their names: NumPyro's own differs from process to process.
-        return (type(node), *((name, structure(vars(node).get(name))) for name in sorted(_fields(node))))
+        return (type(node), *_attributes(node))
+    if isinstance(node, types.MethodType):
+        return (types.MethodType, node.__func__, structure(node.__self__))
     if isinstance(node, (bool, int, float)):
         return (type(node), node)
     return node if _has_hash(node) else _Same(node)
 
 
 def fingerprint(*nodes: Any) -> str:
-    """A digest of the structure of `nodes` that is the same in every process: classes and functions are known by
-    name."""
+    """A digest of the structure of `nodes` that is the same in every process: classes are known by name, functions by
+    their code and what they close over."""
     digest = hashlib.sha256()
     _feed(digest, structure(nodes))
     return digest.hexdigest()
@@ -53,7 +58,7 @@ def fingerprint(*nodes: Any) -> str:
 
 def plain(array: Any) -> np.ndarray:
     """An array as numbers: of random keys, their data."""
-    is_key = isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    is_key = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(array) if is_key else array)
 
 
@@ -78,10 +83,23 @@ def _is_compared_by_fields(node: Any) -> bool:
     return is_instance and type(node).__eq__ is not object.__eq__
 
 
-def _fields(node: Any) -> tuple[str, ...]:
-    if isinstance(node, Distribution):
-        return (*type(node).gather_pytree_data_fields(), *type(node).gather_pytree_aux_fields())
-    return tuple(node.tree_flatten()[1][0])
+def _structure_of_array(array: Any) -> Any:
+    numbers = plain(array)
+    if numbers.dtype.hasobject:
+        return _Same(array)
+    digest = hashlib.sha256(np.ascontiguousarray(numbers).tobytes()).digest()
+    return (str(numbers.dtype), numbers.shape, getattr(array, "weak_type", False), digest)
+
+
+def _attributes(node: Any) -> list[tuple[str, Any]]:
+    """Of a part of NumPyro: all but what it computed once and keeps. In the order of their names, because NumPyro's own
+    differs from process to process."""
+    kept = (lazy_property, functools.cached_property)
+    return [
+        (name, structure(value))
+        for name, value in sorted(vars(node).items())
+        if not isinstance(value, weakref.ref) and not isinstance(getattr(type(node), name, None), kept)
+    ]
 
 
 def _has_hash(node: Any) -> bool:
@@ -94,11 +112,16 @@ def _has_hash(node: Any) -> bool:
 
 def _feed(digest: Any, node: Any) -> None:
     if isinstance(node, tuple):
-        digest.update(f"({len(node)}".encode())
+        digest.update(f"({len(node)}:".encode())
         for item in node:
             _feed(digest, item)
     elif isinstance(node, bytes):
-        digest.update(node)
+        digest.update(f"{len(node)}:".encode() + node)
+    elif isinstance(node, types.FunctionType):
+        cells = [cell.cell_contents for cell in node.__closure__ or ()]
+        _feed(digest, (node.__module__, node.__qualname__, node.__code__, structure((node.__defaults__, cells))))
+    elif isinstance(node, types.CodeType):
+        _feed(digest, (node.co_code, node.co_names, *node.co_consts))
     else:
-        text = f"{node.__module__}.{node.__qualname__}" if hasattr(node, "__qualname__") else repr(node)
-        digest.update(f"{text};".encode())
+        text = f"{node.__module__}.{node.__qualname__}" if isinstance(node, type) else repr(node)
+        digest.update(f"{len(text)}:{text}".encode())

@@ -1,4 +1,4 @@
-"""Compiled functions of an object: traced once for each, and freed with it."""
+"""Compiled functions of an object: traced once for each structure, and never what keeps it alive."""
 
 import dataclasses
 import gc
@@ -55,6 +55,10 @@ def test_equal_owners_share_a_program_and_the_last_ones_are_kept():
     found = [float(scaled(Equal(n), jnp.asarray(2.0))) for n in (0.0, 0.0, *numbers[1:], 32.0, 0.0)]
     assert found == [0.0, 0.0, *(2 * n for n in numbers[1:]), 64.0, 0.0]
     assert traces == [*numbers, 0.0]  # of 33, the first was forgotten
+    traces.clear()
+    for n in (*range(1, 34), 33, 1):  # other shapes are other programs
+        scaled(Equal(1.0), jnp.ones(n))
+    assert len(traces) == 34
 
 
 def test_programs_within_others_and_their_derivatives():

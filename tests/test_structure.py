@@ -25,6 +25,19 @@ def prior(loc=0.2, scale=1.0):
     return dist.TransformedDistribution(dist.LogNormal(0.0, scale), dist.transforms.AffineTransform(loc, 1.0))
 
 
+class Undeclared(dist.Distribution):
+    """A law that does not tell NumPyro of its parameter."""
+
+    def __init__(self, k):
+        self.k = k
+        super().__init__()
+
+
+def mixed(smooth):
+    transform = dist.transforms.DiscreteCosineTransform(smooth=smooth)
+    return dist.TransformedDistribution(dist.Normal(0.0, 1.0).expand([3]), transform)
+
+
 DESCRIPTIONS = [
     default_model,
     lambda: default_model(kernels.Matern(nu=1.5)),
@@ -41,6 +54,13 @@ DESCRIPTIONS = [
     lambda: kernels.SquaredExponential(lengthscale=prior(loc=0.3)),
     lambda: kernels.SquaredExponential(lengthscale=prior(scale=2.0)),
     lambda: kernels.SquaredExponential(lengthscale=dist.TruncatedNormal(0.5, 1.0, low=0.1)),
+    lambda: kernels.SquaredExponential(lengthscale=Undeclared(1)),
+    lambda: kernels.SquaredExponential(lengthscale=Undeclared(2)),
+    lambda: kernels.SquaredExponential(lengthscale=dist.HalfNormal(2.0).mask(True)),
+    lambda: kernels.Linear(weights=mixed(0.0)),
+    lambda: kernels.Linear(weights=mixed(1.0)),
+    lambda: kernels.Linear(weights=dist.HalfNormal(1.0).expand([3])),
+    lambda: kernels.Linear(weights=dist.HalfNormal(1.0).expand([3]).to_event(1)),
     lambda: kernels.Linear(weights=np.ones(3)),
     lambda: kernels.Linear(weights=np.ones(3, np.float32)),
     lambda: kernels.Linear(weights=np.asarray([1.0, 1.0, 2.0])),
@@ -74,6 +94,34 @@ def test_what_has_no_structure_is_itself():
     assert structure({"a": one, "b": 1}) == structure({"b": 1, "a": one}) != structure({"a": one, "b": 1.0})
     assert structure(True) != structure(1) != structure(1.0)
     jax.jit(lambda x: structure(kernels.SquaredExponential(x)) and x)(jnp.ones(()))  # a tracer is no number
+
+
+def test_what_a_law_computed_once_and_keeps_says_nothing_new():
+    law = dist.MultivariateNormal(jnp.zeros(2), scale_tril=jnp.eye(2))
+    before = structure(law)
+    assert law.covariance_matrix.shape == (2, 2) and "covariance_matrix" in vars(law)
+    assert structure(law) == before
+    transform = dist.transforms.ExpTransform()
+    before = structure(transform)
+    assert transform.inv is not None and structure(transform) == before != structure(transform.inv)
+
+
+def test_fingerprints_see_the_code_of_functions():
+    def scaled(factor):
+        return lambda u: factor * u
+
+    different = [
+        scaled(1.0),
+        scaled(2.0),
+        lambda u: u + 1,
+        lambda u: u + 2,
+        lambda u, a=1: a * u,
+        lambda u, a=2: a * u,
+    ]
+    found = [fingerprint(kernels.Activation(f)) for f in different]
+    assert len(set(found)) == len(found)
+    assert fingerprint(kernels.Activation(scaled(1.0))) == found[0]
+    assert structure(scaled(1.0)) != structure(scaled(1.0))  # but a program is of one object: what it reads may change
 
 
 def test_equal_optimizers_are_one():
