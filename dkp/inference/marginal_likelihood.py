@@ -21,6 +21,7 @@ from dkp.priors import hyperparameters, resolve, substitute
 
 __all__ = ["Optimum", "log_marginal_likelihood", "maximise", "ridge_of"]
 
+_NO_NOISE = 1e-10
 _STALLED_ITERATIONS, _STALLED_NATS = 10, 0.05
 
 
@@ -105,11 +106,12 @@ def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Da
 
 
 def _has_no_noise(model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float) -> bool:
-    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix."""
+    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix, or on its way there:
+    noise with less than a hundred-thousandth of the standard deviation of f."""
     fitted = substitute(model, values)
     variance = jnp.mean(kernel_variances(fitted, data.x))
     rounding = data.n * float(jnp.finfo(data.x.dtype).eps) * float(variance)
-    return not float(ridge_of(fitted, diag_reg, variance)) > rounding
+    return not float(ridge_of(fitted, diag_reg, variance)) > max(rounding, _NO_NOISE * float(variance))
 
 
 def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:

@@ -218,7 +218,7 @@ def test_killed_chains_go_on_in_warm_up_and_after_it(write, tmp_path, monkeypatc
 @pytest.mark.parametrize("move", ["hmc", "pcn"])
 def test_a_killed_evidence_goes_on_in_its_pilot_and_in_a_run(move, tmp_path, monkeypatch):
     """A file for every temperature, of the pilot (some more than three) and of both runs."""
-    x = RNG.normal(size=(8, 1))
+    x = np.random.default_rng(1).normal(size=(8, 1))
     data = dkp.Dataset.from_arrays(x, np.sin(3 * x[:, 0]))
     layers = [kernels.SquaredExponential(1.0, 1.0), dkp.InverseWishart(delta=5.0), kernels.SquaredExponential(1.0, 1.0)]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.02))
