@@ -20,6 +20,7 @@ __all__ = [
     "column_names",
     "features",
     "finite_array",
+    "is_typed_key",
     "matrix",
     "nonnegative_number",
     "one_of",
@@ -78,10 +79,15 @@ def _is_real_number(value: Any) -> bool:
 
 def random_key(name: str, value: Any) -> None:
     """Raise ValueError unless `value` is one random key, of ``jax.random.key`` or the older ``jax.random.PRNGKey``."""
-    typed = isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    typed = is_typed_key(value)
     raw = isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32 and value.shape == (2,)
     if not ((typed and value.shape == ()) or raw):
         raise ValueError(f"Expected {name} to be a random key, such as jax.random.key(0). Got {value!r}.")
+
+
+def is_typed_key(value: Any) -> bool:
+    """Whether `value` is one random key of ``jax.random.key``, or an array of them."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def one_of(name: str, value: Any, options: Collection[Any]) -> Any:

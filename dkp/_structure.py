@@ -9,7 +9,6 @@ import weakref
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from numpyro.distributions import Distribution
@@ -17,6 +16,7 @@ from numpyro.distributions.constraints import Constraint
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import lazy_property
 
+from dkp._check import is_typed_key
 from dkp._spec import Learn, Spec
 
 __all__ = ["fingerprint", "plain", "structure"]
@@ -58,8 +58,7 @@ def fingerprint(*nodes: Any) -> str:
 
 def plain(array: Any) -> np.ndarray:
     """An array as numbers: of random keys, their data."""
-    is_key = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
-    return np.asarray(jax.random.key_data(array) if is_key else array)
+    return np.asarray(jax.random.key_data(array) if is_typed_key(array) else array)
 
 
 class _Same:
@@ -110,18 +109,26 @@ def _has_hash(node: Any) -> bool:
     return True
 
 
-def _feed(digest: Any, node: Any) -> None:
+def _feed(digest: Any, node: Any, inside: tuple[types.FunctionType, ...] = ()) -> None:
+    """Take in a structure, within functions that are being taken in: one that calls itself closes over itself."""
     if isinstance(node, tuple):
         digest.update(f"({len(node)}:".encode())
         for item in node:
-            _feed(digest, item)
+            _feed(digest, item, inside)
+    elif isinstance(node, frozenset):  # a constant of code, whose order differs from process to process
+        _feed(digest, tuple(sorted(map(repr, node))), inside)
     elif isinstance(node, bytes):
         digest.update(f"{len(node)}:".encode() + node)
-    elif isinstance(node, types.FunctionType):
+    elif isinstance(node, types.FunctionType) and node not in inside:
         cells = [cell.cell_contents for cell in node.__closure__ or ()]
-        _feed(digest, (node.__module__, node.__qualname__, node.__code__, structure((node.__defaults__, cells))))
+        _feed(
+            digest,
+            (node.__module__, node.__qualname__, node.__code__, structure((node.__defaults__, cells))),
+            (*inside, node),
+        )
     elif isinstance(node, types.CodeType):
-        _feed(digest, (node.co_code, node.co_names, *node.co_consts))
+        _feed(digest, (node.co_code, node.co_names, *node.co_consts), inside)
     else:
-        text = f"{node.__module__}.{node.__qualname__}" if isinstance(node, type) else repr(node)
+        named = isinstance(node, (type, types.FunctionType))
+        text = f"{node.__module__}.{node.__qualname__}" if named else repr(node)
         digest.update(f"{len(text)}:{text}".encode())

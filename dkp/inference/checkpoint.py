@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp import archive
-from dkp._check import positive_number
+from dkp._check import is_typed_key, positive_number
 from dkp._structure import fingerprint, plain
 
 __all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "to_arrays"]
@@ -139,6 +139,6 @@ def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _like(leaf: Any, array: Any) -> Any:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if is_typed_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
     return jnp.asarray(array) if isinstance(leaf, jax.Array) else array

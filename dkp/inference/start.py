@@ -127,21 +127,11 @@ def _minimise_negative_elbo(
     parameters: Sequence[dict[str, Any]],
     data: Sequence[Dataset],
     *,
-    keys: Sequence[PRNGKeyArray],
     steps: int,
-    batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    return minimise_many(
-        NegativeElbo(family, data[0].n, 1),
-        parameters,
-        default_optimizer(steps, rate=FROM_NOTHING),
-        keys=keys,
-        steps=steps,
-        data=[d.rows for d in data],
-        batches=batches,
-        **loop,
-    )
+    loss, optimizer = NegativeElbo(family, data[0].n, 1), default_optimizer(steps, rate=FROM_NOTHING)
+    return minimise_many(loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop)
 
 
 def _minimise_without_noise(
@@ -149,21 +139,12 @@ def _minimise_without_noise(
     parameters: Sequence[dict[str, Any]],
     data: Sequence[Dataset],
     *,
-    keys: Sequence[PRNGKeyArray],
     steps: int,
-    batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    return minimise_many(
-        NegativeBoundWithoutNoise(family, data[0].n),
-        parameters,
-        start_optimizer(steps, warmup=0 if family.collapsed else warmup_steps(steps)),
-        keys=keys,
-        steps=steps,
-        data=[d.rows for d in data],
-        batches=batches,
-        **loop,
-    )
+    loss = NegativeBoundWithoutNoise(family, data[0].n)
+    optimizer = start_optimizer(steps, warmup=0 if family.collapsed else warmup_steps(steps))
+    return minimise_many(loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop)
 
 
 def _subset(data: Dataset, key: PRNGKeyArray) -> Dataset:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -241,7 +240,7 @@ def fit_vi_many(
     shapes = {(d.x.shape, d.y.shape) for d in datasets if isinstance(d, Dataset)}
     if len(shapes) != 1:
         raise ValueError(f"Expected data sets of one shape. Got {sorted(shapes)}: fit them one by one.")
-    several = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == (len(datasets),)
+    several = _check.is_typed_key(key) and key.shape == (len(datasets),)
     keys = list(key if several else jax.random.split(key, len(datasets)))
     return _fit(model, datasets, keys, FitOptions(**options))
 
