@@ -101,11 +101,12 @@ def report(
             `audit --guides`, `speed --suite hmc`, `claims` and `faults` between its audit, audit-guides, speed-hmc,
             claims and faults markers where it has them.
     """
-    from benchmarks import audit as audits
-    from benchmarks import audit_guides, speed_hmc
     from benchmarks import report as reports
+    from benchmarks.audit import guides as audit_guides
+    from benchmarks.audit import inference as audits
     from benchmarks.claims import run as claims_run
     from benchmarks.faults import report as faults_report
+    from benchmarks.speed import hmc as speed_hmc
 
     text = reports.render(
         list(store.records(out)),
@@ -140,8 +141,8 @@ def audit(*, datasets: str = "", guides: bool = False, out: Path = RESULTS, agai
         out: directory of the records.
         again: repeat finished sets.
     """
-    from benchmarks import audit as of_default
-    from benchmarks import audit_guides as of_guides
+    from benchmarks.audit import guides as of_guides
+    from benchmarks.audit import inference as of_default
 
     audits = of_guides if guides else of_default
     audits.run_audit(tuple(config.parse_names(datasets)) or audits.DATASETS, out, again=again)
@@ -231,7 +232,7 @@ def faults(
     path = out / "faults" / f"{what}.json"
     rows: list[dict[str, Any]] = []
     if what == "kills":
-        from benchmarks.faults.kills import run_kills  # imports the package, which the fuzzer wants to do itself
+        from benchmarks.faults.kills import run_kills
 
         rows = store.read(path)["rows"] if path.exists() and not again else []
         found: Iterable[Any] = run_kills(number, seed, done=[row["engine"] for row in rows])
@@ -247,7 +248,9 @@ def faults(
 
 def _speeds(suite: str) -> Any:
     """The module with that suite."""
-    from benchmarks import speed, speed_hmc, speed_kernels
+    from benchmarks.speed import hmc as speed_hmc
+    from benchmarks.speed import kernels as speed_kernels
+    from benchmarks.speed import vi as speed
 
     return next(module for module in (speed, speed_hmc, speed_kernels) if suite in module.SUITES)
 

@@ -112,7 +112,7 @@ def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
     start = time.perf_counter()
     try:
-        from benchmarks import evaluate  # brings JAX, which must find this process pinned already
+        from benchmarks.tables import evaluate
 
         records = [evaluate.evaluate(runs[0])] if len(runs) == 1 else evaluate.evaluate_together(runs)
     except Exception:  # the traceback is the result of these runs

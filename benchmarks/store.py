@@ -99,7 +99,7 @@ def listed_versions(records: Sequence[Mapping[str, Any]]) -> str:
 @functools.cache
 def versions() -> dict[str, str]:
     """What the numbers depend on: interpreter, libraries, machine and, in a checkout, the commit."""
-    from dkp import __version__  # imported here because it brings JAX, which a worker imports only when it is pinned
+    from dkp import __version__
 
     libraries = {name: importlib.metadata.version(name) for name in ("jax", "numpyro", "numpy")}
     return {

@@ -1,25 +1,32 @@
 """Bayesian inference for deep kernel processes in JAX and NumPyro."""
 
-from dkp import datasets, distributions, guides, kernels, likelihoods, preprocessing, theory
-from dkp._spec import learn
+import sys
+
+from dkp import distributions, guides, kernels, likelihoods, theory
+from dkp._core.description import learn
 from dkp._version import __version__
-from dkp.bottlenecks import InverseWishart, Wishart
-from dkp.classification import CalibratedClassifier, calibrate
-from dkp.data import Dataset
+from dkp.bottlenecks.inverse_wishart import InverseWishart
+from dkp.bottlenecks.wishart import Wishart
+from dkp.data import catalogue as datasets
+from dkp.data import preprocessing
+from dkp.data.dataset import Dataset
 from dkp.diagnostics.arviz import to_arviz
-from dkp.inference.ensembles import AugmentedPosterior, fit_augmented
-from dkp.inference.evidence import Evidence, log_evidence
-from dkp.inference.exact import ExactPosterior, condition
-from dkp.inference.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
-from dkp.inference.hmc import sample_hmc
-from dkp.inference.mcmc import MCMCPosterior
-from dkp.inference.tuning import tune_diag_reg
-from dkp.inference.vi import VariationalPosterior, fit_vi, fit_vi_many
+from dkp.inference.gaussian.augmented import AugmentedPosterior, fit_augmented
+from dkp.inference.gaussian.calibrate import CalibratedClassifier, calibrate
+from dkp.inference.gaussian.condition import condition
+from dkp.inference.gaussian.gradient_flow import GradientFlowEnsemble, diag_reg_of_time, gradient_flow, time_of_diag_reg
+from dkp.inference.gaussian.posterior import ExactPosterior
+from dkp.inference.gaussian.regularisation import tune_diag_reg
+from dkp.inference.markov.posterior import MCMCPosterior
+from dkp.inference.markov.sample import sample_hmc
+from dkp.inference.tempered.evidence import Evidence, log_evidence
+from dkp.inference.tempered.widths import WidthComparison, compare_widths
+from dkp.inference.variational.fit import fit_vi, fit_vi_many
+from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.io import load, save
-from dkp.model import DeepKernelProcess
-from dkp.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
-from dkp.predict import Prediction, predict, prior_predictive
-from dkp.widths import WidthComparison, compare_widths
+from dkp.model.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
+from dkp.model.process import DeepKernelProcess
+from dkp.posterior.predict import Prediction, predict, prior_predictive
 
 __all__ = [
     "AugmentedPosterior",
@@ -65,3 +72,6 @@ __all__ = [
     "to_arviz",
     "tune_diag_reg",
 ]
+
+# Their public paths: `import dkp.datasets` works as `dkp.datasets.load` does.
+sys.modules.update({f"{__name__}.datasets": datasets, f"{__name__}.preprocessing": preprocessing})

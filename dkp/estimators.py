@@ -10,16 +10,17 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_random_state, validate_data
 
-from dkp import _check, likelihoods
-from dkp.data import Dataset
-from dkp.defaults import default_model
-from dkp.inference.exact import condition
-from dkp.inference.hmc import sample_hmc
-from dkp.inference.vi import fit_vi
+from dkp import likelihoods
+from dkp._core import checks
+from dkp.data.dataset import Dataset
+from dkp.inference.gaussian.condition import condition
+from dkp.inference.markov.sample import sample_hmc
+from dkp.inference.variational.fit import fit_vi
 from dkp.likelihoods.base import Likelihood
-from dkp.model import DeepKernelProcess
-from dkp.posterior import Posterior
-from dkp.predict import Prediction, predict
+from dkp.model.defaults import default_model
+from dkp.model.process import DeepKernelProcess
+from dkp.posterior.predict import Prediction, predict
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["DKPClassifier", "DKPRegressor"]
 
@@ -66,7 +67,7 @@ class _Estimator(BaseEstimator):
         self.every = every
 
     def _fit(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, likelihood: Likelihood) -> None:
-        _check.one_of("inference", self.inference, ("vi", "hmc", "exact"))
+        checks.one_of("inference", self.inference, ("vi", "hmc", "exact"))
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         layers = default_model().layers if self.layers is None else self.layers
         model = DeepKernelProcess(layers=layers, likelihood=likelihood)

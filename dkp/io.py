@@ -15,20 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from dkp import archive
-from dkp._spec import Learn, Spec
-from dkp.data import Dataset, Standardization
+from dkp._core import archive
+from dkp._core.description import Learn, Spec
+from dkp.data.dataset import Dataset, Standardization
 from dkp.guides import FeatureGuide, InverseWishartGuide, WishartGuide
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.draws import DrawsPosterior
-from dkp.inference.ensembles import AugmentedPosterior
-from dkp.inference.exact import ExactPosterior
-from dkp.inference.family import VariationalFamily
-from dkp.inference.gradient_flow import GradientFlowEnsemble
-from dkp.inference.mcmc import MCMCPosterior
-from dkp.inference.vi import VariationalPosterior
+from dkp.inference.draws_posterior import DrawsPosterior
+from dkp.inference.gaussian.augmented import AugmentedPosterior
+from dkp.inference.gaussian.gradient_flow import GradientFlowEnsemble
+from dkp.inference.gaussian.posterior import ExactPosterior
+from dkp.inference.markov.posterior import MCMCPosterior
+from dkp.inference.variational.family import VariationalFamily
+from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.linalg.spectrum import Spectrum
-from dkp.posterior import Posterior
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["load", "load_with", "save", "save_with"]
 
@@ -162,7 +162,8 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 def _record(name: str, fields: dict[str, Any]) -> Any:
     """A record with these fields: whatever its constructor computes is among them already."""
-    cls = _records()[name]
+    room, *_, last = name.split(".")
+    cls = _records()[f"{room}.{last}"]
     known = {f.name for f in dataclasses.fields(cls)}
     if known != fields.keys():
         raise ValueError(f"the fields {sorted(fields)} for {name}")
@@ -183,7 +184,8 @@ def _records() -> dict[str, type]:
 
 
 def _name(cls: type) -> str:
-    return f"{cls.__module__.removeprefix('dkp.')}.{cls.__qualname__}"
+    """The room and the class: files outlive moves of modules within a room."""
+    return f"{cls.__module__.split('.')[1]}.{cls.__qualname__}"
 
 
 def _distribution_name(law: dist.Distribution) -> str:

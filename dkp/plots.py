@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 from dkp.diagnostics import metrics
 from dkp.diagnostics.grams import GramDraws
-from dkp.predict import Prediction
-from dkp.widths import WidthComparison
+from dkp.inference.tempered.widths import WidthComparison
+from dkp.posterior.predict import Prediction
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -50,7 +50,7 @@ def band(
     """
     x = _one_column(x)
     mean = _vector("prediction.mean", prediction.mean)
-    _check.same_length("x", x, "prediction.mean", mean)
+    checks.same_length("x", x, "prediction.mean", mean)
     lower, upper = prediction.quantile([(1 - level) / 2, (1 + level) / 2]).reshape(2, -1)
     order = np.argsort(x, kind="stable")
     ax.plot(x[order], mean[order], color=color, label=label)
@@ -66,7 +66,7 @@ def kernel_matrix(
     Args:
         matrix: (P, P). largest: end of the colour scale; the largest absolute entry by default.
     """
-    values = _check.finite_array("matrix", matrix, ndim=2)
+    values = checks.finite_array("matrix", matrix, ndim=2)
     largest = float(np.abs(values).max()) if largest is None else largest
     ax.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     ax.set(xticks=[], yticks=[], title=title)
@@ -120,7 +120,7 @@ def observed_against_predicted(
     """Observations (N,) against predictive means, with central intervals of probability `level` as bars, and the
     diagonal."""
     mean, y = _vector("prediction.mean", prediction.mean), _vector("y", y)
-    _check.same_length("y", y, "prediction.mean", mean)
+    checks.same_length("y", y, "prediction.mean", mean)
     lower, upper = prediction.quantile([(1 - level) / 2, (1 + level) / 2]).reshape(2, -1)
     # The mean of a skewed mixture may lie outside its central interval: the bar then starts at the mean.
     bars = np.maximum([mean - lower, upper - mean], 0)
@@ -143,8 +143,8 @@ def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]
     Raises:
         ValueError: when the shapes do not fit.
     """
-    y, draws = _vector("y", y), _check.finite_array("samples", samples, ndim=2)
-    _check.same_length("y", y, "the columns of samples", draws.T)
+    y, draws = _vector("y", y), checks.finite_array("samples", samples, ndim=2)
+    checks.same_length("y", y, "the columns of samples", draws.T)
     place = (np.sum(draws < y, axis=0) + 0.5) / (len(draws) + 1)
     return np.mean(2 * np.abs(place - 0.5)[None, :] <= np.asarray(levels, float)[:, None], axis=1)
 
@@ -216,14 +216,14 @@ def widths(axes: Any, comparison: WidthComparison) -> Any:
 
 
 def _one_column(x: Any) -> Float[np.ndarray, " B"]:
-    values = _check.matrix("x", x)
+    values = checks.matrix("x", x)
     if values.shape[1] != 1:
         raise ValueError(f"Expected x to be one feature. Got {values.shape[1]} columns: choose one of them.")
     return values[:, 0]
 
 
 def _vector(name: str, values: Any) -> Float[np.ndarray, " N"]:
-    values = _check.matrix(name, values)
+    values = checks.matrix(name, values)
     if values.shape[1] != 1:
         raise ValueError(f"Expected {name} to be of one output. Got {values.shape[1]}.")
     return values[:, 0]

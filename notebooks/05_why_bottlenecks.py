@@ -37,7 +37,7 @@ import numpy as np
 
 import dkp
 from dkp import kernels, likelihoods, plots
-from dkp.linalg.alignment import centred_alignment
+from dkp.gram.alignment import centred_alignment
 from dkp.theory import bottleneck_dynamics, deep_linear, finite, marginal_priors, matrix_gig, representation_shift
 
 plt.rcParams["figure.dpi"] = 60

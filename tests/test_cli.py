@@ -9,12 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from dkp._core.progress import Progress
 from dkp.cli import main
 from dkp.cli.encoding import Encoding
 from dkp.cli.model_file import TableModel
 from dkp.cli.table import read_columns
 from dkp.cli.tasks import TASKS, Classification, guess_task
-from dkp.progress import Progress
 from tests.support import ROOT, relaxed
 
 GOOD = "a,b,y\n1,2,3\n4,5,6\n"

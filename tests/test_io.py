@@ -12,8 +12,9 @@ import numpyro.distributions as dist
 import pytest
 
 import dkp
-from dkp import archive, kernels, likelihoods
-from dkp.data import Standardization
+from dkp import kernels, likelihoods
+from dkp._core import archive
+from dkp.data.dataset import Standardization
 from dkp.linalg.spectrum import Spectrum
 from tests.support import relaxed, run_python
 

@@ -11,10 +11,10 @@ from sklearn.neural_network import MLPRegressor
 import dkp
 from benchmarks.claims.finding import Finding, listed
 from dkp import kernels, likelihoods
-from dkp.defaults import deep_wishart_process
 from dkp.diagnostics.grams import label_alignment
-from dkp.linalg.alignment import centred_alignment
-from dkp.priors import substitute
+from dkp.gram.alignment import centred_alignment
+from dkp.model.defaults import deep_wishart_process
+from dkp.model.hyperparameters import substitute
 from dkp.theory import bottleneck_dynamics
 
 __all__ = ["acceleration", "best_width", "learned_representations"]

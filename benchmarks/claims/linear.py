@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dkp
-from benchmarks import toy_width
+from benchmarks.claims import toy_width
 from benchmarks.claims.finding import Finding
 from dkp.theory import deep_linear
 

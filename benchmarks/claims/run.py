@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import store
-from benchmarks.timing import markdown
+from benchmarks.speed.timing import markdown
 
 __all__ = ["CLAIMS", "run_claims", "table"]
 

@@ -26,8 +26,8 @@ def run_fuzz(seconds: int) -> None:
     except ImportError:
         print("Expected atheris to be installed. Got none: pip install atheris.", file=sys.stderr)
         raise SystemExit(2) from None
-    with atheris.instrument_imports(include=["dkp.archive", "json", "zipfile", "numpy.lib"]):  # type: ignore[attr-defined]
-        from dkp import archive
+    with atheris.instrument_imports(include=["dkp._core.archive", "json", "zipfile", "numpy.lib"]):  # type: ignore[attr-defined]
+        from dkp._core import archive
     import numpy as np
 
     with tempfile.TemporaryDirectory() as directory:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import markdown
+from benchmarks.speed.timing import markdown
 
 __all__ = ["NAMES", "table"]
 

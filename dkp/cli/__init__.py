@@ -16,7 +16,7 @@ from dkp.cli.experiment import DRAWS, Settings, run, write_csv
 from dkp.cli.model_file import TableModel
 from dkp.cli.report import page
 from dkp.cli.table import Columns, read_columns
-from dkp.predict import predict as predict_rows
+from dkp.posterior.predict import predict as predict_rows
 
 __all__ = ["demo", "fit", "main", "predict", "report"]
 

@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from dkp import _check
+from dkp._core import checks
 from dkp.cli.encoding import Encoding
 from dkp.cli.model_file import TableModel
 from dkp.cli.table import Columns, is_missing
 from dkp.cli.tasks import TASKS, Task, guess_task
-from dkp.data import Dataset
-from dkp.defaults import default_model
+from dkp.data.dataset import Dataset
 from dkp.diagnostics.arviz import to_arviz
-from dkp.inference.vi import fit_vi
-from dkp.model import DeepKernelProcess
+from dkp.inference.variational.fit import fit_vi
+from dkp.model.defaults import default_model
+from dkp.model.process import DeepKernelProcess
 from dkp.plots import overview
-from dkp.predict import predict
+from dkp.posterior.predict import predict
 
 __all__ = ["DEEP", "DRAWS", "Settings", "run", "write_csv"]
 
@@ -58,9 +58,9 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError for a value that will not do; not at construction, where tyro would wrap the message."""
-        _check.one_of("task", self.task, ("auto", *TASKS))
-        _check.positive_int("steps", self.steps)
-        _check.positive_int("n-inducing", self.n_inducing)
+        checks.one_of("task", self.task, ("auto", *TASKS))
+        checks.positive_int("steps", self.steps)
+        checks.positive_int("n-inducing", self.n_inducing)
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"Expected test-fraction strictly between 0 and 1. Got {self.test_fraction}.")
         if self.seed < 0:

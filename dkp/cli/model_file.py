@@ -9,7 +9,7 @@ from dkp.cli.encoding import Encoding
 from dkp.cli.table import Columns
 from dkp.cli.tasks import TASKS, Task
 from dkp.io import load_with, save_with
-from dkp.posterior import Posterior
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["TableModel"]
 

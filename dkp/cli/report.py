@@ -17,7 +17,7 @@ from dkp.cli.experiment import DEEP, DRAWS
 from dkp.cli.model_file import TableModel
 from dkp.cli.tasks import Classification
 from dkp.diagnostics.grams import gram_draws, label_alignment
-from dkp.predict import predict
+from dkp.posterior.predict import predict
 
 __all__ = ["page"]
 

@@ -18,12 +18,12 @@ from sklearn.preprocessing import StandardScaler
 
 from dkp import likelihoods
 from dkp.cli.table import is_missing
-from dkp.data import Dataset
-from dkp.defaults import ard_gaussian_process
+from dkp.data.dataset import Dataset
 from dkp.diagnostics import metrics
-from dkp.inference.exact import condition
+from dkp.inference.gaussian.condition import condition
 from dkp.likelihoods.base import Likelihood
-from dkp.predict import predict
+from dkp.model.defaults import ard_gaussian_process
+from dkp.posterior.predict import predict
 
 __all__ = ["TASKS", "Classification", "Counts", "Regression", "Task", "guess_task"]
 

@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import _check
-from dkp._types import Array, PRNGKeyArray
+from dkp._core import checks
+from dkp._core.types import Array, PRNGKeyArray
 from dkp._version import __version__
 from dkp.diagnostics.grams import gram_summaries
-from dkp.inference.draws import DrawsPosterior
-from dkp.inference.mcmc import MCMCPosterior
-from dkp.posterior import Draw, Posterior
-from dkp.predict import Prediction, predict
-from dkp.priors import Hyperparameter, hyperparameters, resolve
+from dkp.inference.draws_posterior import DrawsPosterior
+from dkp.inference.markov.posterior import MCMCPosterior
+from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
+from dkp.posterior.draw import Draw
+from dkp.posterior.predict import Prediction, predict
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["to_arviz"]
 
@@ -70,10 +71,10 @@ def to_arviz(
         raise ValueError(
             f"Expected a posterior, such as one of dkp.fit_vi or dkp.sample_hmc. Got {type(posterior).__name__}."
         )
-    _check.random_key("key", key)
+    checks.random_key("key", key)
     key_draws, key_train, key_new, key_f = jax.random.split(key, 4)
     if n_samples is not None:
-        _check.positive_int("n_samples", n_samples)
+        checks.positive_int("n_samples", n_samples)
     data = posterior.data
     features = data.x_standardization.undo(data.x)
     draws, n_draws, thin = _draws(posterior, key_draws, n_samples)

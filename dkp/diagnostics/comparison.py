@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float, PRNGKeyArray
+from dkp._core import checks
+from dkp._core.types import Float, PRNGKeyArray
 from dkp.diagnostics.grams import grams_at
 from dkp.diagnostics.metrics import Estimate
-from dkp.inference.importance import log_weights
-from dkp.inference.vi import VariationalPosterior
-from dkp.posterior import Posterior
-from dkp.predict import predict
+from dkp.inference.variational.importance import log_weights
+from dkp.inference.variational.posterior import VariationalPosterior
+from dkp.posterior.predict import predict
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["Comparison", "Distance", "compare", "energy_distance", "pareto_k"]
 
@@ -110,10 +110,10 @@ def compare(
     """
     pair = (posterior_a, posterior_b)
     _check_pair(*pair)
-    n = _check.positive_int("n_samples", n_samples)
+    n = checks.positive_int("n_samples", n_samples)
     if n < 3:
         raise ValueError(f"Expected n_samples of 3 or more. Got {n}.")
-    _check.random_key("key", key)
+    checks.random_key("key", key)
     rows = posterior_b.data.standardize_inputs(x)
     predictions, grams, audits = [], [], []
     for posterior, own_key in zip(pair, jax.random.split(key), strict=True):  # common random numbers would correlate
@@ -145,7 +145,7 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
     Raises:
         ValueError: when there are fewer.
     """
-    a, b = (_check.finite_array(name, v, ndim=2) for name, v in (("a", a), ("b", b)))
+    a, b = (checks.finite_array(name, v, ndim=2) for name, v in (("a", a), ("b", b)))
     if min(len(a), len(b)) < 3:
         raise ValueError(f"Expected three draws of each or more. Got {len(a)} and {len(b)}.")
     within_a, within_b, between = _distances(a, a), _distances(b, b), _distances(a, b)

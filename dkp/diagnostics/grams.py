@@ -11,15 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import _check
-from dkp._compiled import compiled
-from dkp._types import Array, Float, PRNGKeyArray
-from dkp.bottlenecks import Bottleneck
-from dkp.linalg.alignment import centred_alignment
-from dkp.linalg.blocks import Gram, Inputs
+from dkp._core import checks
+from dkp._core.compiled import compiled
+from dkp._core.types import Array, Float, PRNGKeyArray
+from dkp.bottlenecks.base import Bottleneck
+from dkp.gram.alignment import centred_alignment
+from dkp.gram.gram import Gram, Inputs
 from dkp.linalg.cholesky import cholesky
-from dkp.model import DeepKernelProcess, propagate
-from dkp.posterior import Draw, Posterior, resolve_draw
+from dkp.model.process import DeepKernelProcess
+from dkp.model.propagate import propagate
+from dkp.posterior.draw import Draw, resolve_draw
+from dkp.posterior.protocol import Posterior
 
 __all__ = ["GramDraws", "gram_draws", "gram_summaries", "grams_at", "label_alignment"]
 
@@ -96,7 +98,7 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
     Raises:
         ValueError: when it does not have three axes or is not finite.
     """
-    values = _check.finite_array("factor", factor, ndim=3)
+    values = checks.finite_array("factor", factor, ndim=3)
     eigenvalues = np.linalg.svd(values, compute_uv=False) ** 2
     trace = eigenvalues.sum(axis=-1)
     share = eigenvalues / trace[:, None]

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 
 __all__ = [
     "Estimate",
@@ -76,7 +76,7 @@ def mean_log_density(log_density: Any) -> Estimate:
         log_density: shape (N,), N >= 2. Minus infinity is a score like any other: the mean is then minus infinity,
             and the standard error NaN.
     """
-    values = _check.real_array("log_density", log_density)
+    values = checks.real_array("log_density", log_density)
     if values.ndim != 1 or len(values) < 2 or np.isnan(values).any() or np.isposinf(values).any():
         raise ValueError(
             "Expected log_density to be at least two numbers on one axis, none NaN or +inf. "
@@ -120,8 +120,8 @@ def crps_gaussian_mixture(y: Any, mean: Any, scale: Any) -> Float[np.ndarray, "N
         scale: standard deviations, positive, shaped as `mean`.
     """
     y, mean = _with_leading(y, "mean", mean)
-    scale = _check.finite_array("scale", scale, ndim=mean.ndim)
-    _check.same_shape("mean", mean, "scale", scale)
+    scale = checks.finite_array("scale", scale, ndim=mean.ndim)
+    checks.same_shape("mean", mean, "scale", scale)
     if not (scale > 0).all():
         raise ValueError(f"Expected scale to be positive. Got {scale.min()}.")
     variance = scale**2
@@ -139,9 +139,9 @@ def interval_coverage(y: Any, lower: Any, upper: Any) -> PerOutput:
 
 def interval_width(lower: Any, upper: Any) -> PerOutput:
     """Mean of upper - lower, of each output."""
-    lower = _check.finite_array("lower", lower, ndim=(1, 2))
-    upper = _check.finite_array("upper", upper, ndim=(1, 2))
-    _check.same_shape("lower", lower, "upper", upper)
+    lower = checks.finite_array("lower", lower, ndim=(1, 2))
+    upper = checks.finite_array("upper", upper, ndim=(1, 2))
+    checks.same_shape("lower", lower, "upper", upper)
     _check_ordered(lower, upper)
     return np.mean(upper - lower, axis=0)
 
@@ -182,7 +182,7 @@ def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliabili
     """
     labels, probabilities = _classes(labels, probabilities)
     confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels
-    index = np.minimum((confidence * _check.positive_int("bins", bins)).astype(int), bins - 1)
+    index = np.minimum((confidence * checks.positive_int("bins", bins)).astype(int), bins - 1)
     used, place, number = np.unique(index, return_inverse=True, return_counts=True)
     means = (np.bincount(place, weights=values, minlength=len(used)) / number for values in (confidence, right))
     return Reliability(*means, share=number / len(labels))
@@ -219,8 +219,8 @@ def out_of_distribution_auroc(inside: Any, outside: Any) -> float:
 
 def _classes(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     probabilities = _rows_of_probabilities(probabilities)
-    labels = _check.finite_array("labels", labels, ndim=1)
-    _check.same_length("labels", labels, "probabilities", probabilities)
+    labels = checks.finite_array("labels", labels, ndim=1)
+    checks.same_length("labels", labels, "probabilities", probabilities)
     if np.any(labels != np.floor(labels)) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(
             f"Expected labels to be integers from 0 to {probabilities.shape[1] - 1}. Got {labels.min():g} to "
@@ -230,7 +230,7 @@ def _classes(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows_of_probabilities(values: Any) -> np.ndarray:
-    probabilities = _check.finite_array("probabilities", values, ndim=2)
+    probabilities = checks.finite_array("probabilities", values, ndim=2)
     if probabilities.min() < 0 or np.any(np.abs(probabilities.sum(axis=1) - 1) > 1e-4):
         raise ValueError(
             f"Expected rows of probabilities, non-negative and of sum one. Got sums from "
@@ -248,15 +248,15 @@ def _mean_absolute(mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
 
 
 def _pair(y: Any, other: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    y = _check.finite_array("y", y, ndim=(1, 2))
-    other = _check.finite_array(name, other, ndim=(1, 2))
-    _check.same_shape("y", y, name, other)
+    y = checks.finite_array("y", y, ndim=(1, 2))
+    other = checks.finite_array(name, other, ndim=(1, 2))
+    checks.same_shape("y", y, name, other)
     return y, other
 
 
 def _with_leading(y: Any, name: str, values: Any) -> tuple[np.ndarray, np.ndarray]:
-    y = _check.finite_array("y", y, ndim=(1, 2))
-    values = _check.finite_array(name, values, ndim=y.ndim + 1)
+    y = checks.finite_array("y", y, ndim=(1, 2))
+    values = checks.finite_array(name, values, ndim=y.ndim + 1)
     if values.shape[1:] != y.shape:
         raise ValueError(f"Expected {name} to have shape (S, {', '.join(map(str, y.shape))}). Got {values.shape}.")
     return y, values

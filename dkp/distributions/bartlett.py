@@ -18,9 +18,9 @@ from numpyro.distributions import Distribution, biject_to, constraints
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import validate_sample
 
-from dkp._types import Array, Bool, Float, PRNGKeyArray
+from dkp._core.types import Array, Bool, Float, PRNGKeyArray
 from dkp.linalg.bartlett import bartlett
-from dkp.linalg.blocks import diagonal, embed_diagonal
+from dkp.linalg.diagonals import diagonal, embed_diagonal
 
 __all__ = ["Bartlett", "LowerTrapezoidal", "LowerTrapezoidalTransform"]
 

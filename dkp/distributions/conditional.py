@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float, PRNGKeyArray, Scalar
-from dkp.linalg.blocks import Gram, squared_norms
+from dkp._core.types import Array, Float, PRNGKeyArray, Scalar
+from dkp.gram.gram import Gram
 from dkp.linalg.cholesky import Cholesky
+from dkp.linalg.diagonals import squared_norms
 from dkp.linalg.random import gamma_and_normal, normal
 
 __all__ = ["inverse_wishart_conditional", "wishart_conditional", "wishart_conditional_mean"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.linalg.cholesky import log_determinant, triangular_inverse
 from dkp.linalg.random import normal
 

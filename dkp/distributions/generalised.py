@@ -24,12 +24,12 @@ from numpyro.distributions import Distribution, TransformedDistribution, constra
 from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import validate_sample
 
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.distributions.bartlett import LowerTrapezoidal
 from dkp.distributions.wishart import LowerProduct
 from dkp.linalg.bartlett import trapezoid
-from dkp.linalg.blocks import diagonal, embed_diagonal
 from dkp.linalg.cholesky import triangular_inverse
+from dkp.linalg.diagonals import diagonal, embed_diagonal
 from dkp.linalg.random import gamma_and_normal
 from dkp.linalg.special import gamma_root_moments
 

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from numpyro.distributions import kl_divergence
 
-from dkp._types import Array
+from dkp._core.types import Array
 from dkp.distributions.bartlett import Bartlett
 from dkp.distributions.features import FeatureNormal
 from dkp.distributions.generalised import GeneralisedBartlett, GeneralisedWishartFactor
 from dkp.distributions.wishart import InverseWishartFactor, WishartFactor
-from dkp.linalg.blocks import diagonal
 from dkp.linalg.cholesky import log_determinant, triangular_inverse
+from dkp.linalg.diagonals import diagonal
 from dkp.linalg.special import multidigamma, multigammaln
 
 __all__ = ["kl_divergence"]

@@ -20,7 +20,7 @@ from numpyro.distributions import Distribution, TransformedDistribution, constra
 from numpyro.distributions.transforms import PowerTransform
 from numpyro.distributions.util import validate_sample
 
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core.types import Array, Float, PRNGKeyArray
 
 __all__ = ["PositiveStable", "SqrtPositiveStable"]
 

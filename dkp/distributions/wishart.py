@@ -18,11 +18,11 @@ from jax.core import Tracer
 from numpyro.distributions import TransformedDistribution
 from numpyro.distributions.transforms import Transform
 
-from dkp._types import Array, Float
+from dkp._core.types import Array, Float
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidal
 from dkp.linalg.bartlett import inverse_wishart_df, wishart_df
-from dkp.linalg.blocks import diagonal
 from dkp.linalg.cholesky import triangular_inverse
+from dkp.linalg.diagonals import diagonal
 
 __all__ = ["InverseWishartFactor", "LowerProduct", "TriangularInverse", "WishartFactor"]
 

@@ -7,7 +7,7 @@ protocol :class:`BottleneckGuide` and, to have a name, one row of ``GUIDES``.
 
 from collections.abc import Sequence
 
-from dkp.bottlenecks import Bottleneck
+from dkp.bottlenecks.base import Bottleneck
 from dkp.guides.base import BottleneckGuide, GuidePosterior
 from dkp.guides.features import FeatureGuide
 from dkp.guides.hyperparameters import HyperparameterGuide

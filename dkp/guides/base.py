@@ -4,8 +4,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from numpyro.distributions import Distribution
 
-from dkp._types import Array, Float, Scalar
-from dkp.bottlenecks import Bottleneck
+from dkp._core.types import Array, Float, Scalar
+from dkp.bottlenecks.base import Bottleneck
 from dkp.linalg.cholesky import Cholesky
 
 __all__ = ["BottleneckGuide", "GuidePosterior", "Parameters"]

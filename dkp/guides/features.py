@@ -5,11 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float
-from dkp.bottlenecks import Bottleneck, Wishart
+from dkp._core.types import Array, Float
+from dkp.bottlenecks.base import Bottleneck
+from dkp.bottlenecks.wishart import Wishart
 from dkp.distributions.features import FeatureNormal
 from dkp.guides.base import GuidePosterior, Parameters
-from dkp.guides.start import initial_precision, precision_tril, principal_root
+from dkp.guides.initial import initial_precision, precision_tril, principal_root
 from dkp.linalg.cholesky import Cholesky, shrinkage_tril
 
 __all__ = ["FeatureGuide"]

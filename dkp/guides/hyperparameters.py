@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from numpyro.distributions import Distribution
 
-from dkp._types import Array
+from dkp._core.types import Array
 from dkp.guides.base import Parameters
-from dkp.priors import Hyperparameter
+from dkp.model.hyperparameters import Hyperparameter
 
 __all__ = ["HyperparameterGuide"]
 

@@ -5,8 +5,9 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float
-from dkp.bottlenecks import Bottleneck, InverseWishart
+from dkp._core.types import Array, Float
+from dkp.bottlenecks.base import Bottleneck
+from dkp.bottlenecks.inverse_wishart import InverseWishart
 from dkp.distributions.wishart import InverseWishartFactor
 from dkp.guides.base import GuidePosterior, Parameters
 from dkp.linalg.cholesky import Cholesky, cholesky

@@ -5,14 +5,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float
-from dkp.bottlenecks import Bottleneck, Wishart
+from dkp._core.types import Array, Float
+from dkp.bottlenecks.base import Bottleneck
+from dkp.bottlenecks.wishart import Wishart
 from dkp.distributions.generalised import GeneralisedBartlett, GeneralisedWishartFactor
 from dkp.guides.base import GuidePosterior, Parameters
-from dkp.guides.start import INITIAL_PRECISION, initial_precision, precision_tril, principal_root
+from dkp.guides.initial import INITIAL_PRECISION, initial_precision, precision_tril, principal_root
 from dkp.linalg.bartlett import trapezoid, wishart_df
-from dkp.linalg.blocks import diagonal
 from dkp.linalg.cholesky import Cholesky, cholesky, shrinkage_tril
+from dkp.linalg.diagonals import diagonal
 
 __all__ = ["WishartGuide"]
 

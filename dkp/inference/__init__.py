@@ -1,1 +1,1 @@
-"""Engines: each takes a model and data and returns a posterior."""
+"""Engines: one room each, and beside them what two of them share."""

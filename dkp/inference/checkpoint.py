@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import archive
-from dkp._check import is_typed_key, positive_number
-from dkp._structure import fingerprint, plain
+from dkp._core import archive
+from dkp._core.checks import is_typed_key, positive_number
+from dkp._core.identity import fingerprint, plain
 
 __all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "to_arrays"]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dkp.data import Dataset
-from dkp.model import DeepKernelProcess
-from dkp.priors import hyperparameters
+from dkp.data.dataset import Dataset
+from dkp.model.hyperparameters import hyperparameters
+from dkp.model.process import DeepKernelProcess
 
 __all__ = ["check_model_and_data", "check_plain"]
 

@@ -24,17 +24,18 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from numpyro.distributions import TransformedDistribution, biject_to
 
-from dkp._types import Array, Float, PRNGKeyArray, Scalar
-from dkp._value import value
-from dkp.bottlenecks import Bottleneck
-from dkp.data import Dataset
+from dkp._core.record import value
+from dkp._core.types import Array, Float, PRNGKeyArray, Scalar
+from dkp.bottlenecks.base import Bottleneck
+from dkp.data.dataset import Dataset
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
-from dkp.distributions.outputs import gaussian_log_density, observed_log_density
-from dkp.linalg.blocks import Gram, Inputs
+from dkp.gram.gram import Gram, Inputs
+from dkp.gram.order import farthest_first
 from dkp.linalg.cholesky import cholesky_product
-from dkp.linalg.order import farthest_first
-from dkp.model import DeepKernelProcess, propagate
-from dkp.priors import Hyperparameter, hyperparameters, resolve
+from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
+from dkp.model.outputs import gaussian_log_density, observed_log_density
+from dkp.model.process import DeepKernelProcess
+from dkp.model.propagate import propagate
 
 __all__ = ["Coordinates", "Network"]
 

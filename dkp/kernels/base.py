@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from dkp._spec import Spec
-from dkp._types import Array
-from dkp.linalg.blocks import Gram, Inputs
-from dkp.linalg.pairs import Features, Pairs, location_variances, same_location
+from dkp._core.description import Spec
+from dkp._core.types import Array
+from dkp.gram.gram import Gram, Inputs
+from dkp.gram.pairs import Features, Pairs, location_variances, same_location
 
 __all__ = ["InputKernel", "Kernel", "PointwiseKernel", "apply"]
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import jax
 from jax.core import Tracer
 
-from dkp._check import positive_int
-from dkp._spec import hyperparameter, learn, part
+from dkp._core.checks import positive_int
+from dkp._core.description import hyperparameter, learn, part
+from dkp.gram.pairs import Features, Pairs
 from dkp.kernels.base import InputKernel, Kernel, apply
-from dkp.linalg.pairs import Features, Pairs
 
 __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 

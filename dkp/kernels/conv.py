@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dkp._check import one_of, positive_int
-from dkp._spec import hyperparameter
-from dkp._types import Array
+from dkp._core.checks import one_of, positive_int
+from dkp._core.description import hyperparameter
+from dkp._core.types import Array
+from dkp.gram.pairs import Pairs, same_location
 from dkp.kernels.base import Kernel
 from dkp.kernels.dense import check_parametrisation, trained
-from dkp.linalg.pairs import Pairs, same_location
 
 __all__ = ["AvgPool", "Conv", "Flatten", "GlobalAvgPool", "LocallyConnected"]
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dkp._check import one_of, positive_int
-from dkp._spec import hyperparameter
-from dkp._types import Array
+from dkp._core.checks import one_of, positive_int
+from dkp._core.description import hyperparameter
+from dkp._core.types import Array
+from dkp.gram.pairs import Pairs
 from dkp.kernels.base import Kernel
-from dkp.linalg.pairs import Pairs
 
 __all__ = ["Affine", "check_parametrisation", "trained"]
 

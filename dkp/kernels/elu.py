@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp._types import Array, Float
-from dkp.kernels._angles import angle, correlation
+from dkp._core.types import Array, Float
+from dkp.kernels.angular import angle, correlation
 from dkp.kernels.base import PointwiseKernel
 from dkp.linalg.special import safe_sqrt
 

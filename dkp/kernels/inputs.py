@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float
+from dkp.gram.pairs import Features, Pairs
 from dkp.kernels.base import InputKernel
-from dkp.linalg.pairs import Features, Pairs
 
 __all__ = ["Linear"]
 

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float
 from dkp.kernels.base import PointwiseKernel
 from dkp.linalg.special import safe_sqrt
 

@@ -12,9 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from dkp._check import finite_array
-from dkp._types import Array, Float
-from dkp.kernels._angles import pairings
+from dkp._core.checks import finite_array
+from dkp._core.types import Array, Float
+from dkp.kernels.angular import pairings
 from dkp.kernels.base import PointwiseKernel
 
 __all__ = ["Identity", "Monomial", "Polynomial", "check_degree"]

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dkp._spec import hyperparameter
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter
+from dkp._core.types import Array, Float
 from dkp.kernels.base import PointwiseKernel
 
 __all__ = ["GELU", "Cosine", "Erf", "Exponential", "Gaussian", "Sine"]

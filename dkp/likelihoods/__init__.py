@@ -2,9 +2,9 @@
 
 from dkp.likelihoods.base import Likelihood, PointwiseLikelihood
 from dkp.likelihoods.classes import Bernoulli, Categorical, Ordinal
+from dkp.likelihoods.coregionalised import LinearCoregionalization
 from dkp.likelihoods.counts import NegativeBinomial, Poisson, ZeroInflatedPoisson
 from dkp.likelihoods.gaussian import Gaussian, Heteroskedastic
-from dkp.likelihoods.mixed import LinearCoregionalization
 from dkp.likelihoods.robust import Laplace, StudentT
 
 __all__ = [

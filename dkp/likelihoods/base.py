@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
-from dkp._spec import Spec
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core.description import Spec
+from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.likelihoods.quadrature import LatentMixture, expectation
 
 __all__ = ["Likelihood", "PointwiseLikelihood"]

@@ -9,9 +9,9 @@ import numpyro.distributions as dist
 from jax.nn import log_sigmoid, log_softmax, softmax
 from jax.scipy.special import log_ndtr, logsumexp
 
-from dkp._check import one_of, positive_int
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core.checks import one_of, positive_int
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.likelihoods.base import Likelihood, PointwiseLikelihood, check_integers
 
 __all__ = ["Bernoulli", "Categorical", "Ordinal"]

@@ -7,8 +7,8 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln, xlogy
 
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float
 from dkp.likelihoods.base import PointwiseLikelihood, check_integers, like
 
 __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedPoisson"]

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float
 from dkp.likelihoods.base import Likelihood, PointwiseLikelihood, like
 
 __all__ = ["Gaussian", "Heteroskedastic", "residual_scale"]

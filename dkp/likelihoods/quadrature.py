@@ -10,7 +10,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
 from numpyro.distributions import constraints
 
-from dkp._types import Array, Float
+from dkp._core.types import Array, Float
 
 __all__ = ["NODES", "LatentMixture", "expectation"]
 

@@ -8,8 +8,8 @@ import numpyro.distributions as dist
 from jax.scipy.special import log_ndtr, ndtr
 from numpyro.distributions import constraints
 
-from dkp._spec import hyperparameter, learn
-from dkp._types import Array, Float
+from dkp._core.description import hyperparameter, learn
+from dkp._core.types import Array, Float
 from dkp.likelihoods.base import PointwiseLikelihood, like
 from dkp.likelihoods.gaussian import residual_scale
 

@@ -8,8 +8,8 @@ singular: Ober & Aitchison 2021, arXiv 2107.10125.)
 
 import jax.numpy as jnp
 
-from dkp._types import Array, Float, PRNGKeyArray
-from dkp.linalg.blocks import diagonal, embed_diagonal
+from dkp._core.types import Array, Float, PRNGKeyArray
+from dkp.linalg.diagonals import diagonal, embed_diagonal
 from dkp.linalg.random import gamma_and_normal
 
 __all__ = ["bartlett", "inverse_wishart_df", "trapezoid", "wishart_df"]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from dkp._types import Array, Float, Scalar
-from dkp.linalg.blocks import diagonal, embed_diagonal
+from dkp._core.types import Array, Float, Scalar
+from dkp.linalg.diagonals import diagonal, embed_diagonal
 
 __all__ = [
     "Cholesky",

@@ -25,7 +25,7 @@ import numpy as np
 from jax.scipy.special import digamma
 from jax.typing import ArrayLike, DTypeLike
 
-from dkp._types import Array, Bool, Float, Key
+from dkp._core.types import Array, Bool, Float, Key
 
 __all__ = ["chi", "chi_square", "gamma", "gamma_and_normal", "log_gamma", "normal"]
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import digamma, gammaln
 
-from dkp._check import positive_int
-from dkp._types import Array, Float
+from dkp._core.checks import positive_int
+from dkp._core.types import Array, Float
 
 __all__ = ["gamma_root_moments", "multidigamma", "multigammaln", "safe_sqrt"]
 

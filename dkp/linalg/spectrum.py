@@ -7,9 +7,9 @@ eigenvalue, below which a floating-point number knows nothing about the matrix.
 import jax
 import jax.numpy as jnp
 
-from dkp._types import Array, Float, Scalar
-from dkp._value import value
-from dkp.linalg.blocks import diagonal
+from dkp._core.record import value
+from dkp._core.types import Array, Float, Scalar
+from dkp.linalg.diagonals import diagonal
 
 __all__ = ["Spectrum", "leave_one_out", "spectrum"]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 
 __all__ = ["gram_matrix", "locations_gram", "positive_widths"]
 
@@ -16,7 +16,7 @@ def gram_matrix(name: str, matrix: np.ndarray) -> Float[np.ndarray, "P P"]:
     Raises:
         ValueError: when it is not symmetric and positive semi-definite.
     """
-    values = _check.finite_array(name, matrix, ndim=2)
+    values = checks.finite_array(name, matrix, ndim=2)
     if values.shape[0] != values.shape[1] or not np.allclose(values, values.T, rtol=1e-8, atol=1e-10):
         raise ValueError(f"Expected {name} to be a symmetric matrix. Got shape {values.shape}, or another transpose.")
     smallest, largest = np.linalg.eigvalsh(values)[[0, -1]]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 
 __all__ = ["mean_over_shifts"]
 
@@ -17,7 +17,7 @@ def mean_over_shifts(
     Raises:
         ValueError: for filters that are longer than the circle.
     """
-    if _check.positive_int("filter_size", filter_size) > n_locations:
+    if checks.positive_int("filter_size", filter_size) > n_locations:
         raise ValueError(f"Expected filter_size of at most {n_locations}, the locations. Got {filter_size}.")
     offsets = np.arange(filter_size) - (filter_size - 1) // 2
     total = np.zeros_like(k)

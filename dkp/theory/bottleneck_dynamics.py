@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import _check
-from dkp._compiled import compiled
-from dkp._types import Array, Float, Scalar
-from dkp._value import value
+from dkp._core import checks
+from dkp._core.compiled import compiled
+from dkp._core.record import value
+from dkp._core.types import Array, Float, Scalar
 from dkp.kernels.base import PointwiseKernel
 from dkp.theory.parametrisation import critical_learning_rate
 
@@ -73,8 +73,8 @@ def train(
             and says what that is.
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
-    _check.positive_number("step", step)
-    _check.positive_int("steps", steps)
+    checks.positive_number("step", step)
+    checks.positive_int("steps", steps)
     critical_learning_rate(np.asarray(_tangent_kernel(activation, bottleneck, bottleneck)), warn_at=step)
     return _train(activation, *both, y, jnp.asarray(step, y.dtype), steps)
 
@@ -109,7 +109,7 @@ def flow(
         ValueError: as :func:`train` does.
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
-    step = _check.positive_number("time", time) / _check.positive_int("steps", steps)
+    step = checks.positive_number("time", time) / checks.positive_int("steps", steps)
     return _flow(activation, *both, y, jnp.asarray(step, y.dtype), steps)
 
 
@@ -219,12 +219,12 @@ def linear_flow(
     Raises:
         ValueError: for shapes that do not fit, and numbers that are not positive.
     """
-    x, y = _check.finite_array("x", x, ndim=2), _check.finite_array("y", y, ndim=1)
-    u, w = _check.finite_array("u0", u0, ndim=2), _check.finite_array("w0", w0, ndim=1)
-    _check.same_length("x", x, "y", y)
+    x, y = checks.finite_array("x", x, ndim=2), checks.finite_array("y", y, ndim=1)
+    u, w = checks.finite_array("u0", u0, ndim=2), checks.finite_array("w0", w0, ndim=1)
+    checks.same_length("x", x, "y", y)
     if u.shape != (len(w), x.shape[1]):
         raise ValueError(f"Expected u0 of shape {(len(w), x.shape[1])}, as w0 and x have it. Got {u.shape}.")
-    h = _check.positive_number("time", time) / _check.positive_int("steps", steps)
+    h = checks.positive_number("time", time) / checks.positive_int("steps", steps)
     root = math.sqrt(u.size)
     gram, target = x.T @ x, x.T @ (y + x @ (u.T @ w) / root)  # m = gram beta - target
 
@@ -264,13 +264,13 @@ def acceleration(
     Raises:
         ValueError: for numbers out of range.
     """
-    size, n = _check.positive_number("norm", norm), _check.positive_int("n_features", n_features)
+    size, n = checks.positive_number("norm", norm), checks.positive_int("n_features", n_features)
     if not 0 < fraction < 1:
         raise ValueError(f"Expected fraction between 0 and 1. Got {fraction}.")
     if width == math.inf:
         return 1.0
-    d, rng = _check.positive_int("width", width), np.random.default_rng(seed)
-    times = [_time(rng, d, n, size, fraction) for _ in range(_check.positive_int("repeats", repeats))]
+    d, rng = checks.positive_int("width", width), np.random.default_rng(seed)
+    times = [_time(rng, d, n, size, fraction) for _ in range(checks.positive_int("repeats", repeats))]
     return float(np.mean(times)) / (-math.log(fraction) / 8)
 
 

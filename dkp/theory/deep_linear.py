@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 from dkp.theory._checks import gram_matrix, locations_gram, positive_widths
 from dkp.theory._shifts import mean_over_shifts
 
@@ -155,7 +155,7 @@ def geometric_interpolation(
 
     Args and errors: as there.
     """
-    depth = _check.positive_int("depth", depth)
+    depth = checks.positive_int("depth", depth)
     root, values, vectors, outside = _relative(k0, target)
     powers = values[None, :] ** (np.arange(1, depth + 1)[:, None] / (depth + 1))
     rotated = root @ vectors

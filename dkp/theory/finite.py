@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dkp import _check
-from dkp._types import Array, Float, PRNGKeyArray, Scalar
+from dkp._core import checks
+from dkp._core.types import Array, Float, PRNGKeyArray, Scalar
 from dkp.linalg.cholesky import cholesky, log_determinant
 
 __all__ = ["Chain", "Network", "Repriorised"]
@@ -52,11 +52,11 @@ class Network:
 
     def __post_init__(self) -> None:
         for n in self.widths:
-            _check.positive_int("widths", n)
+            checks.positive_int("widths", n)
         if not self.widths:
             raise ValueError("Expected at least one hidden layer. Got none.")
-        _check.positive_number("weight_var", self.weight_var)
-        _check.nonnegative_number("bias_var", self.bias_var)
+        checks.positive_number("weight_var", self.weight_var)
+        checks.nonnegative_number("bias_var", self.bias_var)
 
     def size(self, n_features: int) -> int:
         """Number of hidden weights and biases."""
@@ -83,7 +83,7 @@ class Network:
 
     def sample_grams(self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int) -> tuple[Float[Array, "S N N"], ...]:
         """Draws from the prior of h h^T / n of every hidden layer."""
-        keys = jax.random.split(key, _check.positive_int("n", n))
+        keys = jax.random.split(key, checks.positive_int("n", n))
 
         def one(key: PRNGKeyArray) -> tuple[Array, ...]:
             phi = jax.random.normal(key, (self.size(x.shape[1]),), x.dtype)
@@ -93,7 +93,7 @@ class Network:
 
     def sample_outputs(self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int) -> Float[Array, "S N"]:
         """Draws from the prior of one output at x."""
-        keys = jax.random.split(key, _check.positive_int("n", n))
+        keys = jax.random.split(key, checks.positive_int("n", n))
 
         def one(key: PRNGKeyArray) -> Array:
             key_phi, key_out = jax.random.split(key)
@@ -131,7 +131,7 @@ class Repriorised:
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
             raise ValueError(f"Expected as many rows of x as of y. Got {len(self.x)} and {len(self.y)}.")
-        _check.positive_number("noise", self.noise)
+        checks.positive_number("noise", self.noise)
 
     @property
     def size(self) -> int:
@@ -169,11 +169,11 @@ class Repriorised:
         Raises:
             ValueError: for an unknown move, and numbers out of range.
         """
-        _check.one_of("move", move, MOVES)
+        checks.one_of("move", move, MOVES)
         most = {"pcn": 1.0, "pcnl": 2.0, "hmc": math.inf}[move]
-        if _check.positive_number("step", step) > most:
+        if checks.positive_number("step", step) > most:
             raise ValueError(f"Expected step of at most {most} for {move}. Got {step}.")
-        n, thin, leaps = (_check.positive_int(k, v) for k, v in (("n", n), ("thin", thin), ("leaps", leaps)))
+        n, thin, leaps = (checks.positive_int(k, v) for k, v in (("n", n), ("thin", thin), ("leaps", leaps)))
         propose = {"pcn": _pcn, "pcnl": _pcnl, "hmc": functools.partial(_hmc, leaps=leaps)}[move]
         evaluate = jax.value_and_grad(self.potential) if move != "pcn" else _without_gradient(self.potential)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 
 __all__ = [
     "additive_kernel",
@@ -50,7 +50,7 @@ def isotropic_kernel(
     Args and errors: as in :func:`additive_kernel`.
     """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
-    n = _check.positive_int("width", width)
+    n = checks.positive_int("width", width)
     return np.asarray(o2 * np.exp(-n / 2 * np.log1p(2 * gap / (n * l2**2))))
 
 
@@ -81,15 +81,15 @@ def difference_kurtosis(
     if np.any(gap <= 0):
         raise ValueError("Expected k1 below variance1, of two points that differ. Got equal ones.")
     once, twice = ((1 + 2 * q * gap / l2**2) ** -0.5 for q in (1, 2))
-    return np.asarray(3 / _check.positive_int("width", width) * (twice - once**2) / (1 - once) ** 2)
+    return np.asarray(3 / checks.positive_int("width", width) * (twice - once**2) / (1 - once) ** 2)
 
 
 def _check_kernel(
     k1: Any, variance1: float, variance2: float, lengthscale2: float
 ) -> tuple[Float[np.ndarray, "..."], float, float]:
     """o1 - k1, o2 and l2."""
-    o1, o2 = _check.positive_number("variance1", variance1), _check.positive_number("variance2", variance2)
-    values = _check.real_array("k1", k1)
+    o1, o2 = checks.positive_number("variance1", variance1), checks.positive_number("variance2", variance2)
+    values = checks.real_array("k1", k1)
     if not np.all(np.abs(values) <= o1 * (1 + 1e-12)):
         raise ValueError(f"Expected k1 between -{o1} and {o1}, the variance of layer 1. Got {np.abs(values).max()}.")
-    return np.asarray(np.maximum(o1 - values, 0)), o2, _check.positive_number("lengthscale2", lengthscale2)
+    return np.asarray(np.maximum(o1 - values, 0)), o2, checks.positive_number("lengthscale2", lengthscale2)

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from dkp import _check
-from dkp._types import Array, Float, PRNGKeyArray
+from dkp._core import checks
+from dkp._core.types import Array, Float, PRNGKeyArray
 
 __all__ = ["OutputPrior", "edgeworth_density"]
 
@@ -53,9 +53,9 @@ class OutputPrior:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check.one_of("activation", self.activation, ACTIVATIONS)
-        _check.positive_number("scale", self.scale)
-        object.__setattr__(self, "widths", tuple(_check.positive_int("widths", n) for n in self.widths))
+        checks.one_of("activation", self.activation, ACTIVATIONS)
+        checks.positive_number("scale", self.scale)
+        object.__setattr__(self, "widths", tuple(checks.positive_int("widths", n) for n in self.widths))
 
     @functools.cached_property
     def atom(self) -> float:
@@ -148,7 +148,7 @@ def edgeworth_density(h: Any, widths: Sequence[int]) -> Float[np.ndarray, "..."]
 
     Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734).
     """
-    h, total = np.asarray(h, float), sum(1 / _check.positive_int("widths", n) for n in widths)
+    h, total = np.asarray(h, float), sum(1 / checks.positive_int("widths", n) for n in widths)
     return np.asarray(np.exp(-(h**2) / 2) / np.sqrt(2 * np.pi) * (1 + total / 4 * (h**4 - 6 * h**2 + 3)))
 
 

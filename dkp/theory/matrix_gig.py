@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import linalg, special
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 from dkp.theory._checks import gram_matrix
 
 __all__ = ["MatrixGIG", "MeanEstimate", "hidden_gram_posterior"]
@@ -44,9 +44,9 @@ class MatrixGIG:
     """
 
     def __init__(self, order: float, a: Float[np.ndarray, "P P"], b: Float[np.ndarray, "P P"]) -> None:
-        self.order = float(_check.finite_array("order", order, ndim=0))
+        self.order = float(checks.finite_array("order", order, ndim=0))
         self.a, self.b = _definite("a", a), _definite("b", b)
-        _check.same_shape("a", self.a, "b", self.b)
+        checks.same_shape("a", self.a, "b", self.b)
 
     @property
     def size(self) -> int:
@@ -75,8 +75,8 @@ class MatrixGIG:
         """
         rng = np.random.default_rng(seed)
         x = self._start()
-        draws = np.empty((_check.positive_int("n", n), self.size, self.size))
-        for sweep in range(-_check.positive_int("warmup", warmup), n):
+        draws = np.empty((checks.positive_int("n", n), self.size, self.size))
+        for sweep in range(-checks.positive_int("warmup", warmup), n):
             for i in range(self.size):
                 x = self._update(rng, x, i)
             if sweep >= 0:
@@ -137,7 +137,7 @@ def hidden_gram_posterior(
         ValueError: for matrices that are not positive definite, and widths below P.
     """
     k0, target = _definite("k0", k0), _definite("target", target)
-    n1, n2 = _check.positive_int("width", width), _check.positive_int("n_outputs", n_outputs)
+    n1, n2 = checks.positive_int("width", width), checks.positive_int("n_outputs", n_outputs)
     if n1 < len(k0):
         raise ValueError(f"Expected width of at least {len(k0)}, so that K_1 has a density. Got {n1}.")
     return MatrixGIG((n1 - n2) / 2, n1 * np.linalg.inv(k0), n2 * target)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 from dkp.theory._checks import gram_matrix, positive_widths
 
 __all__ = [
@@ -43,7 +43,7 @@ def standard_weight_decay(
         ValueError: for numbers that are not positive.
     """
     n = positive_widths("fan_in", fan_in)
-    return _check.positive_number("decay", decay) * n / _check.positive_number("weight_var", weight_var)
+    return checks.positive_number("decay", decay) * n / checks.positive_number("weight_var", weight_var)
 
 
 def critical_learning_rate(ntk: Float[np.ndarray, "N N"], *, momentum: float = 0.0, warn_at: Any = None) -> float:
@@ -63,13 +63,13 @@ def critical_learning_rate(ntk: Float[np.ndarray, "N N"], *, momentum: float = 0
     Warns:
         RuntimeWarning: when `warn_at` lies above the critical step.
     """
-    if not 0 <= _check.nonnegative_number("momentum", momentum) < 1:
+    if not 0 <= checks.nonnegative_number("momentum", momentum) < 1:
         raise ValueError(f"Expected momentum of at least 0 and below 1. Got {momentum}.")
     largest = float(np.linalg.eigvalsh(gram_matrix("ntk", ntk))[-1])
     if largest <= 0:
         raise ValueError("Expected ntk to be other than zero. Got zeros.")
     critical = 2 * (1 + momentum) / largest
-    if warn_at is not None and _check.positive_number("warn_at", warn_at) > critical:
+    if warn_at is not None and checks.positive_number("warn_at", warn_at) > critical:
         warnings.warn(
             f"The step {warn_at:.4g} lies above the critical one, {critical:.4g}: gradient descent diverges, or leaves "
             "the linear regime.",
@@ -94,31 +94,31 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
     Raises:
         ValueError: for numbers out of range.
     """
-    c, sigma = _check.positive_number("scale", scale), _check.positive_number("noise", noise)
-    if _check.positive_number("exponent", exponent) <= 0.5:
+    c, sigma = checks.positive_number("scale", scale), checks.positive_number("noise", noise)
+    if checks.positive_number("exponent", exponent) <= 0.5:
         raise ValueError(f"Expected exponent above 1/2, so that eigenvalues fall below the errors. Got {exponent}.")
     return math.exp(2 / (2 * exponent - 1) * math.log(c / (2 * sigma)))
 
 
 def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, "..."]:
     """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted after gradient flow for a time t."""
-    return np.asarray(-np.expm1(-_check.nonnegative_number("time", time) * _eigenvalues(eigenvalues)))
+    return np.asarray(-np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues)))
 
 
 def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "..."]:
     """lambda / (lambda + eps): how much of them kernel regression with a ridge eps fits."""
     values = _eigenvalues(eigenvalues)
-    return np.asarray(values / (values + _check.positive_number("regularisation", regularisation)))
+    return np.asarray(values / (values + checks.positive_number("regularisation", regularisation)))
 
 
 def equivalent_regularisation(time: float) -> float:
     """eps = 1 / t: the ridge whose filter agrees with that of early stopping to first order in small eigenvalues. At
     lambda = eps they are 1/2 and 1 - 1/e = 0.632."""
-    return 1 / _check.positive_number("time", time)
+    return 1 / checks.positive_number("time", time)
 
 
 def _eigenvalues(values: Any) -> np.ndarray:
-    found = _check.real_array("eigenvalues", values)
+    found = checks.real_array("eigenvalues", values)
     if not np.all(found >= 0):
         raise ValueError("Expected eigenvalues of at least 0. Got others.")
     return found

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dkp import _check
-from dkp._types import Float
+from dkp._core import checks
+from dkp._core.types import Float
 from dkp.theory._checks import gram_matrix, locations_gram, positive_widths
 from dkp.theory._shifts import mean_over_shifts
 
@@ -80,7 +80,7 @@ def conv_posterior_grams(
     weights = [weight]
     for _ in range(depth - 1):
         weights.insert(0, backward(weights[0]))
-    share = _check.positive_int("n_outputs", n_outputs) / n
+    share = checks.positive_int("n_outputs", n_outputs) / n
     shift, found = np.zeros_like(k), []
     for scale, weight, part in zip(scales, weights, share, strict=True):
         shift = forward(shift) + part * scale @ weight @ scale
@@ -90,11 +90,11 @@ def conv_posterior_grams(
 
 def _phi(gxx: np.ndarray, gyy: np.ndarray, beta: float) -> np.ndarray:
     gyy = gram_matrix("gyy", gyy)
-    _check.same_shape("gxx", gxx, "gyy", gyy)
-    gamma = gxx + np.eye(len(gxx)) / _check.positive_number("beta", beta)
+    checks.same_shape("gxx", gxx, "gyy", gyy)
+    gamma = gxx + np.eye(len(gxx)) / checks.positive_number("beta", beta)
     return np.linalg.solve(gamma, np.linalg.solve(gamma, gyy - gamma).T)
 
 
 def _shares(widths: Sequence[int], n_outputs: int) -> np.ndarray:
     """sum_j<=l n_d / n_j for each l."""
-    return _check.positive_int("n_outputs", n_outputs) * np.cumsum(1 / positive_widths("widths", widths))
+    return checks.positive_int("n_outputs", n_outputs) * np.cumsum(1 / positive_widths("widths", widths))

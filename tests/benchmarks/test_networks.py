@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks import datasets, networks
 from benchmarks.config import NETWORKS, plan
+from benchmarks.tables import datasets, networks
 
 
 def test_every_network_has_an_architecture():

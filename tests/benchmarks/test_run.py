@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 import dkp
-from benchmarks import config, evaluate, store
+from benchmarks import config, store
 from benchmarks import run as runner
+from benchmarks.tables import evaluate
 from tests.support import relaxed
 
 RUNS = config.plan("smoke", methods="mean")

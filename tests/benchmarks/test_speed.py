@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import speed, speed_hmc, speed_kernels, timing
-from benchmarks.datasets import synthetic
+from benchmarks.speed import hmc as speed_hmc
+from benchmarks.speed import kernels as speed_kernels
+from benchmarks.speed import timing
+from benchmarks.speed import vi as speed
+from benchmarks.tables.datasets import synthetic
 
 
 class Clock:

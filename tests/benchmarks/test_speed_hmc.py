@@ -14,8 +14,10 @@ import pytest
 from numpyro.infer.util import log_density
 from scipy import stats
 
-from benchmarks import hmc_baselines, hmc_chains, hmc_floor, hmc_problem, report, speed_hmc
-from benchmarks.hmc_problem import DELTA, LENGTHSCALES, NOISE, WIDTH
+from benchmarks import report
+from benchmarks.speed import hmc as speed_hmc
+from benchmarks.speed import hmc_baselines, hmc_chains, hmc_floor, hmc_problem
+from benchmarks.speed.hmc_problem import DELTA, LENGTHSCALES, NOISE, WIDTH
 
 N = 7
 VALUES = {**dict(zip(LENGTHSCALES, (0.8, 1.3, 0.6), strict=True)), NOISE: 0.3}

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from sklearn.base import BaseEstimator
 
-from benchmarks import tables
 from benchmarks.config import SUITES, TABLES, Run, Settings, plan
-from benchmarks.evaluate import evaluate
-from benchmarks.tables import METHODS, Split, score_classes, simulated_counts, with_outliers
+from benchmarks.tables import everyday as tables
+from benchmarks.tables.evaluate import evaluate
+from benchmarks.tables.everyday import METHODS, Split, score_classes, simulated_counts, with_outliers
 from tests.support import relaxed
 
 

@@ -15,8 +15,9 @@ from scipy import stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics import arviz
-from dkp.distributions.outputs import OutputLaw
-from dkp.posterior import Draw, moments_row_by_row
+from dkp.model.outputs import OutputLaw
+from dkp.posterior.draw import Draw
+from dkp.posterior.rows import moments_row_by_row
 from tests.support import relaxed
 
 N, S, NOISE = 25, 4000, 0.8

@@ -14,8 +14,9 @@ from scipy import special, stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics.comparison import compare, energy_distance, pareto_k
-from dkp.inference.importance import log_weights
-from dkp.inference.vi import VariationalPosterior, prepare
+from dkp.inference.variational.fit import prepare
+from dkp.inference.variational.importance import log_weights
+from dkp.inference.variational.posterior import VariationalPosterior
 from tests.support import relaxed
 
 RNG = np.random.default_rng(12)

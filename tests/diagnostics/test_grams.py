@@ -10,9 +10,10 @@ import pytest
 import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics import grams
-from dkp.distributions.outputs import OutputLaw
-from dkp.linalg.alignment import centred_alignment
-from dkp.posterior import Draw, moments_row_by_row
+from dkp.gram.alignment import centred_alignment
+from dkp.model.outputs import OutputLaw
+from dkp.posterior.draw import Draw
+from dkp.posterior.rows import moments_row_by_row
 
 RNG = np.random.default_rng(3)
 N_DRAWS, P, N = 3, 5, 12

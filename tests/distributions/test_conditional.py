@@ -15,7 +15,7 @@ from scipy import stats
 
 from dkp.distributions import InverseWishartFactor, WishartFactor, inverse_wishart_conditional, wishart_conditional
 from dkp.distributions.conditional import wishart_conditional_mean
-from dkp.linalg.blocks import Gram
+from dkp.gram.gram import Gram
 from dkp.linalg.cholesky import cholesky
 
 P, DRAWS = 3, 20_000

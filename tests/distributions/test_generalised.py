@@ -15,7 +15,7 @@ from scipy import integrate, stats
 from dkp.distributions import Bartlett, GeneralisedBartlett, GeneralisedWishartFactor, WishartFactor, kl_divergence
 from dkp.distributions.generalised import ColumnProduct, RowProduct
 from dkp.linalg.bartlett import trapezoid, wishart_df
-from dkp.linalg.blocks import diagonal
+from dkp.linalg.diagonals import diagonal
 from tests.distributions.test_wishart import log_jacobian, scale_tril, singular_log_density
 
 SHAPES = {"5 x 3": (5, 3), "4 x 4": (4, 4), "4 x 1": (4, 1), "6 x 2": (6, 2)}

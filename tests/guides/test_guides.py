@@ -10,9 +10,8 @@ import pytest
 from scipy import stats
 
 import dkp
-from dkp.bottlenecks import Bottleneck
+from dkp.bottlenecks.base import Bottleneck
 from dkp.distributions import kl_divergence
-from dkp.distributions.outputs import whitened_posterior
 from dkp.guides import (
     GUIDES,
     BottleneckGuide,
@@ -23,9 +22,10 @@ from dkp.guides import (
     WishartGuide,
     choose_guides,
 )
-from dkp.guides.start import principal_root
+from dkp.guides.initial import principal_root
 from dkp.linalg.cholesky import cholesky
-from dkp.priors import Hyperparameter
+from dkp.model.hyperparameters import Hyperparameter
+from dkp.model.outputs import whitened_posterior
 
 P = 4
 SUM = WishartGuide(mixing="sum")

@@ -11,9 +11,11 @@ import optax
 import pytest
 
 import dkp
-from dkp import archive, kernels, likelihoods
+from dkp import kernels, likelihoods
+from dkp._core import archive
+from dkp.data.batches import Batches
 from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
-from dkp.inference.loop import Batches, Saved, minimise, minimise_many
+from dkp.inference.minimise import Saved, minimise, minimise_many
 from tests.support import relaxed, relaxed_optimizer
 
 KEY = jax.random.key(0)

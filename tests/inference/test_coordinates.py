@@ -12,9 +12,9 @@ from scipy import stats
 
 import dkp
 from dkp import kernels, likelihoods
-from dkp.bottlenecks import Bottleneck
+from dkp.bottlenecks.base import Bottleneck
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.functionals import functionals
+from dkp.inference.markov.summaries import functionals
 from dkp.likelihoods.base import Likelihood
 from tests.support import relaxed, run_python
 

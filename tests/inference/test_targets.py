@@ -12,11 +12,11 @@ from scipy import stats
 
 import dkp
 from dkp import kernels, likelihoods
-from dkp.distributions.outputs import observed_log_density, observed_outputs
+from dkp.gram.gram import Gram
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.family import OutputBatch, VariationalFamily
-from dkp.linalg.blocks import Gram
+from dkp.inference.variational.family import OutputBatch, VariationalFamily
 from dkp.linalg.cholesky import cholesky
+from dkp.model.outputs import observed_log_density, observed_outputs
 from tests.support import relaxed, relaxed_optimizer
 
 N, NOISE = 6, 0.3

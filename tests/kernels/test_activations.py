@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from dkp.gram.gram import Gram
 from dkp.kernels import ArcCosine, Repeat
-from dkp.kernels._angles import angle
-from dkp.linalg.blocks import Gram
+from dkp.kernels.angular import angle
 
 COVARIANCES = [
     (0.3, 1.0, 2.0),

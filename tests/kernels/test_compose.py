@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dkp.gram.gram import Inputs
 from dkp.kernels import ArcCosine, Chain, InputKernel, Linear, Product, Repeat, Scale, SquaredExponential, Sum
-from dkp.linalg.blocks import Inputs
 
 RANDOM = np.random.default_rng(0)
 INPUTS = Inputs(i=jnp.asarray(RANDOM.normal(size=(5, 3))), t=jnp.asarray(RANDOM.normal(size=(4, 3))))

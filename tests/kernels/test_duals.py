@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from dkp.gram.gram import Gram
 from dkp.kernels import (
     ELU,
     GELU,
@@ -37,7 +38,6 @@ from dkp.kernels import (
     Sign,
     Sine,
 )
-from dkp.linalg.blocks import Gram
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dkp._spec import Learn, learn
+from dkp._core.description import Learn, learn
+from dkp.gram.gram import Inputs
 from dkp.kernels import Linear
-from dkp.linalg.blocks import Inputs
 
 RANDOM = np.random.default_rng(0)
 X, T = RANDOM.normal(size=(5, 3)), RANDOM.normal(size=(4, 3))

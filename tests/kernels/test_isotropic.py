@@ -7,8 +7,8 @@ import pytest
 from scipy.special import gamma, kv
 from sklearn.gaussian_process import kernels as sk
 
+from dkp.gram.gram import Gram, Inputs
 from dkp.kernels import Linear, Matern, RationalQuadratic, SquaredExponential
-from dkp.linalg.blocks import Gram, Inputs
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 SMOOTH = [SquaredExponential, lambda **k: Matern(1.5, **k), lambda **k: Matern(2.5, **k), RationalQuadratic]

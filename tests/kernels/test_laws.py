@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dkp import kernels
+from dkp.gram.gram import Gram, Inputs
 from dkp.kernels import (
     ELU,
     GELU,
@@ -35,7 +36,6 @@ from dkp.kernels import (
     SquaredExponential,
     Sum,
 )
-from dkp.linalg.blocks import Gram, Inputs
 
 WEIGHTS = np.array([0.5, 1.0, 2.0])
 GRAM_KERNELS = [

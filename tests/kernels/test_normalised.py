@@ -7,8 +7,8 @@ import pytest
 from sklearn.gaussian_process import kernels as sk
 
 import dkp
+from dkp.gram.gram import Gram, Inputs
 from dkp.kernels import Affine, Linear, NormalisedGaussian
-from dkp.linalg.blocks import Gram, Inputs
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 NORMS = np.linalg.norm(X, axis=1)

@@ -1,0 +1,1 @@
+"""Audits of variational inference by Markov chains and by the evidence."""

@@ -1,0 +1,36 @@
+"""The Gram matrix, as the blocks that inference needs, and the inputs that start it.
+
+With inducing points a Gram is three blocks: ``ii`` among the inducing points, ``ti`` between data and inducing
+points, and only the diagonal ``tt`` among the data, so that time and memory are linear in the number of data
+points. With all the data as its own inducing set it is ``ii`` alone.
+"""
+
+from dkp._core.record import value
+from dkp._core.types import Array, Float
+from dkp.linalg.diagonals import diagonal
+
+__all__ = ["Gram", "Inputs"]
+
+
+@value
+class Inputs:
+    """Features of the inducing points `i` and, when there are other points, of the data `t`."""
+
+    i: Float[Array, "P *space D"]
+    t: Float[Array, "B *space D"] | None = None
+
+
+@value
+class Gram:
+    """Blocks of a symmetric positive semi-definite matrix over inducing points (i) and data points (t).
+
+    ``ti`` and ``tt`` are both present or both None.
+    """
+
+    ii: Float[Array, "P P"]
+    ti: Float[Array, "B P"] | None = None
+    tt: Float[Array, " B"] | None = None
+
+    @property
+    def ii_diagonal(self) -> Float[Array, " P"]:
+        return diagonal(self.ii)

@@ -1,0 +1,19 @@
+"""Orders of points, in which the first ones say the most about the others."""
+
+import numpy as np
+
+from dkp._core.types import Float, Int
+
+__all__ = ["farthest_first"]
+
+
+def farthest_first(x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, " N"]:
+    """Rows in an order in which each has the largest distance from the nearest of those before it; the first is the one
+    farthest from the mean (Gonzalez 1985)."""
+    order = [int(np.argmax(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))]
+    nearest = np.full(len(x), np.inf)
+    for _ in range(len(x) - 1):
+        nearest = np.minimum(nearest, np.sum((x - x[order[-1]]) ** 2, axis=1))
+        nearest[order[-1]] = -1.0
+        order.append(int(np.argmax(nearest)))
+    return np.asarray(order)

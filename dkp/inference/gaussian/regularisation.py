@@ -1,0 +1,58 @@
+"""Choosing the regularisation by leave-one-out prediction, which costs neither data nor decompositions."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from dkp._core.types import Array, Float
+from dkp.data.dataset import Dataset
+
+__all__ = ["LinearPredictor", "check_linear_predictor", "tune_diag_reg"]
+
+
+@runtime_checkable
+class LinearPredictor(Protocol):
+    """A posterior whose means are linear in the targets: exact, trained by gradient flow, or an ensemble of these."""
+
+    data: Dataset
+
+    @property
+    def diag_reg(self) -> float: ...
+
+    def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]: ...
+
+    def latent_mean(self, x: Array, chunk: int) -> Array: ...
+
+    def with_diag_reg(self, diag_reg: float) -> Any: ...
+
+    def summary(self) -> dict[str, Any]: ...
+
+
+def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
+    """The posterior with the regularisation that has the least squared error in leave-one-out prediction.
+
+    Args:
+        posterior: of ``dkp.condition``, ``dkp.gradient_flow`` or ``dkp.fit_augmented``.
+        diag_regs: what to choose from.
+
+    Raises:
+        ValueError: for another posterior, an empty list, or negative numbers.
+
+    Source: Allen 1974, *Technometrics* 16(1), the PRESS statistic.
+    """
+    check_linear_predictor(posterior, diag_regs)
+    targets = np.asarray(posterior.data.y, float)
+    errors = [np.mean((posterior.leave_one_out_mean(value) - targets) ** 2) for value in diag_regs]
+    return posterior.with_diag_reg(diag_regs[int(np.argmin(errors))])
+
+
+def check_linear_predictor(posterior: Any, diag_regs: Sequence[float] | None) -> None:
+    """Raise ValueError unless the posterior predicts its own data one by one, and there is something to choose from."""
+    if not isinstance(posterior, LinearPredictor):
+        raise ValueError(
+            "Expected a posterior of dkp.condition, dkp.gradient_flow or dkp.fit_augmented. "
+            f"Got {type(posterior).__name__}."
+        )
+    if diag_regs is not None and not len(diag_regs):
+        raise ValueError("Expected diag_reg to hold at least one number. Got an empty list.")

@@ -1,0 +1,1 @@
+"""The evidence, by tempered sequential Monte Carlo, and what is chosen by it."""
