@@ -1,4 +1,5 @@
-"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed`` and ``faults``."""
+"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed`` and
+``faults``."""
 
 import signal
 import sys
@@ -50,7 +51,13 @@ def run(
     """
     try:
         runs = config.plan(
-            suite, datasets=datasets, splits=splits, methods=methods, dtype=dtype, seed=seed, settings=settings
+            suite,
+            datasets=datasets,
+            splits=splits,
+            methods=methods,
+            dtype=dtype,
+            seed=seed,
+            settings=settings,
         )
     except ValueError as error:
         sys.exit(str(error))
@@ -64,11 +71,16 @@ def run(
         together=together,
     )
     if failed:
-        sys.exit(f"{failed} runs failed; their records hold the reasons, and the same command tries them again")
+        sys.exit(
+            f"{failed} runs failed; their records hold the reasons, and the same command tries "
+            "them again"
+        )
 
 
 @app.command(name="run-one")
-def run_one(configurations: tyro.conf.Positional[tuple[str, ...]], *, out: Path, cores: tuple[int, ...]) -> None:
+def run_one(
+    configurations: tyro.conf.Positional[tuple[str, ...]], *, out: Path, cores: tuple[int, ...]
+) -> None:
     """Do one run, or the splits of one, in this process (what `run` starts in each worker).
 
     Args:
@@ -97,9 +109,9 @@ def report(
         out: directory of the records.
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
-        write: a Markdown file; replace the text between its results markers, and the tables of `audit`,
-            `audit --guides`, `speed --suite hmc`, `claims` and `faults` between its audit, audit-guides, speed-hmc,
-            claims and faults markers where it has them.
+        write: a Markdown file; replace the text between its results markers, and the tables of
+            `audit`, `audit --guides`, `speed --suite hmc`, `claims` and `faults` between its audit,
+            audit-guides, speed-hmc, claims and faults markers where it has them.
     """
     from benchmarks import report as reports
     from benchmarks.audit import guides as audit_guides
@@ -132,12 +144,16 @@ def report(
 
 
 @app.command
-def audit(*, datasets: str = "", guides: bool = False, out: Path = RESULTS, again: bool = False) -> None:
-    """Judge variational inference by Markov chains and by the evidence, on some rows of the small UCI sets.
+def audit(
+    *, datasets: str = "", guides: bool = False, out: Path = RESULTS, again: bool = False
+) -> None:
+    """Judge variational inference by Markov chains and by the evidence, on some rows of the small
+    UCI sets.
 
     Args:
         datasets: names separated by commas; yacht, boston, energy, concrete and wine when empty.
-        guides: compare the guides of a Wishart bottleneck, on yacht and boston when `datasets` is empty.
+        guides: compare the guides of a Wishart bottleneck, on yacht and boston when `datasets` is
+            empty.
         out: directory of the records.
         again: repeat finished sets.
     """
@@ -150,7 +166,8 @@ def audit(*, datasets: str = "", guides: bool = False, out: Path = RESULTS, agai
 
 @app.command
 def claims(*, only: str = "", out: Path = RESULTS, again: bool = False) -> None:
-    """Compute the claims of the papers on finite, infinite and bottlenecked networks, each in under ten minutes.
+    """Compute the claims of the papers on finite, infinite and bottlenecked networks, each in under
+    ten minutes.
 
     Args:
         only: names separated by commas; all when empty.
@@ -175,21 +192,29 @@ def speed(
     repeats: int = 20,
     out: Path = RESULTS,
 ) -> None:
-    """Time what matters next to a matrix product: seconds, compilation, memory, and the ratio of the two.
+    """Time what matters next to a matrix product: seconds, compilation, memory, and the ratio of
+    the two.
 
     Args:
-        suite: vi (one optimiser step; kernels and dtypes), depth (the same with five kernels; bottlenecks and guides),
-            scaling (growing data, fixed batch), kernels (NNGP and tangent kernels of infinite networks), kernels-large
-            (20,000 points, 2 GB), hmc (effective draws a second, next to plain NumPyro; an hour), or all.
+        suite: vi (one optimiser step; kernels and dtypes), depth (the same with five kernels;
+            bottlenecks and guides), scaling (growing data, fixed batch), kernels (NNGP and tangent
+            kernels of infinite networks), kernels-large (20,000 points, 2 GB), hmc (effective draws
+            a second, next to plain NumPyro; an hour), or all.
         repeats: timed steps a row, after warm-up.
         out: directory of the records.
     """
-    for name in ("vi", "depth", "scaling", "kernels", "kernels-large", "hmc") if suite == "all" else (suite,):
+    for name in (
+        ("vi", "depth", "scaling", "kernels", "kernels-large", "hmc")
+        if suite == "all"
+        else (suite,)
+    ):
         _speeds(name).run_suite(name, out, repeats=repeats)
 
 
 @app.command(name="speed-one")
-def speed_one(suite: tyro.conf.Positional[str], case: tyro.conf.Positional[str], *, repeats: int) -> None:
+def speed_one(
+    suite: tyro.conf.Positional[str], case: tyro.conf.Positional[str], *, repeats: int
+) -> None:
     """Time one row in this process and print it as JSON (what `speed` starts for each row).
 
     Args:
@@ -213,7 +238,8 @@ def faults(
     """Kill runs at random moments, feed malformed input, or fuzz the reader of files.
 
     Args:
-        what: kills (of every engine), inputs (arrays, tables, model files, checkpoints), or fuzz (needs atheris).
+        what: kills (of every engine), inputs (arrays, tables, model files, checkpoints), or fuzz
+            (needs atheris).
         number: kills of an engine; 20 times as many inputs of a kind.
         seconds: of fuzzing.
         seed: of moments and inputs.
@@ -261,7 +287,9 @@ def main() -> None:
     try:
         app.cli(prog="python -m benchmarks", description=__doc__)
     except KeyboardInterrupt:
-        sys.exit("interrupted: finished runs are kept, and the same command continues with the others")
+        sys.exit(
+            "interrupted: finished runs are kept, and the same command continues with the others"
+        )
 
 
 if __name__ == "__main__":

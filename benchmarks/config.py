@@ -1,8 +1,7 @@
 """What is run: suites of data sets, the settings of a suite, and the identity of one run.
 
-One model and one configuration serve all data sets of a suite. Nothing here imports JAX, so that a worker process
-can choose its core and its number of threads first.
-"""
+One model and one configuration serve all data sets of a suite. Nothing here imports JAX, so that a
+worker process can choose its core and its number of threads first."""
 
 import dataclasses
 import hashlib
@@ -47,7 +46,8 @@ EXACT = ("gp", "gp-matern", "gp-rq")
 """Exact Gaussian processes: one layer."""
 
 CHOSEN = ("gp", "gp-matern", "gp-rq", "diwp", "diwp-matern", "dwp-ab")
-"""Depths and kernels among which `chosen` takes, split by split, the one with the highest bound on the evidence."""
+"""Depths and kernels among which `chosen` takes, split by split, the one with the highest bound on
+the evidence."""
 
 NETWORKS = ("fcn", "fcn-zca", "vec", "vec-zca", "gap", "gap-zca")
 """Infinitely wide networks, which have no settings."""
@@ -59,8 +59,12 @@ SKLEARN = ("gp-classifier", "logistic", "boosting", "poisson-glm", "poisson-boos
 """Methods of scikit-learn, with its defaults."""
 
 IGNORED_SETTINGS = {
-    **dict.fromkeys((*NETWORKS, *SKLEARN, "mean"), tuple(field.name for field in dataclasses.fields(Settings))),
-    **dict.fromkeys(EXACT, ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps")),
+    **dict.fromkeys(
+        (*NETWORKS, *SKLEARN, "mean"), tuple(field.name for field in dataclasses.fields(Settings))
+    ),
+    **dict.fromkeys(
+        EXACT, ("n_inducing", "batch_size", "steps", "samples", "depth", "start_steps")
+    ),
     "nngp": ("n_inducing", "batch_size", "steps", "samples", "start_steps"),
     "diwp": ("depth",),
     "diwp-matern": ("depth",),
@@ -71,9 +75,8 @@ IGNORED_SETTINGS = {
 class Suite:
     """Data sets, with the splits, methods and settings used when the command line names none.
 
-    deep: settings of the deep Gaussian and deep Wishart processes. single: those of single methods. excluded: data sets
-    and methods that do not go together. cores: of a run.
-    """
+    deep: settings of the deep Gaussian and deep Wishart processes. single: those of single methods.
+    excluded: data sets and methods that do not go together. cores: of a run."""
 
     datasets: tuple[str, ...]
     splits: tuple[int, ...]
@@ -90,15 +93,19 @@ class Suite:
 
 
 SUITES = {
-    "smoke": Suite(datasets=("diabetes",), splits=(0,), settings=Settings(n_inducing=20, steps=300, samples=2)),
-    # Few enough points for 200 inducing points, which bring the sparse model close to the exact Gaussian process.
+    "smoke": Suite(
+        datasets=("diabetes",), splits=(0,), settings=Settings(n_inducing=20, steps=300, samples=2)
+    ),
+    # Few enough points for 200 inducing points, which bring the sparse model close to the exact
+    # Gaussian process.
     "uci-small": Suite(
         datasets=("uci/yacht", "uci/boston", "uci/energy", "uci/concrete", "uci/wine"),
         splits=(0, 1, 2, 3, 4),
         settings=Settings(n_inducing=200, steps=500),
         deep=Settings(steps=2000),
     ),
-    # An exact Gaussian process on 40,000 points does not fit in memory, so it is not among these methods.
+    # An exact Gaussian process on 40,000 points does not fit in memory, so it is not among these
+    # methods.
     "uci-large": Suite(
         datasets=("uci/kin8nm", "uci/power", "uci/naval", "uci/protein"),
         splits=(0,),
@@ -127,7 +134,9 @@ SUITES = {
             "boosting",
         ),
         settings=Settings(n_inducing=300, batch_size=500, steps=6500),
-        single=(("dkp-classifier-components", Settings(n_inducing=400, batch_size=500, steps=4500)),),
+        single=(
+            ("dkp-classifier-components", Settings(n_inducing=400, batch_size=500, steps=4500)),
+        ),
         cores=2,
     ),
     "counts": Suite(
@@ -142,12 +151,15 @@ SUITES = {
         methods=("dkp-gaussian", "dkp-student-t"),
         settings=Settings(steps=1000),
     ),
-    # Kernels between all pairs of locations are for coarse images and fewer points, where all methods run.
+    # Kernels between all pairs of locations are for coarse images and fewer points, where all
+    # methods run.
     "nngp": Suite(
         datasets=("digits", "mnist", "cifar10", "mnist-14x14", "cifar10-16x16"),
         splits=(0,),
         methods=NETWORKS,
-        excluded=tuple((dataset, method) for dataset in ("mnist", "cifar10") for method in ("gap", "gap-zca")),
+        excluded=tuple(
+            (dataset, method) for dataset in ("mnist", "cifar10") for method in ("gap", "gap-zca")
+        ),
     ),
 }
 
@@ -166,9 +178,12 @@ class Run:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """All that decides the result, other than data and method; settings that the method ignores stay out."""
+        """All that decides the result, other than data and method; settings that the method ignores
+        stay out."""
         ignored = IGNORED_SETTINGS.get(self.method, ())
-        settings = {name: v for name, v in dataclasses.asdict(self.settings).items() if name not in ignored}
+        settings = {
+            name: v for name, v in dataclasses.asdict(self.settings).items() if name not in ignored
+        }
         if settings.get("start_steps") == Settings.start_steps:
             del settings["start_steps"]  # as in records from before it was a setting
         return {"dtype": self.dtype, "seed": self.seed, **settings}
@@ -200,7 +215,8 @@ def plan(
 
     Args:
         suite: a key of ``SUITES``.
-        datasets: names separated by commas; ``energy`` may stand for ``uci/energy``. Empty: all of the suite.
+        datasets: names separated by commas; ``energy`` may stand for ``uci/energy``. Empty: all of
+            the suite.
         splits: such as ``0-4`` or ``0,2,5-7``. Empty: those of the suite.
         methods: names separated by commas. Empty: those of the suite.
         dtype: ``float64`` or ``float32``.
@@ -257,7 +273,8 @@ def override(settings: Settings, text: str) -> Settings:
     """`settings` with changes such as ``"steps=200,batch_size=none"``.
 
     Raises:
-        ValueError: when a name is no setting or a value is neither a positive integer nor, for the batch, ``none``.
+        ValueError: when a name is no setting or a value is neither a positive integer nor, for the
+            batch, ``none``.
     """
     changes: dict[str, int | None] = {}
     known = [field.name for field in dataclasses.fields(Settings)]

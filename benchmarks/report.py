@@ -1,8 +1,8 @@
 """Markdown tables from the records of runs, with published numbers beside ours.
 
-Every number is a mean over splits, with the standard error of that mean, s / sqrt(n), where s is the sample standard
-deviation over the n splits. Differences from the baseline are taken split by split before averaging.
-"""
+Every number is a mean over splits, with the standard error of that mean, s / sqrt(n), where s is
+the sample standard deviation over the n splits. Differences from the baseline are taken split by
+split before averaging."""
 
 import dataclasses
 import json
@@ -38,8 +38,8 @@ Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric or a time of the records: its title, which may name the cores of a run, and whether the methods are also
-    compared by differences."""
+    """A metric or a time of the records: its title, which may name the cores of a run, and whether
+    the methods are also compared by differences."""
 
     title: str
     paired: bool = False
@@ -60,7 +60,9 @@ METRICS = {
     "accuracy_ntk": Metric(title="Test accuracy, NTK"),
     "log_density_nngp": Metric(title="Test log density of the labels, NNGP"),
     "log_density_ntk": Metric(title="Test log density of the labels, NTK"),
-    "log_density_nngp_unregularised": Metric(title="The same without diagonal regularisation, NNGP"),
+    "log_density_nngp_unregularised": Metric(
+        title="The same without diagonal regularisation, NNGP"
+    ),
     "log_density_ntk_unregularised": Metric(title="The same without diagonal regularisation, NTK"),
     "fit": Metric(title="Seconds a fit, {cores}"),
 }
@@ -91,39 +93,60 @@ def render(
     finished = [r for r in chosen if r["status"] == "finished"]
     order = suites or [name for name in SUITES if any(r["suite"] == name for r in finished)]
     finished += chosen_by_bound(finished)
-    sections = [_suite_section(name, [r for r in finished if r["suite"] == name], baseline) for name in order]
+    sections = [
+        _suite_section(name, [r for r in finished if r["suite"] == name], baseline)
+        for name in order
+    ]
     shown = [r for r in finished if r["suite"] in order and r["method"] != "chosen"]
     if not shown:
-        raise ValueError("Expected at least one finished run with these suites and methods. Got none; do `run` first.")
+        raise ValueError(
+            "Expected at least one finished run with these suites and methods. Got none; do `run` "
+            "first."
+        )
     failed = sum(r["status"] != "finished" and r["suite"] in order for r in chosen)
     return "\n\n".join([*sections, _provenance(shown, failed)])
 
 
 def tabulate(records: Iterable[Record], name: str) -> Cells:
-    """A metric or time by (data set, method label) and split; of several records for one split, the latest."""
+    """A metric or time by (data set, method label) and split; of several records for one split, the
+    latest."""
     cells: Cells = {}
     for record in sorted(records, key=lambda r: r["date"]):
         values = record["times"] | record["metrics"]
         if name in values:
-            cells.setdefault((record["dataset"], _method_label(record)), {})[record["split"]] = values[name]
+            cells.setdefault((record["dataset"], _method_label(record)), {})[record["split"]] = (
+                values[name]
+            )
     return cells
 
 
 def chosen_by_bound(records: Sequence[Record]) -> list[Record]:
-    """Records of the method ``chosen``: of the methods in ``CHOSEN``, on each split, the one with the highest bound on
-    the evidence of the training data, exact or variational; where at least two of them have run as their suite says."""
+    """Records of the method ``chosen``: of the methods in ``CHOSEN``, on each split, the one with
+    the highest bound on the evidence of the training data, exact or variational; where at least two
+    of them have run as their suite says."""
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for r in sorted(records, key=lambda r: r["date"]):
         if r["method"] in CHOSEN and not _differing_settings(r) and _bound(r) is not None:
             groups.setdefault((r["suite"], r["dataset"], r["split"], r["dtype"]), []).append(r)
-    best = [max(group, key=_bound) for group in groups.values() if len({r["method"] for r in group}) > 1]
-    usual = {suite: dataclasses.asdict(SUITES[suite].settings_of("chosen")) for suite in {r["suite"] for r in best}}
-    return [r | {"method": "chosen", "chose": r["method"], "settings": usual[r["suite"]], "curve": None} for r in best]
+    best = [
+        max(group, key=_bound) for group in groups.values() if len({r["method"] for r in group}) > 1
+    ]
+    usual = {
+        suite: dataclasses.asdict(SUITES[suite].settings_of("chosen"))
+        for suite in {r["suite"] for r in best}
+    }
+    return [
+        r | {"method": "chosen", "chose": r["method"], "settings": usual[r["suite"]], "curve": None}
+        for r in best
+    ]
 
 
 def _bound(record: Record) -> Any:
-    """Nats a data point on standardised targets: the ELBO, or the evidence itself where it is exact."""
-    return record["metrics"].get("elbo", record.get("fit", {}).get("log_marginal_likelihood_per_point"))
+    """Nats a data point on standardised targets: the ELBO, or the evidence itself where it is
+    exact."""
+    return record["metrics"].get(
+        "elbo", record.get("fit", {}).get("log_marginal_likelihood_per_point")
+    )
 
 
 def _choices(records: list[Record]) -> list[str]:
@@ -135,8 +158,13 @@ def _choices(records: list[Record]) -> list[str]:
             of_set[r["chose"]] = of_set.get(r["chose"], 0) + 1
     if not counts:
         return []
-    shown = "; ".join(f"{d}: {', '.join(f'{m} ({n})' for m, n in of.items())}" for d, of in counts.items())
-    return [f"`chosen`: on each split that of {', '.join(CHOSEN)} with the highest bound on the evidence. {shown}."]
+    shown = "; ".join(
+        f"{d}: {', '.join(f'{m} ({n})' for m, n in of.items())}" for d, of in counts.items()
+    )
+    return [
+        f"`chosen`: on each split that of {', '.join(CHOSEN)} with the highest bound on the "
+        f"evidence. {shown}."
+    ]
 
 
 def differences(cells: Cells, baseline: str) -> Cells:
@@ -144,7 +172,8 @@ def differences(cells: Cells, baseline: str) -> Cells:
     return {
         (dataset, method): {k: values[k] - base[k] for k in sorted(values.keys() & base.keys())}
         for (dataset, method), values in cells.items()
-        if method != baseline and (base := cells.get((dataset, baseline), {})).keys() & values.keys()
+        if method != baseline
+        and (base := cells.get((dataset, baseline), {})).keys() & values.keys()
     }
 
 
@@ -156,14 +185,18 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def write_between_markers(path: Path, text: str, name: str = "results") -> None:
-    """Replace what stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of a Markdown file.
+    """Replace what stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of
+    a Markdown file.
 
     Raises:
         ValueError: when the file does not have each marker once, in order.
     """
     page, (begin, end) = path.read_text(encoding="utf-8"), _markers(name)
     if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"Expected {path} to contain {begin} and, after it, {end}, once each. Got something else.")
+        raise ValueError(
+            f"Expected {path} to contain {begin} and, after it, {end}, once each. Got something "
+            "else."
+        )
     before, after = page[: page.index(begin)], page[page.index(end) :]
     path.write_text(f"{before}{begin}\n{text}\n{after}", encoding="utf-8")
 
@@ -190,15 +223,24 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
             if entry["metric"] == name and entry["dataset"] in datasets and suite not in TABLES:
                 cited[entry["source"]] = published["sources"][entry["source"]]
                 column = f"{entry['method']} [{entry['source']}]"
-                cells[entry["dataset"], column] = f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
+                cells[entry["dataset"], column] = (
+                    f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
+                )
         pieces += _table(metric.title.format(cores=cores), cells)
         if metric.paired:
-            paired = {key: _show(list(d.values())) for key, d in differences(values, baseline).items()}
-            pieces += _table(f"{metric.title}: difference from {baseline} on the same splits", paired)
+            paired = {
+                key: _show(list(d.values())) for key, d in differences(values, baseline).items()
+            }
+            pieces += _table(
+                f"{metric.title}: difference from {baseline} on the same splits", paired
+            )
     title = "Learning curve, ELBO per data point after a share of the steps"
     pieces += _table(title, _curves(suite, records), error=False)
     pieces += _choices(records)
-    pieces += [f"[{key}]: {s['citation']}, <{s['url']}>, {s['location']}. {s['note']}" for key, s in cited.items()]
+    pieces += [
+        f"[{key}]: {s['citation']}, <{s['url']}>, {s['location']}. {s['note']}"
+        for key, s in cited.items()
+    ]
     return "\n\n".join(pieces)
 
 
@@ -214,15 +256,19 @@ def _cores(records: list[Record]) -> str:
 
 
 def _ordered(suite: str, cells: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
-    """Rows in the order of the suite's data sets, columns in that of its methods and then by name."""
+    """Rows in the order of the suite's data sets, columns in that of its methods and then by
+    name."""
     datasets, methods = SUITES[suite].datasets, SUITES[suite].methods
     known = {name: i for i, name in enumerate(methods)}
-    order = sorted(cells, key=lambda c: (datasets.index(c[0]), known.get(c[1].split(" ")[0], len(known)), c[1]))
+    order = sorted(
+        cells, key=lambda c: (datasets.index(c[0]), known.get(c[1].split(" ")[0], len(known)), c[1])
+    )
     return {key: cells[key] for key in order}
 
 
 def _curves(suite: str, records: list[Record]) -> dict[tuple[str, str], str]:
-    """By data set and method, and share of the steps: the last part of the curve up to there, a mean over splits."""
+    """By data set and method, and share of the steps: the last part of the curve up to there, a
+    mean over splits."""
     curves: dict[tuple[str, str], dict[int, list[float | None]]] = {}
     for r in sorted(records, key=lambda r: r["date"]):
         if r.get("curve"):
@@ -230,9 +276,15 @@ def _curves(suite: str, records: list[Record]) -> dict[tuple[str, str], str]:
     cells = {}
     for (dataset, method), by_split in _ordered(suite, curves).items():
         for share in CURVE_SHARES:
-            reached = [v for c in by_split.values() if (v := c[max(0, round(share * len(c)) - 1)]) is not None]
+            reached = [
+                v
+                for c in by_split.values()
+                if (v := c[max(0, round(share * len(c)) - 1)]) is not None
+            ]
             if reached:
-                cells[f"{dataset}, {method}", f"{share:.0%}"] = f"{np.mean(reached):.3f} ({len(reached)})"
+                cells[f"{dataset}, {method}", f"{share:.0%}"] = (
+                    f"{np.mean(reached):.3f} ({len(reached)})"
+                )
     return cells
 
 
@@ -242,7 +294,10 @@ def _table(title: str, cells: dict[tuple[str, str], str], *, error: bool = True)
     datasets = list(dict.fromkeys(dataset for dataset, _ in cells))
     methods = list(dict.fromkeys(method for _, method in cells))
     lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-    lines += [f"| {d.removeprefix('uci/')} | {' | '.join(cells.get((d, m), '') for m in methods)} |" for d in datasets]
+    lines += [
+        f"| {d.removeprefix('uci/')} | {' | '.join(cells.get((d, m), '') for m in methods)} |"
+        for d in datasets
+    ]
     return [f"**{title}**, mean {'± standard error ' if error else ''}(splits)", "\n".join(lines)]
 
 
@@ -251,10 +306,13 @@ def _show(values: Sequence[float]) -> str:
 
 
 def _pair(mean: float, error: float | None) -> str:
-    # Two decimals at least; more for small numbers, so that three digits of the larger of the two are shown.
+    # Two decimals at least; more for small numbers, so that three digits of the larger of the two
+    # are shown.
     largest = max(abs(mean), error or 0.0)
     decimals = 2 if largest >= 1 or largest == 0 else min(8, 2 - int(np.floor(np.log10(largest))))
-    return f"{mean:.{decimals}f}" if error is None else f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+    return (
+        f"{mean:.{decimals}f}" if error is None else f"{mean:.{decimals}f} ± {error:.{decimals}f}"
+    )
 
 
 def _method_label(record: Record) -> str:
@@ -267,12 +325,20 @@ def _differing_settings(record: Record) -> dict[str, Any]:
     usual = dataclasses.asdict(SUITES[record["suite"]].settings_of(record["method"]))
     ignored = IGNORED_SETTINGS.get(record["method"], ())
     seed = {"seed": record["seed"]} if record["seed"] != Run.seed else {}
-    return seed | {k: v for k, v in record["settings"].items() if k not in ignored and usual.get(k) != v}
+    return seed | {
+        k: v for k, v in record["settings"].items() if k not in ignored and usual.get(k) != v
+    }
 
 
 def _provenance(records: list[Record], failed: int) -> str:
     dates = sorted(r["date"][:10] for r in records)
-    line = f"{len(records)} runs, {dates[0]} to {dates[-1]}" + (f"; {failed} failed" if failed else "")
-    mixed = [m for m in {r["method"]: 0 for r in records} if len({r["model"] for r in records if r["method"] == m}) > 1]
+    line = f"{len(records)} runs, {dates[0]} to {dates[-1]}" + (
+        f"; {failed} failed" if failed else ""
+    )
+    mixed = [
+        m
+        for m in {r["method"]: 0 for r in records}
+        if len({r["model"] for r in records if r["method"] == m}) > 1
+    ]
     warning = f" The runs of {', '.join(mixed)} do not all have the same model." if mixed else ""
     return f"{line}. {store.listed_versions(records)}.{warning}"

@@ -1,8 +1,7 @@
 """Independent runs in worker processes: one process a run, with as many threads as cores.
 
-A process of its own gives each run a fresh JAX, its own floating-point width, and a memory that is returned; a crash
-or a time limit ends one run and not the others.
-"""
+A process of its own gives each run a fresh JAX, its own floating-point width, and a memory that is
+returned; a crash or a time limit ends one run and not the others."""
 
 import dataclasses
 import os
@@ -49,9 +48,11 @@ def run_all(
         out: directory of the records.
         workers: processes at a time; each is pinned to some of the cores that this process may use.
         cores: of each process.
-        time_limit: wall-clock seconds after which a run is stopped and recorded as failed; None for no limit.
+        time_limit: wall-clock seconds after which a run is stopped and recorded as failed; None for
+            no limit.
         again: also repeat finished runs.
-        together: fit the splits of a data set in one program where the method can; they share a worker and its fate.
+        together: fit the splits of a data set in one program where the method can; they share a
+            worker and its fate.
 
     Returns:
         The number of runs that failed.
@@ -64,11 +65,15 @@ def run_all(
             raise ValueError(f"Expected {name} to be at least 1. Got {number}.")
     if time_limit is not None and time_limit <= 0:
         raise ValueError(f"Expected time_limit to be positive seconds. Got {time_limit}.")
-    store.versions()  # an installation that cannot be imported is an error here, and not once for each run
+    # an installation that cannot be imported is an error here, and not once for each run
+    store.versions()
     todo = [run for run in runs if again or not store.is_finished(store.path_of(out, run))]
     print(f"{len(runs)} runs, of which {len(runs) - len(todo)} are finished already", flush=True)
     return _drain(
-        _groups(todo) if together else [[run] for run in todo], out.resolve(), _places(workers, cores), time_limit
+        _groups(todo) if together else [[run] for run in todo],
+        out.resolve(),
+        _places(workers, cores),
+        time_limit,
     )
 
 
@@ -86,7 +91,9 @@ def _places(workers: int, cores: int) -> list[list[int]]:
     return [[found[(i * cores + j) % len(found)] for j in range(cores)] for i in range(workers)]
 
 
-def _drain(todo: list[list[Run]], out: Path, free: list[list[int]], time_limit: float | None) -> int:
+def _drain(
+    todo: list[list[Run]], out: Path, free: list[list[int]], time_limit: float | None
+) -> int:
     total = sum(map(len, todo))
     waiting, running, done, failed = list(todo), [], 0, 0
     try:
@@ -107,14 +114,17 @@ def _drain(todo: list[list[Run]], out: Path, free: list[list[int]], time_limit: 
 
 
 def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
-    """Do one run in this process, or several together, and write their records, whether they finish or fail."""
+    """Do one run in this process, or several together, and write their records, whether they finish
+    or fail."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     start = time.perf_counter()
     try:
         from benchmarks.tables import evaluate
 
-        records = [evaluate.evaluate(runs[0])] if len(runs) == 1 else evaluate.evaluate_together(runs)
+        records = (
+            [evaluate.evaluate(runs[0])] if len(runs) == 1 else evaluate.evaluate_together(runs)
+        )
     except Exception:  # the traceback is the result of these runs
         seconds, error = time.perf_counter() - start, traceback.format_exc()
         records = [store.failure(run, error, seconds) for run in runs]
@@ -123,10 +133,17 @@ def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
 
 
 def worker_environment(dtype: str, cores: int = 1) -> dict[str, str]:
-    """The environment of a worker: as many threads in every library as it has cores, and the floating-point width of
-    `dtype`."""
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if cores == 1 else ""
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    """The environment of a worker: as many threads in every library as it has cores, and the
+    floating-point width of `dtype`."""
+    flags = (
+        "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if cores == 1 else ""
+    )
+    threads = (
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "VECLIB_MAXIMUM_THREADS",
+    )
     return {
         **os.environ,
         **dict.fromkeys(threads, str(cores)),
@@ -144,8 +161,19 @@ def _cores() -> list[int]:
 def _start(runs: list[Run], cores: list[int], out: Path) -> _Worker:
     log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the worker runs
     texts = [run.to_json() for run in runs]
-    command = [sys.executable, "-m", "benchmarks", "run-one", *texts, "--out", str(out), "--cores", *map(str, cores)]
-    # A session of its own keeps Ctrl-C away from the worker, whose fit would otherwise stop early and be recorded.
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "run-one",
+        *texts,
+        "--out",
+        str(out),
+        "--cores",
+        *map(str, cores),
+    ]
+    # A session of its own keeps Ctrl-C away from the worker, whose fit would otherwise stop early
+    # and be recorded.
     process = subprocess.Popen(
         command,
         cwd=store.ROOT,
@@ -169,15 +197,24 @@ def _stop(worker: _Worker) -> None:
     worker.log.close()
 
 
-def _collect(worker: _Worker, out: Path, time_limit: float | None) -> list[tuple[Run, dict[str, Any]]]:
-    """The records that the worker wrote or, when it could not write them, records of how it ended."""
+def _collect(
+    worker: _Worker, out: Path, time_limit: float | None
+) -> list[tuple[Run, dict[str, Any]]]:
+    """The records that the worker wrote or, when it could not write them, records of how it
+    ended."""
     code = worker.process.poll()
     if code != 0:
-        end = f"Stopped after the time limit of {time_limit} s." if code is None else f"Exit status {code}."
+        end = (
+            f"Stopped after the time limit of {time_limit} s."
+            if code is None
+            else f"Exit status {code}."
+        )
         worker.log.seek(0)
         error = f"{end}\n{worker.log.read()[-4000:].decode(errors='replace')}"
         for run in worker.runs:
-            store.write(store.path_of(out, run), store.failure(run, error, time.monotonic() - worker.start))
+            store.write(
+                store.path_of(out, run), store.failure(run, error, time.monotonic() - worker.start)
+            )
     _stop(worker)
     return [(run, store.read(store.path_of(out, run))) for run in worker.runs]
 
@@ -185,8 +222,17 @@ def _collect(worker: _Worker, out: Path, time_limit: float | None) -> list[tuple
 def _line(run: Run, record: dict[str, Any]) -> str:
     if record["status"] != "finished":
         return f"{run.label}: failed: {record['error'].strip().splitlines()[-1]}"
-    named = ("log_density", "rmse", "accuracy_nngp", "accuracy_ntk", "log_density_nngp", "log_density_ntk")
+    named = (
+        "log_density",
+        "rmse",
+        "accuracy_nngp",
+        "accuracy_ntk",
+        "log_density_nngp",
+        "log_density_ntk",
+    )
     shown = ", ".join(
-        f"{name.replace('_', ' ')} {record['metrics'][name]:.4g}" for name in named if name in record["metrics"]
+        f"{name.replace('_', ' ')} {record['metrics'][name]:.4g}"
+        for name in named
+        if name in record["metrics"]
     )
     return f"{run.label}: {shown}, {record['times']['total']:.1f} s"

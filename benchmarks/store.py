@@ -1,8 +1,7 @@
 """One JSON file a run, written whole or not at all.
 
-A run that was killed leaves no file and is started again; a finished one is found and not repeated; a failed one
-leaves its traceback and is tried again.
-"""
+A run that was killed leaves no file and is started again; a finished one is found and not repeated;
+a failed one leaves its traceback and is tried again."""
 
 import datetime
 import functools
@@ -35,7 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def path_of(out: Path, run: Run) -> Path:
     """``<out>/<suite>/<dataset>/split<k>/<method>-<fingerprint of the configuration>.json``."""
-    return out / run.suite / run.dataset / f"split{run.split}" / f"{run.method}-{run.fingerprint}.json"
+    return (
+        out / run.suite / run.dataset / f"split{run.split}" / f"{run.method}-{run.fingerprint}.json"
+    )
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
@@ -60,7 +61,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"Expected {path} to be a benchmark record; delete it to run it again. Got {error}.") from None
+        raise ValueError(
+            f"Expected {path} to be a benchmark record; delete it to run it again. Got {error}."
+        ) from None
 
 
 def is_finished(path: Path) -> bool:
@@ -98,7 +101,8 @@ def listed_versions(records: Sequence[Mapping[str, Any]]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """What the numbers depend on: interpreter, libraries, machine and, in a checkout, the commit."""
+    """What the numbers depend on: interpreter, libraries, machine and, in a checkout, the
+    commit."""
     from dkp import __version__
 
     libraries = {name: importlib.metadata.version(name) for name in ("jax", "numpyro", "numpy")}

@@ -8,7 +8,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_is_fitted,
+    check_random_state,
+    validate_data,
+)
 
 from dkp import likelihoods
 from dkp._core import checks
@@ -66,13 +71,17 @@ class _Estimator(BaseEstimator):
         self.checkpoint = checkpoint
         self.every = every
 
-    def _fit(self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, likelihood: Likelihood) -> None:
+    def _fit(
+        self, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, likelihood: Likelihood
+    ) -> None:
         checks.one_of("inference", self.inference, ("vi", "hmc", "exact"))
         seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         layers = default_model().layers if self.layers is None else self.layers
         model = DeepKernelProcess(layers=layers, likelihood=likelihood)
         targets = likelihood.standardises_targets
-        data = Dataset.from_arrays(x, y, self.standardize, weights=weights, standardize_targets=targets)
+        data = Dataset.from_arrays(
+            x, y, self.standardize, weights=weights, standardize_targets=targets
+        )
         key, self._key = jax.random.split(jax.random.key(seed))
         self.posterior_: Posterior = self._posterior(model, data, key)
 
@@ -81,12 +90,20 @@ class _Estimator(BaseEstimator):
         if self.inference == "exact":
             return condition(model, data, key=key)
         if self.inference == "hmc":
-            numbers: dict[str, Any] = {"chains": self.chains, "warmup": self.warmup, "draws": self.draws}
+            numbers: dict[str, Any] = {
+                "chains": self.chains,
+                "warmup": self.warmup,
+                "draws": self.draws,
+            }
             return sample_hmc(model, data, key=key, progress=self.progress, **numbers, **saved)
         large = data.n > _LARGE
         batch = (_BATCH if large else None) if self.batch_size == "auto" else self.batch_size
         steps = (8_000 if large else 1_000) if self.steps == "auto" else self.steps
-        options: dict[str, Any] = {"n_inducing": self.n_inducing, "batch_size": batch, "steps": steps}
+        options: dict[str, Any] = {
+            "n_inducing": self.n_inducing,
+            "batch_size": batch,
+            "steps": steps,
+        }
         return fit_vi(model, data, key=key, progress=self.progress, **options, **saved)
 
     def _predict(self, X: Any) -> Prediction:
@@ -99,17 +116,19 @@ class DKPRegressor(RegressorMixin, _Estimator):
     """Regression with a learned kernel and calibrated uncertainty.
 
     Args:
-        layers: of the model, see :class:`dkp.DeepKernelProcess`; by default those of ``dkp.defaults.default_model``.
+        layers: of the model, see :class:`dkp.DeepKernelProcess`; by default those of
+            ``dkp.defaults.default_model``.
         likelihood: any of ``dkp.likelihoods`` for real numbers or counts; Gaussian by default.
-        inference: "vi" (:func:`dkp.fit_vi`), "hmc" (:func:`dkp.sample_hmc`, up to 1000 rows) or "exact"
-            (:func:`dkp.condition`, models without bottlenecks).
+        inference: "vi" (:func:`dkp.fit_vi`), "hmc" (:func:`dkp.sample_hmc`, up to 1000 rows) or
+            "exact" (:func:`dkp.condition`, models without bottlenecks).
         n_inducing: inducing points of "vi".
         batch_size: rows a step of "vi", or None for all; "auto" takes all of up to 2000, else 500.
         steps: of "vi"; "auto" takes 1000, with batches 8000.
         chains, warmup, draws: of "hmc".
         n_samples: posterior draws of a prediction.
-        standardize: give every feature mean 0 and standard deviation 1. False is for features that share one scale,
-            such as pixels, after that scale was made about 1: those that are nearly constant would become the largest.
+        standardize: give every feature mean 0 and standard deviation 1. False is for features that
+            share one scale, such as pixels, after that scale was made about 1: those that are
+            nearly constant would become the largest.
         random_state: seed, ``RandomState`` or None.
         progress: show a progress bar; None shows it on terminals and in notebooks.
         checkpoint: file for the state of a fit that may be killed, see :func:`dkp.fit_vi`.
@@ -129,13 +148,18 @@ class DKPRegressor(RegressorMixin, _Estimator):
         Raises:
             ValueError: for what the engines and scikit-learn's own checks refuse.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2)
+        X, y = validate_data(
+            self, X, y, dtype=np.float64, multi_output=True, y_numeric=True, ensure_min_samples=2
+        )
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-        self._fit(X, y, weights, likelihoods.Gaussian() if self.likelihood is None else self.likelihood)
+        self._fit(
+            X, y, weights, likelihoods.Gaussian() if self.likelihood is None else self.likelihood
+        )
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predictive means, and with `return_std` the standard deviations of y (noise included), in the units of y."""
+        """Predictive means, and with `return_std` the standard deviations of y (noise included), in
+        the units of y."""
         found = self._predict(X)
         return (found.mean, np.sqrt(found.variance)) if return_std else found.mean
 
@@ -158,8 +182,8 @@ class DKPClassifier(ClassifierMixin, _Estimator):
     """Classification with a learned kernel and calibrated probabilities.
 
     Args:
-        likelihood: by default ``Bernoulli()`` for two classes and ``Categorical`` for more; ``Ordinal(n_classes)`` for
-            classes whose sorted order means something.
+        likelihood: by default ``Bernoulli()`` for two classes and ``Categorical`` for more;
+            ``Ordinal(n_classes)`` for classes whose sorted order means something.
         inference: "vi" or "hmc". The other arguments are those of :class:`DKPRegressor`.
 
     Attributes:
@@ -171,18 +195,25 @@ class DKPClassifier(ClassifierMixin, _Estimator):
         """Fit to N rows of features X and N labels y.
 
         Raises:
-            ValueError: when there is one class only, and for what the engines and scikit-learn's own checks refuse.
+            ValueError: when there is one class only, and for what the engines and scikit-learn's
+                own checks refuse.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         encoder = LabelEncoder().fit(y)
         self.classes_: Any = encoder.classes_
         if len(self.classes_) < 2:
-            raise ValueError(f"Expected labels of at least two classes. Got one class: {self.classes_.tolist()}.")
+            raise ValueError(
+                f"Expected labels of at least two classes. Got one class: {self.classes_.tolist()}."
+            )
         if self.inference == "exact":
             raise ValueError('Expected inference="vi" or "hmc" for classification. Got "exact".')
         weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-        default = likelihoods.Bernoulli() if len(self.classes_) == 2 else likelihoods.Categorical(len(self.classes_))
+        default = (
+            likelihoods.Bernoulli()
+            if len(self.classes_) == 2
+            else likelihoods.Categorical(len(self.classes_))
+        )
         likelihood = default if self.likelihood is None else self.likelihood
         self._fit(X, np.asarray(encoder.transform(y), float), weights, likelihood)
         return self

@@ -1,9 +1,8 @@
 """Posteriors as files: everything that prediction needs, the data included, and nothing that runs.
 
-A posterior is a tree of records (dataclasses of this package), containers, numbers, text, arrays and the priors of
-hyperparameters. A file says which they are and holds their fields; loading looks the names up in a table and builds
-the records, and calls nothing else.
-"""
+A posterior is a tree of records (dataclasses of this package), containers, numbers, text, arrays
+and the priors of hyperparameters. A file says which they are and holds their fields; loading looks
+the names up in a table and builds the records, and calls nothing else."""
 
 import dataclasses
 import inspect
@@ -57,8 +56,8 @@ def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
     The file holds the standardised training data. It is written whole or not at all.
 
     Args:
-        posterior: of any engine, of a model made of this package's kernels, bottlenecks and likelihoods, with priors
-            from ``numpyro.distributions``.
+        posterior: of any engine, of a model made of this package's kernels, bottlenecks and
+            likelihoods, with priors from ``numpyro.distributions``.
         path: conventionally ending in ``.dkp``.
 
     Raises:
@@ -69,10 +68,12 @@ def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
 
 
 def save_with(posterior: Posterior, path: str | os.PathLike[str], beside: Any) -> None:
-    """:func:`save`, with something beside it in the same file: containers of numbers, text and arrays, or None."""
+    """:func:`save`, with something beside it in the same file: containers of numbers, text and
+    arrays, or None."""
     if not isinstance(posterior, Posterior):
         raise ValueError(
-            f"Expected posterior to come from an engine, such as dkp.fit_vi. Got {type(posterior).__name__}."
+            "Expected posterior to come from an engine, such as dkp.fit_vi. Got "
+            f"{type(posterior).__name__}."
         )
     arrays: dict[str, np.ndarray] = {}
     header = {"posterior": _encode(posterior, arrays), "beside": _encode(beside, arrays)}
@@ -82,12 +83,13 @@ def save_with(posterior: Posterior, path: str | os.PathLike[str], beside: Any) -
 def load(path: str | os.PathLike[str]) -> Posterior:
     """The posterior in a file that :func:`save` wrote, equal to the last bit.
 
-    Files go from one version of Python or JAX to another, and between machines with and without accelerators.
+    Files go from one version of Python or JAX to another, and between machines with and without
+    accelerators.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no such file or damaged, made by a newer version, or holds float64 arrays while
-            ``jax_enable_x64`` is not set. Nothing in a file is ever run.
+        ValueError: when it is no such file or damaged, made by a newer version, or holds float64
+            arrays while ``jax_enable_x64`` is not set. Nothing in a file is ever run.
     """
     return load_with(path)[0]
 
@@ -96,7 +98,10 @@ def load_with(path: str | os.PathLike[str]) -> tuple[Posterior, Any]:
     """:func:`load`, and what :func:`save_with` put beside it."""
     header, arrays = archive.read(path, _KIND)
     try:
-        posterior, beside = _decode(header["posterior"], arrays), _decode(header.get("beside"), arrays)
+        posterior, beside = (
+            _decode(header["posterior"], arrays),
+            _decode(header.get("beside"), arrays),
+        )
     except _Refused as error:
         raise ValueError(f"Expected {path} to load. Got {error}") from None
     except Exception as error:  # a header that somebody made up can be wrong in any way
@@ -127,13 +132,17 @@ def _encode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(node, Learn):
         return {"learn": _encode(node.init, arrays)}
     if isinstance(node, dist.Distribution):
-        return {"distribution": _distribution_name(node), "arguments": _encode(_arguments(node), arrays)}
+        return {
+            "distribution": _distribution_name(node),
+            "arguments": _encode(_arguments(node), arrays),
+        }
     name = _name(type(node))
     if name in _records():
         fields = {f.name: _encode(getattr(node, f.name), arrays) for f in dataclasses.fields(node)}
         return {"record": name, "fields": fields}
     raise ValueError(
-        f"Expected parts of this package, and priors from numpyro.distributions, to save. Got {type(node).__name__}."
+        "Expected parts of this package, and priors from numpyro.distributions, to save. Got "
+        f"{type(node).__name__}."
     )
 
 
@@ -156,7 +165,9 @@ def _decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
     if kind == "distribution":
         return _distribution_class(content)(**_decode(node["arguments"], arrays))
     if kind == "record":
-        return _record(content, {name: _decode(value, arrays) for name, value in node["fields"].items()})
+        return _record(
+            content, {name: _decode(value, arrays) for name, value in node["fields"].items()}
+        )
     raise ValueError(f"an entry of the unknown kind {kind!r}")
 
 
@@ -174,7 +185,8 @@ def _record(name: str, fields: dict[str, Any]) -> Any:
 
 
 def _records() -> dict[str, type]:
-    """All classes that a file may name: the table above, and the descriptions that this package defines."""
+    """All classes that a file may name: the table above, and the descriptions that this package
+    defines."""
     found, todo = list(_RECORDS), [Spec]
     while todo:
         children = todo.pop().__subclasses__()
@@ -207,7 +219,9 @@ def _arguments(law: dist.Distribution) -> dict[str, Any]:
     names = [name for name in inspect.signature(type(law)).parameters if name != "validate_args"]
     missing = [name for name in names if not hasattr(law, name)]
     if missing:
-        raise ValueError(f"Expected a prior whose arguments can be read back. Got {type(law).__name__}.")
+        raise ValueError(
+            f"Expected a prior whose arguments can be read back. Got {type(law).__name__}."
+        )
     return {name: getattr(law, name) for name in names}
 
 
@@ -219,5 +233,7 @@ def _text(key: Any) -> str:
 
 def _device_array(array: np.ndarray) -> jax.Array:
     if array.dtype == np.float64 and jnp.result_type(float) != np.float64:
-        raise _Refused('arrays of float64: set jax.config.update("jax_enable_x64", True) first, as when it was saved.')
+        raise _Refused(
+            'arrays of float64: set jax.config.update("jax_enable_x64", True) first, as when it was saved.'
+        )
     return jnp.asarray(array)

@@ -1,5 +1,5 @@
-"""Figures of a posterior and its predictions. Every function draws into the Matplotlib axes that it is given and
-returns them."""
+"""Figures of a posterior and its predictions. Every function draws into the Matplotlib axes that it
+is given and returns them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ def band(
         prediction: at `x`, of one output.
 
     Raises:
-        ValueError: when x has several columns or another length than the prediction, or `level` is not between 0 and 1.
+        ValueError: when x has several columns or another length than the prediction, or `level` is
+            not between 0 and 1.
     """
     x = _one_column(x)
     mean = _vector("prediction.mean", prediction.mean)
@@ -59,7 +60,11 @@ def band(
 
 
 def kernel_matrix(
-    ax: "matplotlib.axes.Axes", matrix: Any, *, title: str | None = None, largest: float | None = None
+    ax: "matplotlib.axes.Axes",
+    matrix: Any,
+    *,
+    title: str | None = None,
+    largest: float | None = None,
 ) -> "matplotlib.axes.Axes":
     """A kernel matrix as an image, symmetric about zero in colour.
 
@@ -74,7 +79,8 @@ def kernel_matrix(
 
 
 def gram_matrices(axes: Any, draws: GramDraws, *, order: Any = None) -> Any:
-    """Posterior means of the Gram matrices (first row) above those of the deterministic network (second row).
+    """Posterior means of the Gram matrices (first row) above those of the deterministic network
+    (second row).
 
     Args:
         axes: Matplotlib axes, an array of shape (2, L) for the L matrices of `draws`.
@@ -86,7 +92,8 @@ def gram_matrices(axes: Any, draws: GramDraws, *, order: Any = None) -> Any:
     n = len(draws.learned)
     if np.shape(axes) != (2, n):
         raise ValueError(
-            f"Expected axes of shape (2, {n}), as of plt.subplots(2, {n}, squeeze=False). Got {np.shape(axes)}."
+            f"Expected axes of shape (2, {n}), as of plt.subplots(2, {n}, squeeze=False). Got "
+            f"{np.shape(axes)}."
         )
     order = np.arange(draws.learned[0].shape[-1]) if order is None else np.asarray(order)
     for layer in range(n):
@@ -105,8 +112,8 @@ def elbo_trace(
 
     Args:
         trace: ``posterior.elbo_trace``.
-        skip: share of the steps to leave out at the start, in [0, 1), so that the rise of the first steps does not
-            hide the rest.
+        skip: share of the steps to leave out at the start, in [0, 1), so that the rise of the first
+            steps does not hide the rest.
     """
     first = int(skip * len(trace))
     ax.plot(np.arange(first, len(trace)) + 1, trace[first:], linewidth=0.7)
@@ -117,12 +124,13 @@ def elbo_trace(
 def observed_against_predicted(
     ax: "matplotlib.axes.Axes", prediction: Prediction, y: Any, *, level: float = 0.9
 ) -> "matplotlib.axes.Axes":
-    """Observations (N,) against predictive means, with central intervals of probability `level` as bars, and the
-    diagonal."""
+    """Observations (N,) against predictive means, with central intervals of probability `level` as
+    bars, and the diagonal."""
     mean, y = _vector("prediction.mean", prediction.mean), _vector("y", y)
     checks.same_length("y", y, "prediction.mean", mean)
     lower, upper = prediction.quantile([(1 - level) / 2, (1 + level) / 2]).reshape(2, -1)
-    # The mean of a skewed mixture may lie outside its central interval: the bar then starts at the mean.
+    # The mean of a skewed mixture may lie outside its central interval: the bar then starts at the
+    # mean.
     bars = np.maximum([mean - lower, upper - mean], 0)
     ax.errorbar(mean, y, xerr=bars, fmt="o", markersize=3, elinewidth=0.7, alpha=0.6)
     ax.axline((float(y.mean()), float(y.mean())), slope=1, color="black", linewidth=0.8)
@@ -131,9 +139,11 @@ def observed_against_predicted(
 
 
 def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]:
-    """Share of the observations inside the central interval of each level of their predictive draws.
+    """Share of the observations inside the central interval of each level of their predictive
+    draws.
 
-    The place of an observation among the S predictive draws decides: (rank + 1/2) / (S + 1) lies in the central
+    The place of an observation among the S predictive draws decides: (rank + 1/2) / (S + 1) lies in
+    the central
         interval of a level
     with that probability, up to 1 / (S + 1), when the predictions are right.
 
@@ -152,19 +162,28 @@ def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]
 def calibration(
     ax: "matplotlib.axes.Axes", prediction: Prediction, y: Any, *, label: str | None = None
 ) -> "matplotlib.axes.Axes":
-    """Observed against nominal coverage of central predictive intervals; calibrated predictions follow the diagonal."""
+    """Observed against nominal coverage of central predictive intervals; calibrated predictions
+    follow the diagonal."""
     levels = np.linspace(0.05, 0.95, 19)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    ax.plot(levels, coverage_curve(prediction.samples, y, levels), marker="o", markersize=3, label=label)
-    ax.set(xlabel="nominal coverage", ylabel="observed coverage", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    ax.plot(
+        levels, coverage_curve(prediction.samples, y, levels), marker="o", markersize=3, label=label
+    )
+    ax.set(
+        xlabel="nominal coverage",
+        ylabel="observed coverage",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        aspect="equal",
+    )
     return ax
 
 
 def reliability(
     ax: "matplotlib.axes.Axes", labels: Any, probabilities: Any, *, bins: int = 10
 ) -> "matplotlib.axes.Axes":
-    """Accuracy against confidence: the rows in bins by the probability of their likeliest class; calibrated
-    probabilities follow the diagonal. Areas grow with the number of rows in a bin.
+    """Accuracy against confidence: the rows in bins by the probability of their likeliest class;
+    calibrated probabilities follow the diagonal. Areas grow with the number of rows in a bin.
 
     Args:
         labels: (N,) integers from 0. probabilities: (N, K). bins: of equal width between 0 and 1.
@@ -173,12 +192,20 @@ def reliability(
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
     ax.plot(found.confidence, found.accuracy, linewidth=0.7)
     ax.scatter(found.confidence, found.accuracy, s=20 + 200 * found.share)
-    ax.set(xlabel="probability of the likeliest class", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    ax.set(
+        xlabel="probability of the likeliest class",
+        ylabel="accuracy",
+        xlim=(0, 1.02),
+        ylim=(0, 1.02),
+    )
     return ax
 
 
-def overview(prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]) -> "matplotlib.figure.Figure":
-    """One figure of a fit: observed `y` against predicted, calibration, and the `trace` of the ELBO."""
+def overview(
+    prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]
+) -> "matplotlib.figure.Figure":
+    """One figure of a fit: observed `y` against predicted, calibration, and the `trace` of the
+    ELBO."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -190,7 +217,8 @@ def overview(prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]) -> 
 
 
 def widths(axes: Any, comparison: WidthComparison) -> Any:
-    """Log evidence relative to the best width with bars of two standard errors; beside it, the held-out log-density.
+    """Log evidence relative to the best width with bars of two standard errors; beside it, the
+    held-out log-density.
 
     The axis of widths is logarithmic, and infinity stands at its right end, apart.
 
@@ -204,10 +232,14 @@ def widths(axes: Any, comparison: WidthComparison) -> Any:
     densities = comparison.held_out_log_density
     expected = 1 if densities is None else 2
     if len(flat) != expected:
-        raise ValueError(f"Expected {expected} axes, as of plt.subplots(1, {expected}). Got {len(flat)}.")
+        raise ValueError(
+            f"Expected {expected} axes, as of plt.subplots(1, {expected}). Got {len(flat)}."
+        )
     relative = comparison.log_evidence - comparison.log_evidence.max()
     places = _width_axis(flat[0], comparison.widths)
-    flat[0].errorbar(places, relative, yerr=2 * comparison.log_evidence_se, fmt="o-", markersize=4, capsize=3)
+    flat[0].errorbar(
+        places, relative, yerr=2 * comparison.log_evidence_se, fmt="o-", markersize=4, capsize=3
+    )
     flat[0].set(ylabel="log evidence, relative to the best")
     if densities is not None:
         flat[1].plot(_width_axis(flat[1], comparison.widths), densities, "o-", markersize=4)
@@ -218,7 +250,9 @@ def widths(axes: Any, comparison: WidthComparison) -> Any:
 def _one_column(x: Any) -> Float[np.ndarray, " B"]:
     values = checks.matrix("x", x)
     if values.shape[1] != 1:
-        raise ValueError(f"Expected x to be one feature. Got {values.shape[1]} columns: choose one of them.")
+        raise ValueError(
+            f"Expected x to be one feature. Got {values.shape[1]} columns: choose one of them."
+        )
     return values[:, 0]
 
 
@@ -229,7 +263,9 @@ def _vector(name: str, values: Any) -> Float[np.ndarray, " N"]:
     return values[:, 0]
 
 
-def _width_axis(ax: "matplotlib.axes.Axes", widths: Float[np.ndarray, " W"]) -> Float[np.ndarray, " W"]:
+def _width_axis(
+    ax: "matplotlib.axes.Axes", widths: Float[np.ndarray, " W"]
+) -> Float[np.ndarray, " W"]:
     """Places of widths on a logarithmic axis, which gets their names."""
     finite = widths[np.isfinite(widths)]
     end = 4 * finite.max() if len(finite) else 1.0

@@ -14,10 +14,11 @@
 # %% [markdown]
 # # One model, every posterior
 #
-# A variational fit is quick and approximate; a Markov chain is slow and exact in the long run; and a model without
-# a bottleneck needs neither. All three start from one description of the model, and what they return predicts in
-# the same way. So the approximate one can be audited by the exact one, and the question that has no place in
-# either fit alone, *how wide should the bottleneck be?*, gets an answer with a probability.
+# A variational fit is quick and approximate; a Markov chain is slow and exact in the long run; and
+# a model without a bottleneck needs neither. All three start from one description of the model, and
+# what they return predicts in the same way. So the approximate one can be audited by the exact one,
+# and the question that has no place in either fit alone, *how wide should the bottleneck be?*, gets
+# an answer with a probability.
 #
 # It takes about 90 seconds on two cores, most of them for compilation.
 
@@ -78,24 +79,36 @@ deep = model(dkp.InverseWishart(delta=4.0))
 # %% [markdown]
 # ## Three posteriors
 #
-# The inverse Wishart bottleneck has a variational guide, so `dkp.fit_vi` and `dkp.sample_hmc` take the same
-# description. The chains start from draws of the variational posterior. Without the bottleneck the model is a
-# Gaussian process; its noise, which the other two infer, is a number there.
+# The inverse Wishart bottleneck has a variational guide, so `dkp.fit_vi` and `dkp.sample_hmc` take
+# the same description. The chains start from draws of the variational posterior. Without the
+# bottleneck the model is a Gaussian process; its noise, which the other two infer, is a number
+# there.
 
 # %%
-vi = dkp.fit_vi(deep, data, key=next(keys), n_inducing=24, steps=600, start_steps=100, progress=False)
-hmc = dkp.sample_hmc(deep, data, key=next(keys), init=vi, chains=2, warmup=300, draws=500, progress=False)
-gp = dkp.condition(dkp.DeepKernelProcess(layers=model().layers, likelihood=likelihoods.Gaussian(noise=0.15)), data)
+vi = dkp.fit_vi(
+    deep, data, key=next(keys), n_inducing=24, steps=600, start_steps=100, progress=False
+)
+hmc = dkp.sample_hmc(
+    deep, data, key=next(keys), init=vi, chains=2, warmup=300, draws=500, progress=False
+)
+gp = dkp.condition(
+    dkp.DeepKernelProcess(layers=model().layers, likelihood=likelihoods.Gaussian(noise=0.15)), data
+)
 print(hmc)
 
 # %% [markdown]
-# Entries of a factor mean nothing by themselves, so convergence is judged by numbers that do not change when
-# features are rotated: log-determinants, traces, the alignment with the labels, the likelihood, values of f.
+# Entries of a factor mean nothing by themselves, so convergence is judged by numbers that do not
+# change when features are rotated: log-determinants, traces, the alignment with the labels, the
+# likelihood, values of f.
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(12, 3), sharey=True)
-for ax, (name, posterior) in zip(axes, {"variational": vi, "HMC": hmc, "no bottleneck": gp}.items(), strict=True):
-    plots.band(ax, grid, dkp.predict(posterior, grid[:, None], key=jax.random.key(7)), label="90% interval")
+for ax, (name, posterior) in zip(
+    axes, {"variational": vi, "HMC": hmc, "no bottleneck": gp}.items(), strict=True
+):
+    plots.band(
+        ax, grid, dkp.predict(posterior, grid[:, None], key=jax.random.key(7)), label="90% interval"
+    )
     ax.plot(x, y, "k.", markersize=4)
     ax.plot(grid, truth(grid), "k--", linewidth=0.8)
     ax.set(title=name, xlabel="x")
@@ -104,16 +117,19 @@ plt.show()
 # %% [markdown]
 # ## Auditing the variational posterior
 #
-# `dkp.diagnostics.compare` puts draws of both side by side: predictions, and the Gram matrices at a few points. The
-# guide can also be judged without the chains, by the weights that would turn its draws into exact ones: k-hat below
-# 0.7 says that it covers the posterior.
+# `dkp.diagnostics.compare` puts draws of both side by side: predictions, and the Gram matrices at a
+# few points. The guide can also be judged without the chains, by the weights that would turn its
+# draws into exact ones: k-hat below 0.7 says that it covers the posterior.
 
 # %%
-audit = dkp.diagnostics.compare(vi, hmc, np.linspace(-2, 2, 5)[:, None], key=next(keys), n_samples=200)
+audit = dkp.diagnostics.compare(
+    vi, hmc, np.linspace(-2, 2, 5)[:, None], key=next(keys), n_samples=200
+)
 print(audit)
 
 # %% [markdown]
-# The same posterior in ArviZ, with every chain: leave-one-out predictive density, for comparison with other models.
+# The same posterior in ArviZ, with every chain: leave-one-out predictive density, for comparison
+# with other models.
 
 # %%
 idata = dkp.to_arviz(hmc, key=next(keys))
@@ -122,10 +138,11 @@ print(az.loo(idata))
 # %% [markdown]
 # ## How wide should the bottleneck be?
 #
-# A Wishart bottleneck of width $\nu$ is a linear layer of $\nu$ units; at infinite width it disappears. The evidence
-# $p(y \mid x, \nu)$, by tempered sequential Monte Carlo, answers as Bayesians do: it weighs how well a width explains
-# the data against how much else it could have explained. Here the truth is known: a linear network with four inputs,
-# two hidden units and ten outputs (Aitchison 2020, arXiv 1910.08013, section 2).
+# A Wishart bottleneck of width $\nu$ is a linear layer of $\nu$ units; at infinite width it
+# disappears. The evidence $p(y \mid x, \nu)$, by tempered sequential Monte Carlo, answers as
+# Bayesians do: it weighs how well a width explains the data against how much else it could have
+# explained. Here the truth is known: a linear network with four inputs, two hidden units and ten
+# outputs (Aitchison 2020, arXiv 1910.08013, section 2).
 
 # %%
 inputs = rng.normal(size=(40, 4))
@@ -148,8 +165,9 @@ comparison = dkp.compare_widths(
 print(comparison)
 
 # %% [markdown]
-# One unit cannot carry the signal; two can; more of them are not wrong, only less probable, since they spread the prior
-# over networks that the data do not need. Infinitely many cannot learn a representation at all, and predict worse.
+# One unit cannot carry the signal; two can; more of them are not wrong, only less probable, since
+# they spread the prior over networks that the data do not need. Infinitely many cannot learn a
+# representation at all, and predict worse.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3))

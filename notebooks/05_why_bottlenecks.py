@@ -14,10 +14,11 @@
 # %% [markdown]
 # # Why bottlenecks
 #
-# As a network gets wide its kernel stops being random: it is the same before and after training, so nothing is learned
-# about how inputs should be represented. A finite width, even in a single layer between infinite ones, makes the kernel
-# random again, and what is random can be learned. This notebook shows it in closed form: the prior over kernels, where
-# the posterior has them, which width the data prefer, and what a bottleneck does while a network is trained.
+# As a network gets wide its kernel stops being random: it is the same before and after training, so
+# nothing is learned about how inputs should be represented. A finite width, even in a single layer
+# between infinite ones, makes the kernel random again, and what is random can be learned. This
+# notebook shows it in closed form: the prior over kernels, where the posterior has them, which
+# width the data prefer, and what a bottleneck does while a network is trained.
 #
 # It takes about 70 seconds on two cores, most of them for compilation.
 
@@ -38,7 +39,14 @@ import numpy as np
 import dkp
 from dkp import kernels, likelihoods, plots
 from dkp.gram.alignment import centred_alignment
-from dkp.theory import bottleneck_dynamics, deep_linear, finite, marginal_priors, matrix_gig, representation_shift
+from dkp.theory import (
+    bottleneck_dynamics,
+    deep_linear,
+    finite,
+    marginal_priors,
+    matrix_gig,
+    representation_shift,
+)
 
 plt.rcParams["figure.dpi"] = 60
 rng = np.random.default_rng(0)
@@ -46,9 +54,9 @@ rng = np.random.default_rng(0)
 # %% [markdown]
 # ## The prior: wide networks have one kernel
 #
-# Take the Gram matrix $K_L = F F^\top / N_L$ of the last hidden layer of a linear network with random weights. Its mean
-# is the Gram matrix of the inputs, for any widths. Its spread is known exactly, and here it stands beside draws of real
-# networks.
+# Take the Gram matrix $K_L = F F^\top / N_L$ of the last hidden layer of a linear network with
+# random weights. Its mean is the Gram matrix of the inputs, for any widths. Its spread is known
+# exactly, and here it stands beside draws of real networks.
 
 # %%
 x = rng.normal(size=(5, 4))
@@ -71,14 +79,20 @@ def drawn(depth, width, n=4000):
 figure, axes = plt.subplots(figsize=(6, 3.2))
 for depth, colour in ((1, "C0"), (3, "C1")):
     axes.loglog(widths, [spread(depth, w) for w in widths], colour, label=f"depth {depth}, exactly")
-    axes.loglog(widths[:4], [drawn(depth, w) for w in widths[:4]], f"{colour}o", label="networks that were drawn")
+    axes.loglog(
+        widths[:4],
+        [drawn(depth, w) for w in widths[:4]],
+        f"{colour}o",
+        label="networks that were drawn",
+    )
 axes.set(xlabel="width", ylabel="standard deviation of a kernel entry")
 axes.legend()
 plt.show()
 
 # %% [markdown]
-# The spread falls as $1/\sqrt{N}$ and grows with depth. In the same measure outputs stop being Gaussian: a narrow
-# network of rectifiers even puts probability on the output 0, where all of its units are off.
+# The spread falls as $1/\sqrt{N}$ and grows with depth. In the same measure outputs stop being
+# Gaussian: a narrow network of rectifiers even puts probability on the output 0, where all of its
+# units are off.
 
 # %%
 h = np.linspace(0.01, 6, 50)
@@ -87,7 +101,9 @@ for hidden in ([2, 2], [4, 4], [64, 64]):
     prior = marginal_priors.OutputPrior(hidden, "relu")
     label = f"widths {hidden}, P(h = 0) = {prior.atom:.2g}, kurtosis {prior.excess_kurtosis:.2f}"
     axes.semilogy(h, prior.density(h), label=label)
-axes.semilogy(h, np.exp(-(h**2) / 2) / math.sqrt(2 * math.pi), "k--", label="infinite width: normal")
+axes.semilogy(
+    h, np.exp(-(h**2) / 2) / math.sqrt(2 * math.pi), "k--", label="infinite width: normal"
+)
 axes.set(xlabel="output h", ylabel="density", ylim=(1e-6, 1))
 axes.legend()
 plt.show()
@@ -95,12 +111,13 @@ plt.show()
 # %% [markdown]
 # ## The posterior: kernels move from the inputs' to the targets'
 #
-# With as many outputs as hidden units, all of them many, the posterior of a deep linear network has the Gram matrices
+# With as many outputs as hidden units, all of them many, the posterior of a deep linear network has
+# the Gram matrices
 #
 # $$K_l = K_0 \left(K_0^{-1} K_{L+1}\right)^{l / (L + 1)},$$
 #
-# a geometric interpolation. Wide layers move less: the widths decide where a network learns. In the infinite
-# network, no layer moves at all.
+# a geometric interpolation. Wide layers move less: the widths decide where a network learns. In the
+# infinite network, no layer moves at all.
 
 # %%
 labels = np.repeat([1.0, -1.0], [3, 3])
@@ -114,14 +131,18 @@ chains = {
 
 
 def aligned(k):
-    return float(centred_alignment(jnp.linalg.cholesky(jnp.asarray(k)), jnp.asarray(labels[:, None])))
+    return float(
+        centred_alignment(jnp.linalg.cholesky(jnp.asarray(k)), jnp.asarray(labels[:, None]))
+    )
 
 
 figure, axes = plt.subplots(figsize=(6, 3.2))
 for name, grams in chains.items():
     axes.plot(range(5), [aligned(k) for k in (k0, *grams, target)], "o-", label=name)
 axes.axhline(aligned(k0), color="k", ls="--", label="infinite network")
-axes.set(xlabel="layer (0: inputs, 4: targets)", ylabel="alignment with the labels", xticks=range(5))
+axes.set(
+    xlabel="layer (0: inputs, 4: targets)", ylabel="alignment with the labels", xticks=range(5)
+)
 axes.legend()
 plt.show()
 
@@ -134,9 +155,10 @@ for axes, (title, k) in zip(row, grams.items(), strict=True):
     axes.set(title=title, xticks=[], yticks=[])
 
 # %% [markdown]
-# That is a limit. With one hidden layer the exact posterior for any width is a matrix generalised inverse Gaussian law,
-# and its mean approaches the interpolation as width and outputs grow together. For a wide network with few outputs, the
-# first-order shift says how little is left to learn.
+# That is a limit. With one hidden layer the exact posterior for any width is a matrix generalised
+# inverse Gaussian law, and its mean approaches the interpolation as width and outputs grow
+# together. For a wide network with few outputs, the first-order shift says how little is left to
+# learn.
 
 # %%
 for n in (8, 40, 200):  # as many outputs as units
@@ -147,13 +169,16 @@ for n in (8, 40, 200):  # as many outputs as units
 y = labels[:, None]  # the noise has variance 1/4
 for n in (30, 300, 3000):
     shifted = representation_shift.posterior_grams(k0, y @ y.T, [n], n_outputs=1, beta=4.0)[0]
-    print(f"width {n:4d}, one output: the kernel moves by {np.linalg.norm(shifted - k0) / np.linalg.norm(k0):.4f}")
+    print(
+        f"width {n:4d}, one output: the kernel moves by "
+        f"{np.linalg.norm(shifted - k0) / np.linalg.norm(k0):.4f}"
+    )
 
 # %% [markdown]
 # ## How wide? Ask the data
 #
-# Data from a linear network of width 2, and the evidence of three widths. One unit cannot make such data; sixteen
-# could, and much else besides.
+# Data from a linear network of width 2, and the evidence of three widths. One unit cannot make such
+# data; sixteen could, and much else besides.
 
 # %%
 inputs = rng.normal(size=(20, 4))
@@ -173,9 +198,10 @@ plt.show()
 # %% [markdown]
 # ## Training: a bottleneck bends the kernel
 #
-# $F = f \circ g$ with $d$ units between two infinitely wide parts. In function space its training is exact: the tangent
-# kernel of $F$ changes through $g$ and through the gradient of $f$. With the bottleneck frozen it is the usual kernel
-# regression. Large targets are learned faster through a narrow bottleneck; small ones are not.
+# $F = f \circ g$ with $d$ units between two infinitely wide parts. In function space its training
+# is exact: the tangent kernel of $F$ changes through $g$ and through the gradient of $f$. With the
+# bottleneck frozen it is the usual kernel regression. Large targets are learned faster through a
+# narrow bottleneck; small ones are not.
 
 # %%
 points, units = rng.normal(size=(12, 4)), 2
@@ -183,8 +209,12 @@ values = np.sign(points[:, 0] * points[:, 1])
 start = points @ rng.normal(size=(4, units)) / 2
 gram = jnp.asarray(points @ points.T / 4)
 options = {"step": 0.03, "steps": 400}
-moving = bottleneck_dynamics.train(kernels.Erf(), gram, jnp.asarray(start), jnp.asarray(values), **options)
-frozen = bottleneck_dynamics.train(kernels.Erf(), 0 * gram, jnp.asarray(start), jnp.asarray(values), **options)
+moving = bottleneck_dynamics.train(
+    kernels.Erf(), gram, jnp.asarray(start), jnp.asarray(values), **options
+)
+frozen = bottleneck_dynamics.train(
+    kernels.Erf(), 0 * gram, jnp.asarray(start), jnp.asarray(values), **options
+)
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
 left.semilogy(moving.loss, label="bottleneck of two units")
 left.semilogy(frozen.loss, label="the same, frozen")

@@ -1,7 +1,8 @@
-"""Strict numerics for every test: float64, no silent promotion of dtypes or ranks; and programs that are compiled once.
+"""Strict numerics for every test: float64, no silent promotion of dtypes or ranks; and programs
+that are compiled once.
 
-Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures is installed after this file is read.
-"""
+Nothing here may import ``dkp``: the jaxtyping hook that checks its signatures is installed after
+this file is read."""
 
 import os
 import shutil
@@ -10,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run side by side.
+# Before NumPy and SciPy are loaded: the threads of BLAS wait in busy loops, and test processes run
+# side by side.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA tells of every program that it reads from a file
+# XLA tells of every program that it reads from a file
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 import jaxtyping
@@ -22,8 +25,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Tests compile equal programs again and again, for models that are equal and not the same. Each process has a directory
-# of its own, because JAX writes an entry while others may read it.
+# Tests compile equal programs again and again, for models that are equal and not the same. Each
+# process has a directory of its own, because JAX writes an entry while others may read it.
 _PROGRAMS = tempfile.mkdtemp(prefix="dkp-programs-")
 jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
@@ -42,7 +45,8 @@ def key() -> jax.Array:
 
 @pytest.fixture
 def _unchecked() -> Iterator[None]:
-    """The package as its users have it: without runtime checks of the annotations, which would come first."""
+    """The package as its users have it: without runtime checks of the annotations, which would come
+    first."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -53,7 +57,8 @@ _MOST_MAPPINGS = 30_000  # Linux allows a process 65,530
 
 @pytest.fixture(autouse=True, scope="module")
 def memory_mappings() -> Iterator[None]:
-    """Every compiled program is a few mappings of memory, and a process that has no more of them left dies."""
+    """Every compiled program is a few mappings of memory, and a process that has no more of them
+    left dies."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPPINGS:

@@ -1,4 +1,5 @@
-"""What a careless user hands over: it works, or an error names the argument and the remedy before anything compiles."""
+"""What a careless user hands over: it works, or an error names the argument and the remedy before
+anything compiles."""
 
 import jax
 import numpy as np
@@ -19,19 +20,30 @@ Y = X[:, 0] + 0.1 * RNG.normal(size=7)
 
 def gp():
     return dkp.DeepKernelProcess(
-        layers=[kernels.Linear(bias=0.2), kernels.SquaredExponential(lengthscale=1.0, variance=1.0)],
+        layers=[
+            kernels.Linear(bias=0.2),
+            kernels.SquaredExponential(lengthscale=1.0, variance=1.0),
+        ],
         likelihood=likelihoods.Gaussian(noise=0.2),
     )
 
 
 def deep():
     return dkp.DeepKernelProcess(
-        layers=[kernels.Linear(ard=True), dkp.InverseWishart(), kernels.ArcCosine(1)], likelihood=likelihoods.Gaussian()
+        layers=[kernels.Linear(ard=True), dkp.InverseWishart(), kernels.ArcCosine(1)],
+        likelihood=likelihoods.Gaussian(),
     )
 
 
 def fit(model=None, data=None, **options):
-    options = {"key": KEY, "steps": 2, "start_steps": 0, "samples": 1, "n_inducing": 4, "progress": False} | options
+    options = {
+        "key": KEY,
+        "steps": 2,
+        "start_steps": 0,
+        "samples": 1,
+        "n_inducing": 4,
+        "progress": False,
+    } | options
     options.setdefault("optimizer", relaxed_optimizer(optax.adam(0.01)))
     data = dkp.Dataset.from_arrays(X, Y) if data is None else data
     return dkp.fit_vi(deep() if model is None else model, data, **options)
@@ -48,7 +60,7 @@ def predicted(posterior, x):
     return p
 
 
-# --- input that works ------------------------------------------------------------------------------------------------
+# --- input that works -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("replicas", [1, 3], ids=["once", "three times"])
@@ -82,7 +94,9 @@ def test_difficult_data_condition(name, dtype):
     predicted(dkp.condition(gp(), data), x[:2])
 
 
-@pytest.mark.parametrize("name", sorted(DIFFICULT.keys() - {"one feature as a vector", "targets far from zero"}))
+@pytest.mark.parametrize(
+    "name", sorted(DIFFICULT.keys() - {"one feature as a vector", "targets far from zero"})
+)
 def test_difficult_data_fit_vi(name):
     x, y = DIFFICULT[name]
     posterior = fit(data=dkp.Dataset.from_arrays(x, y))
@@ -123,7 +137,7 @@ def test_batch_size_larger_than_the_data():
     assert fit(batch_size=100).skipped == 0
 
 
-# --- input that is refused -------------------------------------------------------------------------------------------
+# --- input that is refused ------------------------------------------------------------------------
 
 
 class NoLayer:
@@ -153,10 +167,19 @@ REFUSED = {
     "NaN in x": (lambda: dkp.Dataset.from_arrays(with_bad(np.nan), Y), "x to be finite"),
     "infinity in x": (lambda: dkp.Dataset.from_arrays(with_bad(np.inf), Y), "x to be finite"),
     "NaN in y": (lambda: dkp.Dataset.from_arrays(X, np.where(Y > 0, Y, np.nan)), "y to be finite"),
-    "missing in a frame": (lambda: dkp.Dataset.from_arrays(pd.DataFrame({"a": [1.0, None]}), [1, 2]), "x to be finite"),
-    "text": (lambda: dkp.Dataset.from_arrays([["a"], ["b"]], [1, 2]), "x to be an array of real numbers"),
+    "missing in a frame": (
+        lambda: dkp.Dataset.from_arrays(pd.DataFrame({"a": [1.0, None]}), [1, 2]),
+        "x to be finite",
+    ),
+    "text": (
+        lambda: dkp.Dataset.from_arrays([["a"], ["b"]], [1, 2]),
+        "x to be an array of real numbers",
+    ),
     "complex": (lambda: dkp.Dataset.from_arrays(X * 1j, Y), "x to be an array of real numbers"),
-    "ragged": (lambda: dkp.Dataset.from_arrays([[1, 2], [3]], [1, 2]), "x to be an array of real numbers"),
+    "ragged": (
+        lambda: dkp.Dataset.from_arrays([[1, 2], [3]], [1, 2]),
+        "x to be an array of real numbers",
+    ),
     "three axes": (lambda: dkp.Dataset.from_arrays(X[None], Y), "x to have 1 or 2 or 4 axes"),
     "rows that differ": (lambda: dkp.Dataset.from_arrays(X, Y[:3]), "equally many rows"),
     "no rows": (lambda: dkp.Dataset.from_arrays(X[:0], Y[:0]), "x to hold at least one number"),
@@ -168,12 +191,18 @@ REFUSED = {
     "no layers": (layers, "at least one layer"),
     "a class as a layer": (lambda: layers(kernels.Linear), r"layers\[0\]"),
     "not a layer": (lambda: layers(kernels.Linear(), NoLayer()), r"layers\[1\]"),
-    "an input kernel in the middle": (lambda: layers(kernels.Linear(), kernels.Linear()), "only as the first layer"),
+    "an input kernel in the middle": (
+        lambda: layers(kernels.Linear(), kernels.Linear()),
+        "only as the first layer",
+    ),
     "a likelihood class": (
         lambda: dkp.DeepKernelProcess(layers=[kernels.Linear()], likelihood=likelihoods.Gaussian),
         "likelihood to be",
     ),
-    "no likelihood": (lambda: dkp.DeepKernelProcess(layers=[kernels.Linear()], likelihood=None), "likelihood to be"),
+    "no likelihood": (
+        lambda: dkp.DeepKernelProcess(layers=[kernels.Linear()], likelihood=None),
+        "likelihood to be",
+    ),
     "delta zero": (lambda: dkp.InverseWishart(delta=0.0), r"delta"),
     "delta negative": (lambda: dkp.InverseWishart(delta=-3.0), r"delta"),
     "delta infinite": (lambda: dkp.InverseWishart(delta=float("inf")), r"delta"),
@@ -203,36 +232,73 @@ REFUSED = {
     "collapsed minibatches": (lambda: fit(collapse=True, batch_size=3), "collapse"),
     "a seed for a key": (lambda: fit(key=0), "key"),
     "weights of the wrong length": (
-        lambda: fit(model=layers(kernels.Linear(ard=True, weights=[1.0, 2.0, 3.0]), dkp.InverseWishart())),
+        lambda: fit(
+            model=layers(kernels.Linear(ard=True, weights=[1.0, 2.0, 3.0]), dkp.InverseWishart())
+        ),
         "layers.0.weights",
     ),
     "a prior below zero": (
-        lambda: fit(model=layers(kernels.Linear(), dkp.InverseWishart(delta=dist.Normal(0.0, 1.0)))),
+        lambda: fit(
+            model=layers(kernels.Linear(), dkp.InverseWishart(delta=dist.Normal(0.0, 1.0)))
+        ),
         "layers.1.delta",
     ),
     "condition with a bottleneck": (lambda: dkp.condition(deep(), data()), "without bottlenecks"),
     "condition without a model": (lambda: dkp.condition(None, data()), "model to be"),
     "condition without data": (lambda: dkp.condition(gp(), X), "data to be"),
-    "condition without restarts": (lambda: dkp.condition(gp(), data(), key=KEY, restarts=0), "restarts"),
-    "condition without iterations": (lambda: dkp.condition(gp(), data(), max_iterations=0), "max_iterations"),
+    "condition without restarts": (
+        lambda: dkp.condition(gp(), data(), key=KEY, restarts=0),
+        "restarts",
+    ),
+    "condition without iterations": (
+        lambda: dkp.condition(gp(), data(), max_iterations=0),
+        "max_iterations",
+    ),
     # prediction
     "other features": (lambda: dkp.predict(posterior(), X[:, :1], key=KEY), "x to have 2 columns"),
     "a row as a vector": (lambda: dkp.predict(posterior(), X[0], key=KEY), "x to have 2 axes"),
-    "NaN at prediction": (lambda: dkp.predict(posterior(), with_bad(np.nan), key=KEY), "x to be finite"),
-    "no rows to predict": (lambda: dkp.predict(posterior(), X[:0], key=KEY), "x to hold at least one number"),
+    "NaN at prediction": (
+        lambda: dkp.predict(posterior(), with_bad(np.nan), key=KEY),
+        "x to be finite",
+    ),
+    "no rows to predict": (
+        lambda: dkp.predict(posterior(), X[:0], key=KEY),
+        "x to hold at least one number",
+    ),
     "no draws": (lambda: dkp.predict(posterior(), X, key=KEY, n_samples=0), "n_samples"),
     "no chunk": (lambda: dkp.predict(posterior(), X, key=KEY, chunk=0), "chunk"),
     "a model for a posterior": (lambda: dkp.predict(gp(), X, key=KEY), "posterior"),
-    "quantile outside": (lambda: dkp.predict(posterior(), X, key=KEY).quantile(1.5), "strictly between 0 and 1"),
-    "log density of other rows": (lambda: dkp.predict(posterior(), X, key=KEY).log_density(Y[:2]), "y of shape"),
-    "log density of NaN": (lambda: dkp.predict(posterior(), X, key=KEY).log_density(Y * np.nan), "y to be finite"),
-    "prior without inputs": (lambda: dkp.prior_predictive(gp(), X[:0], key=KEY), "x to hold at least one number"),
-    "prior without outputs": (lambda: dkp.prior_predictive(gp(), X, key=KEY, n_outputs=0), "n_outputs"),
-    "prior without a model": (lambda: dkp.prior_predictive(kernels.Linear(), X, key=KEY), "model to be"),
+    "quantile outside": (
+        lambda: dkp.predict(posterior(), X, key=KEY).quantile(1.5),
+        "strictly between 0 and 1",
+    ),
+    "log density of other rows": (
+        lambda: dkp.predict(posterior(), X, key=KEY).log_density(Y[:2]),
+        "y of shape",
+    ),
+    "log density of NaN": (
+        lambda: dkp.predict(posterior(), X, key=KEY).log_density(Y * np.nan),
+        "y to be finite",
+    ),
+    "prior without inputs": (
+        lambda: dkp.prior_predictive(gp(), X[:0], key=KEY),
+        "x to hold at least one number",
+    ),
+    "prior without outputs": (
+        lambda: dkp.prior_predictive(gp(), X, key=KEY, n_outputs=0),
+        "n_outputs",
+    ),
+    "prior without a model": (
+        lambda: dkp.prior_predictive(kernels.Linear(), X, key=KEY),
+        "model to be",
+    ),
     # the NumPyro model
     "numpyro: a vector of inputs": (lambda: deep().numpyro(X[:, 0], Y), "x of shape"),
     "numpyro: rows that differ": (lambda: deep().numpyro(X, Y[:3]), "y of shape"),
-    "numpyro: inducing points": (lambda: deep().numpyro(X, Y, inducing=X[:2, :1]), "inducing of shape"),
+    "numpyro: inducing points": (
+        lambda: deep().numpyro(X, Y, inducing=X[:2, :1]),
+        "inducing of shape",
+    ),
 }
 
 

@@ -1,9 +1,9 @@
 """Several batched factorisations in one jitted function come to an end.
 
-In jax 0.10 they wait for one another inside XLA's worker threads, for ever on a machine with two cores, which is why
-the package excludes that series. The work runs in a subprocess with a time limit: a hang is a failed test. Six
-independent groups are enough to make every run of jax 0.10.2 hang there, in float32 and in float64; fewer are not.
-"""
+In jax 0.10 they wait for one another inside XLA's worker threads, for ever on a machine with two
+cores, which is why the package excludes that series. The work runs in a subprocess with a time
+limit: a hang is a failed test. Six independent groups are enough to make every run of jax 0.10.2
+hang there, in float32 and in float64; fewer are not."""
 
 import json
 

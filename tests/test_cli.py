@@ -1,4 +1,5 @@
-"""The command line: tables and their encoding, what it saves, what it says about files that will not do, exit codes."""
+"""The command line: tables and their encoding, what it saves, what it says about files that will
+not do, exit codes."""
 
 import csv
 import subprocess
@@ -30,10 +31,19 @@ BAD = {
     "no_features": ("y\n1\n2\n", "Got only 'y'"),
     "ragged": ("a,b,y\n1,2,3\n4,5\n", "3 cells in line 3"),
     "long": ("a,b,y\n1,2,3,4\n", "3 cells in line 2"),
-    "no_target_in_a_row": ("a,b,y\n1,2,1\n\n1,2,NaN\n", "column 'y'. Got a missing cell in line 4: leave out the row"),
-    "empty_column": ("a,b,y\n1,,3\n4,NA,6\n7,?,8\n9,-,1\n", "column 'b' of {path}. Got missing cells only"),
+    "no_target_in_a_row": (
+        "a,b,y\n1,2,1\n\n1,2,NaN\n",
+        "column 'y'. Got a missing cell in line 4: leave out the row",
+    ),
+    "empty_column": (
+        "a,b,y\n1,,3\n4,NA,6\n7,?,8\n9,-,1\n",
+        "column 'b' of {path}. Got missing cells only",
+    ),
     "infinite": ("a,b,y\n1,inf,3\n", "column 'b' of {path}. Got inf in line 2"),
-    "names": ("a,y\n" + "".join(f"n{i},{i / 7}\n" for i in range(60)), "'n0': leave the column out (--ignore)"),
+    "names": (
+        "a,y\n" + "".join(f"n{i},{i / 7}\n" for i in range(60)),
+        "'n0': leave the column out (--ignore)",
+    ),
     "one_class": ("a,y\n1,red\n2,red\n3,red\n4,red\n", "at least two classes. Got red alone"),
     "few_rows": (GOOD, "at least 2 rows to train"),
 }
@@ -61,7 +71,10 @@ def test_a_file_that_will_not_do_is_one_line_and_exit_code_2(text, message, tmp_
         (("fit", "--data", "nowhere.csv", "--target", "y"), "nowhere.csv: No such file"),
         (("fit", "--data", "/", "--target", "y"), "Is a directory"),
         (("demo", "--data", "mnist"), "which are images"),
-        (("demo", "--task", "counts", "--data", "breast_cancer", "--ordinal", "a"), "such as size=small,medium,large"),
+        (
+            ("demo", "--task", "counts", "--data", "breast_cancer", "--ordinal", "a"),
+            "such as size=small,medium,large",
+        ),
         (("demo", "--ordinal", "age=1,2"), "to be ordered. Got numbers"),
         (("demo", "--ignore", "aged"), "did you mean 'age'?"),
         (("demo", "--task", "ranking"), "Expected task to be one of"),
@@ -123,17 +136,25 @@ def columns(text, tmp_path):
 
 
 def test_categories_and_holes_become_numbers(tmp_path):
-    """By hand: the median of 1, 3, 6 is 3; a missing colour is a colour of its own; grades are counted from low."""
+    """By hand: the median of 1, 3, 6 is 3; a missing colour is a colour of its own; grades are
+    counted from low."""
     table = columns(MIXED, tmp_path)
     encoding = Encoding.fit(table, {"grade": ["low", "mid", "high"]})
     assert encoding.names == (
         "size", "size is missing", "colour=(missing)", "colour=blue", "colour=red", "grade", "grade is missing",
     )  # fmt: skip
-    expected = [[1, 0, 0, 0, 1, 0, 0], [3, 1, 0, 1, 0, 2, 0], [3, 0, 1, 0, 0, 1, 0], [6, 0, 0, 0, 1, 1, 1]]
+    expected = [
+        [1, 0, 0, 0, 1, 0, 0],
+        [3, 1, 0, 1, 0, 2, 0],
+        [3, 0, 1, 0, 0, 1, 0],
+        [6, 0, 0, 0, 1, 1, 1],
+    ]
     np.testing.assert_array_equal(encoding.transform(table), expected)
     again = Encoding.from_dict(encoding.as_dict())
     new = columns("grade,size,colour,more\nhigh,,green,1\nmid,2,,2\n", tmp_path)
-    np.testing.assert_array_equal(again.transform(new), [[3, 1, 0, 0, 0, 2, 0], [2, 0, 1, 0, 0, 1, 0]])
+    np.testing.assert_array_equal(
+        again.transform(new), [[3, 1, 0, 0, 0, 2, 0], [2, 0, 1, 0, 0, 1, 0]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +236,8 @@ def test_parquet_gives_the_same_columns(tmp_path):
         read_columns(tmp_path / "damaged.parquet")
 
 
-# Fits ---------------------------------------------------------------------------------------------------------------
+# Fits
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +247,9 @@ def table(tmp_path_factory):
     x = rng.uniform(-2, 2, (40, 2))
     y = 100 + 10 * np.sin(x[:, 0]) + 0.1 * rng.normal(size=40)
     rows = np.column_stack([x, y])
-    path.write_text("height,depth,speed\n" + "\n".join(",".join(map(repr, row)) for row in rows.tolist()))
+    path.write_text(
+        "height,depth,speed\n" + "\n".join(",".join(map(repr, row)) for row in rows.tolist())
+    )
     return path, rows
 
 
@@ -248,23 +272,34 @@ def test_fit_then_predict_then_report(table, tmp_path, capsys):
     assert len(set(index)) == 10
     low, mean, high = ([float(row[name]) for row in saved] for name in ("q05", "mean", "q95"))
     assert np.all(np.less(low, mean)) and np.all(np.less(mean, high))
-    # The function is smooth and the noise small: the Gaussian process must find it (its scale is 10).
+    # The function is smooth and the noise small: the Gaussian process must find it (its scale is
+    # 10).
     assert float(lines[4].split()[3]) < 1
     train = np.delete(rows[:, 2], index)
-    np.testing.assert_allclose(np.sort(az.from_netcdf(tmp_path / "posterior.nc")["observed_data"]["y"]), np.sort(train))
+    np.testing.assert_allclose(
+        np.sort(az.from_netcdf(tmp_path / "posterior.nc")["observed_data"]["y"]), np.sort(train)
+    )
     assert not list(tmp_path.glob("fit.checkpoint*"))
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
-    assert run("predict", tmp_path / "model.dkp", "--data", path, "--out", tmp_path / "new.csv") == 0
+    assert (
+        run("predict", tmp_path / "model.dkp", "--data", path, "--out", tmp_path / "new.csv") == 0
+    )
     with (tmp_path / "new.csv").open() as file:
         new = list(csv.DictReader(file))
     # Predictions depend on their own row alone, up to the posterior draws, which are others here.
     assert len(new) == 40
-    np.testing.assert_allclose([float(new[i]["mean"]) for i in index], mean, atol=0.3 * rows[:, 2].std())
+    np.testing.assert_allclose(
+        [float(new[i]["mean"]) for i in index], mean, atol=0.3 * rows[:, 2].std()
+    )
 
     assert run("report", tmp_path / "model.dkp") == 0
     text = (tmp_path / "report.html").read_text()
-    assert text.count('src="data:image/png;base64,') == 3 and 'src="http' not in text and "<script" not in text
+    assert (
+        text.count('src="data:image/png;base64,') == 3
+        and 'src="http' not in text
+        and "<script" not in text
+    )
     for expected in (
         "10 rows were held out",
         "layers.0.weights, height",
@@ -272,7 +307,10 @@ def test_fit_then_predict_then_report(table, tmp_path, capsys):
         "30 to train",
     ):
         assert expected in text
-    assert run("report", path) == 2 and run("predict", tmp_path / "model.dkp", "--data", tmp_path / "nowhere.csv") == 2
+    assert (
+        run("report", path) == 2
+        and run("predict", tmp_path / "model.dkp", "--data", tmp_path / "nowhere.csv") == 2
+    )
     assert run("report", tmp_path / "nowhere.dkp") == 2
 
 
@@ -289,16 +327,35 @@ def test_classes_and_counts_from_a_table_with_holes(task, target, first, tmp_pat
     counts = rng.poisson(np.exp(1 + x))
     cells = zip(x, colour, label, counts, strict=True)
     path = tmp_path / "table.csv"
-    path.write_text("x,colour,speed,n\n" + "\n".join(f"{a if a < 1.5 else ''},{b},{c},{d}" for a, b, c, d in cells))
+    path.write_text(
+        "x,colour,speed,n\n"
+        + "\n".join(f"{a if a < 1.5 else ''},{b},{c},{d}" for a, b, c, d in cells)
+    )
     ignore = {"speed": "n", "n": "speed"}[target]
-    options = ("--target", target, "--ignore", ignore, "--steps", 3, "--n-inducing", 5, "--out", tmp_path / "out")
+    options = (
+        "--target",
+        target,
+        "--ignore",
+        ignore,
+        "--steps",
+        3,
+        "--n-inducing",
+        5,
+        "--out",
+        tmp_path / "out",
+    )
     assert run("fit", "--data", path, *options) == 0
     said = capsys.readouterr().out
     assert f"looks like {task}" in said and first in said
     model = TableModel.load(tmp_path / "out" / "model.dkp")
     assert model.task == TASKS[task].of(columns(path.read_text(), tmp_path).column(target))
     assert "colour=<red>" in model.encoding.names
-    assert run("predict", tmp_path / "out" / "model.dkp", "--data", path, "--out", tmp_path / "new.csv") == 0
+    assert (
+        run(
+            "predict", tmp_path / "out" / "model.dkp", "--data", path, "--out", tmp_path / "new.csv"
+        )
+        == 0
+    )
     with (tmp_path / "new.csv").open() as file:
         rows = list(csv.DictReader(file))
     if task == "classification":
@@ -326,7 +383,10 @@ def test_a_killed_fit_goes_on(table, tmp_path, monkeypatch):
         with pytest.raises(Killed):
             fit(table[0], tmp_path / "a", *options)
     assert (tmp_path / "a" / "fit.checkpoint").exists()
-    assert fit(table[0], tmp_path / "a", *options) == 0 and fit(table[0], tmp_path / "b", *options) == 0
+    assert (
+        fit(table[0], tmp_path / "a", *options) == 0
+        and fit(table[0], tmp_path / "b", *options) == 0
+    )
     a, b = (TableModel.load(tmp_path / name / "model.dkp").posterior for name in "ab")
     np.testing.assert_array_equal(a.elbo_trace, b.elbo_trace)
     jax.tree.map(np.testing.assert_array_equal, a.parameters, b.parameters)
@@ -334,7 +394,8 @@ def test_a_killed_fit_goes_on(table, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_an_interrupted_fit_is_used_and_saved(table, tmp_path, capsys, monkeypatch):
-    """Ctrl-C after the first chunk of steps, in single precision, and too many rows for the exact Gaussian process."""
+    """Ctrl-C after the first chunk of steps, in single precision, and too many rows for the exact
+    Gaussian process."""
 
     def interrupt(*arguments, **values):
         raise KeyboardInterrupt
@@ -364,7 +425,12 @@ def test_the_process_ends_with_the_exit_code_and_no_traceback():
     command = "import sys; from dkp.cli import main; sys.exit(main())"
     arguments = ["fit", "--data", "nowhere.csv", "--target", "y"]
     done = subprocess.run(
-        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-c", command, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("dkp: Expected ") and "Traceback" not in done.stderr

@@ -22,8 +22,12 @@ Y = np.sin(2 * X[:, 0]) + 0.1 * RNG.normal(size=60)
 QUICK = {"n_inducing": 15, "steps": 150, "n_samples": 20, "random_state": 0}
 FEW = {"n_inducing": 6, "steps": 3, "n_samples": 3, "random_state": 0}
 LAYERS = [kernels.Linear(ard=True), kernels.SquaredExponential(variance=dkp.learn(1.0))]
-# All checks fit a hundred times, and most fits compile a program: so the models have one layer and nothing to learn.
-ONE_LAYER = {"layers": [kernels.SquaredExponential(lengthscale=2.0, variance=3.0)], "random_state": 0}
+# All checks fit a hundred times, and most fits compile a program: so the models have one layer and
+# nothing to learn.
+ONE_LAYER = {
+    "layers": [kernels.SquaredExponential(lengthscale=2.0, variance=3.0)],
+    "random_state": 0,
+}
 SPARSE = ONE_LAYER | {"n_inducing": 20, "steps": 60, "n_samples": 3}
 NOISE = likelihoods.Gaussian(noise=0.1)
 REPETITION = "check_sample_weight_equivalence_on_dense_data"
@@ -50,10 +54,13 @@ WEIGHTS = (
     ids=["exact regressor", "regressor", "classifier"],
 )
 def test_scikit_learns_own_checks(estimator, failing):
-    """The exact engine takes no weights, and says so. Elsewhere a row with weight 2 is not a row twice for k-means,
-    which chooses the inducing points; for the bound it is, which is tested there. Nothing else may fail."""
+    """The exact engine takes no weights, and says so. Elsewhere a row with weight 2 is not a row
+    twice for k-means, which chooses the inducing points; for the bound it is, which is tested
+    there. Nothing else may fail."""
     with relaxed():
-        results = check_estimator(estimator, expected_failed_checks=dict.fromkeys(failing, "weights"), on_skip=None)
+        results = check_estimator(
+            estimator, expected_failed_checks=dict.fromkeys(failing, "weights"), on_skip=None
+        )
     failed = {result["check_name"] for result in results if result["status"] == "xfail"}
     assert failed == set(failing) and len(results) > 50
 
@@ -73,7 +80,9 @@ def test_regression(regressor):
         low, middle, high = regressor.predict_quantiles(X[50:])
         assert np.all((low < middle) & (middle < high))
         assert regressor.log_density(X[50:], Y[50:]).shape == (10,)
-    assert isinstance(regressor.posterior_, dkp.VariationalPosterior) and regressor.n_features_in_ == 2
+    assert (
+        isinstance(regressor.posterior_, dkp.VariationalPosterior) and regressor.n_features_in_ == 2
+    )
 
 
 def test_the_same_seed_gives_the_same_predictions(regressor):
@@ -86,7 +95,9 @@ def test_the_same_seed_gives_the_same_predictions(regressor):
 @pytest.mark.slow
 def test_tables_pipelines_and_grid_searches():
     frame = pd.DataFrame(X, columns=["a", "b"])
-    pipeline = make_pipeline(StandardScaler(), DKPRegressor(layers=LAYERS, inference="exact", random_state=0))
+    pipeline = make_pipeline(
+        StandardScaler(), DKPRegressor(layers=LAYERS, inference="exact", random_state=0)
+    )
     pipeline.set_output(transform="pandas")
     search = GridSearchCV(pipeline, {"dkpregressor__n_samples": [1, 2]}, cv=2)
     with relaxed():
@@ -122,10 +133,14 @@ def test_classification(load, classes):
 def test_ordered_classes_counts_and_chains():
     grades = np.digitize(Y, [-0.5, 0.5])
     with relaxed():
-        found = DKPClassifier(layers=LAYERS, likelihood=likelihoods.Ordinal(3), **QUICK).fit(X, grades)
+        found = DKPClassifier(layers=LAYERS, likelihood=likelihoods.Ordinal(3), **QUICK).fit(
+            X, grades
+        )
         assert found.score(X, grades) > 0.8
         counts = RNG.poisson(np.exp(1 + Y)).astype(float)
-        counted = DKPRegressor(layers=LAYERS, likelihood=likelihoods.Poisson(), **QUICK).fit(X, counts)
+        counted = DKPRegressor(layers=LAYERS, likelihood=likelihoods.Poisson(), **QUICK).fit(
+            X, counts
+        )
         assert np.all(counted.predict(X) > 0) and counted.score(X, counts) > 0.2
         layers = [kernels.SquaredExponential(dist.LogNormal(0.0, 1.0), 1.0)]
         numbers = {"chains": 1, "warmup": 5, "draws": 5, "n_samples": 5, "random_state": 0}
@@ -140,16 +155,25 @@ def test_weights_reach_the_data():
 
 
 BAD = {
-    "one class": (lambda: DKPClassifier().fit(X, np.zeros(60)), "Expected labels of at least two classes"),
+    "one class": (
+        lambda: DKPClassifier().fit(X, np.zeros(60)),
+        "Expected labels of at least two classes",
+    ),
     "real labels": (lambda: DKPClassifier().fit(X, Y), "Unknown label type"),
     "exact classification": (
         lambda: DKPClassifier(inference="exact").fit(X, Y > 0),
         'Expected inference="vi" or "hmc"',
     ),
-    "unknown engine": (lambda: DKPRegressor(inference="gibbs").fit(X, Y), "Expected inference to be one of"),
+    "unknown engine": (
+        lambda: DKPRegressor(inference="gibbs").fit(X, Y),
+        "Expected inference to be one of",
+    ),
     "no rows": (lambda: DKPRegressor().fit(X[:1], Y[:1]), "minimum of 2 is required"),
     "text": (lambda: DKPRegressor().fit([["a"], ["b"]], [1.0, 2.0]), "could not convert string"),
-    "too few grades": (lambda: DKPClassifier(likelihood=likelihoods.Ordinal(3)).fit(X, np.arange(60) % 4), "Ordinal"),
+    "too few grades": (
+        lambda: DKPClassifier(likelihood=likelihoods.Ordinal(3)).fit(X, np.arange(60) % 4),
+        "Ordinal",
+    ),
 }
 
 

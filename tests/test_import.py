@@ -9,14 +9,18 @@ LAZY = ("arviz", "dask", "matplotlib", "pandas", "sklearn", "tyro")
 
 
 def test_import_leaves_optional_work_to_later():
-    loaded = run_python("import dkp, json, sys; print(json.dumps(sorted(sys.modules)))", timeout=120)
+    loaded = run_python(
+        "import dkp, json, sys; print(json.dumps(sorted(sys.modules)))", timeout=120
+    )
     packages = {name.partition(".")[0] for name in json.loads(loaded)}
     assert "dkp" in packages
     assert packages.isdisjoint(LAZY)
 
 
 def test_import_works_where_the_optional_packages_are_missing():
-    code = f"import sys; sys.modules.update(dict.fromkeys({LAZY})); import dkp; print(dkp.__version__)"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({LAZY})); import dkp; print(dkp.__version__)"
+    )
     assert run_python(code, timeout=120).strip() == dkp.__version__
 
 

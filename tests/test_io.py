@@ -1,4 +1,5 @@
-"""Files of posteriors: the same predictions to the last bit, and nothing worse than ValueError from any other file."""
+"""Files of posteriors: the same predictions to the last bit, and nothing worse than ValueError from
+any other file."""
 
 import json
 import pathlib
@@ -28,20 +29,32 @@ KEY = jax.random.key(0)
 def deep(*bottlenecks, likelihood=None):
     layers = [part for b in bottlenecks for part in (kernels.SquaredExponential(), b)]
     return dkp.DeepKernelProcess(
-        layers=[kernels.Linear(ard=True, bias=0.1), *layers, kernels.Sum(kernels.ReLU(), kernels.SquaredExponential())],
+        layers=[
+            kernels.Linear(ard=True, bias=0.1),
+            *layers,
+            kernels.Sum(kernels.ReLU(), kernels.SquaredExponential()),
+        ],
         likelihood=likelihood or likelihoods.Gaussian(),
     )
 
 
 def fit(model, y=Y[:, :1], guide="auto", **options):
     data = dkp.Dataset.from_arrays(X, y, feature_names=("a", "b"), **options)
-    return dkp.fit_vi(model, data, key=KEY, n_inducing=4, steps=3, start_steps=2, progress=False, guide=guide)
+    return dkp.fit_vi(
+        model, data, key=KEY, n_inducing=4, steps=3, start_steps=2, progress=False, guide=guide
+    )
 
 
 def sampled():
     data = dkp.Dataset.from_arrays(X, Y[:, :1])
     return dkp.sample_hmc(
-        exact_model(dist.LogNormal(0.0, 1.0)), data, key=KEY, chains=1, warmup=5, draws=4, progress=False
+        exact_model(dist.LogNormal(0.0, 1.0)),
+        data,
+        key=KEY,
+        chains=1,
+        warmup=5,
+        draws=4,
+        progress=False,
     )
 
 
@@ -54,7 +67,9 @@ def exact_model(lengthscale=1.0):
 
 INFERRED = dist.TruncatedNormal(20.0, 10.0, low=8.0)
 POSTERIORS = {
-    "deep Wishart": lambda: fit(deep(dkp.Wishart(width=2), dkp.InverseWishart(delta=3.0)), guide="ab"),
+    "deep Wishart": lambda: fit(
+        deep(dkp.Wishart(width=2), dkp.InverseWishart(delta=3.0)), guide="ab"
+    ),
     "other guides": lambda: fit(
         deep(dkp.Wishart(width=2), dkp.Wishart(width=INFERRED)),
         guide=["features", dkp.guides.WishartGuide("dense", mixing="sum")],
@@ -77,9 +92,13 @@ POSTERIORS = {
             progress=False,
         ).posterior
     ),
-    "exact": lambda: dkp.condition(exact_model(dkp.learn(1.0)), dkp.Dataset.from_arrays(X, Y), key=KEY),
+    "exact": lambda: dkp.condition(
+        exact_model(dkp.learn(1.0)), dkp.Dataset.from_arrays(X, Y), key=KEY
+    ),
     "gradient flow": lambda: dkp.gradient_flow(
-        dkp.DeepKernelProcess(layers=[kernels.ReLU(), kernels.Affine()], likelihood=likelihoods.Gaussian(noise=0.1)),
+        dkp.DeepKernelProcess(
+            layers=[kernels.ReLU(), kernels.Affine()], likelihood=likelihoods.Gaussian(noise=0.1)
+        ),
         dkp.Dataset.from_arrays(X, Y),
     ),
 }
@@ -127,7 +146,7 @@ print(dkp.predict(dkp.load({str(tmp_path / "model.dkp")!r}), x, key=jax.random.k
     assert "jax_enable_x64" in run_python(single.format(str(tmp_path / "model.dkp")), timeout=60)
 
 
-# --- files that will not do -------------------------------------------------------------------------------------------
+# --- files that will not do -----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +168,8 @@ def test_no_file(tmp_path):
 
 
 def test_truncations_and_flipped_bits(good, tmp_path):
-    """Any prefix is refused; a flipped bit is refused, or lies where it changes no content (dates and the like)."""
+    """Any prefix is refused; a flipped bit is refused, or lies where it changes no content (dates
+    and the like)."""
     whole, path = good.read_bytes(), tmp_path / "damaged.dkp"
     for length in np.linspace(0, len(whole) - 1, 40).astype(int):
         path.write_bytes(whole[:length])
@@ -192,12 +212,20 @@ def npy(header):
 HEADERS = {
     "newer format": (lambda h: h.update(format=99), "install a newer dkp"),
     "no format": (lambda h: h.pop("format"), "another header"),
-    "another kind": (lambda h: h.update(kind="checkpoint"), "to be a posterior. Got a 'checkpoint'"),
+    "another kind": (
+        lambda h: h.update(kind="checkpoint"),
+        "to be a posterior. Got a 'checkpoint'",
+    ),
     "no posterior": (lambda h: h.update(content={"posterior": 3}), "to be a posterior. Got int"),
     "nothing": (lambda h: h.update(content={}), "to be a posterior"),
-    "unknown record": (lambda h: h["content"].update(posterior={"record": "os.system", "fields": {}}), "KeyError"),
+    "unknown record": (
+        lambda h: h["content"].update(posterior={"record": "os.system", "fields": {}}),
+        "KeyError",
+    ),
     "a record without fields": (
-        lambda h: h["content"].update(posterior={"record": "inference.exact.ExactPosterior", "fields": {}}),
+        lambda h: h["content"].update(
+            posterior={"record": "inference.exact.ExactPosterior", "fields": {}}
+        ),
         "the fields",
     ),
     "unknown prior": (
@@ -205,7 +233,10 @@ HEADERS = {
         "unknown name",
     ),
     "unknown entry": (lambda h: h["content"].update(posterior={"call": "print"}), "unknown kind"),
-    "a missing array": (lambda h: h["content"].update(posterior={"array": "array999", "device": False}), "KeyError"),
+    "a missing array": (
+        lambda h: h["content"].update(posterior={"array": "array999", "device": False}),
+        "KeyError",
+    ),
 }
 
 
@@ -224,8 +255,11 @@ def test_a_header_of_many_levels(good, tmp_path):
 
 
 MEMBERS = {
-    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }") + b"cos\nsystem\n(S'true'\ntR.",
-    "a shape beyond memory": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }")
+    + b"cos\nsystem\n(S'true'\ntR.",
+    "a shape beyond memory": npy(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
+    ),
     "a negative shape": npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }"),
     "code in the header": npy("__import__('os').system('true')"),
     "no array": b"pickle",
@@ -256,7 +290,7 @@ def test_archives_that_somebody_made_up(good, tmp_path):
     assert not (tmp_path.parent.parent / "escaped").exists()
 
 
-# --- what cannot be written -------------------------------------------------------------------------------------------
+# --- what cannot be written -----------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_unchecked")
@@ -315,4 +349,7 @@ def test_a_record_that_is_no_posterior(tmp_path):
     with pytest.raises(ValueError, match="Expected posterior to come from an engine"):
         dkp.save(Standardization.identity(2), tmp_path / "x")
     with pytest.raises(ValueError, match="Expected posterior to come from an engine"):
-        dkp.save(Spectrum(values=jnp.ones(1), vectors=jnp.ones((1, 1)), noise=jnp.ones(())), tmp_path / "x")
+        dkp.save(
+            Spectrum(values=jnp.ones(1), vectors=jnp.ones((1, 1)), noise=jnp.ones(())),
+            tmp_path / "x",
+        )

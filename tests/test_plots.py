@@ -39,7 +39,9 @@ def test_band_shows_mean_and_quantiles_in_the_order_of_x(axes, prediction):
     edges = ax.collections[0].get_paths()[0].vertices
     for bound in prediction.quantile([0.1, 0.9]):
         points = np.stack([X, bound], 1)
-        np.testing.assert_allclose(np.abs(points[:, None] - edges[None]).sum(-1).min(1), 0, atol=1e-9)
+        np.testing.assert_allclose(
+            np.abs(points[:, None] - edges[None]).sum(-1).min(1), 0, atol=1e-9
+        )
 
 
 def test_band_refuses_several_features(axes, prediction):
@@ -58,8 +60,8 @@ def test_observed_against_predicted_has_intervals_and_the_diagonal(axes, predict
 
 
 def test_coverage_of_calibrated_draws_is_nominal():
-    """4,000 observations of the law that the draws have: binomial errors of at most 0.0079; beyond 4.5 of them: odds
-    4e-5."""
+    """4,000 observations of the law that the draws have: binomial errors of at most 0.0079; beyond
+    4.5 of them: odds 4e-5."""
     draws = RNG.normal(size=(101, 4000))
     levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
     got = plots.coverage_curve(draws, RNG.normal(size=4000), levels)
@@ -103,7 +105,9 @@ def test_gram_matrices_are_posterior_means_on_one_scale(axes):
 
 def test_gram_matrices_need_axes_of_their_shape(axes):
     with pytest.raises(ValueError, match=r"shape \(2, 1\)"):
-        plots.gram_matrices(axes, GramDraws(learned=(np.ones((1, 2, 2)),), fixed=(np.ones((1, 2, 2)),)))
+        plots.gram_matrices(
+            axes, GramDraws(learned=(np.ones((1, 2, 2)),), fixed=(np.ones((1, 2, 2)),))
+        )
 
 
 def test_overview_can_be_saved(prediction, tmp_path):

@@ -53,7 +53,8 @@ def test_the_deep_wishart_process_of_the_readme_learns(capsys):
     names = run(DEEP_WISHART)
     summary = names["posterior"].summary()
     assert "'guides': ['ab', 'ab']" in capsys.readouterr().out
-    assert summary["skipped"] == 0 and summary["elbo_per_point"] > -1.35  # that of the mean alone is -1.42
+    # that of the mean alone is -1.42
+    assert summary["skipped"] == 0 and summary["elbo_per_point"] > -1.35
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""The strict mode that all other tests rely on is in force, and ``relaxed`` leaves it for its own block alone."""
+"""The strict mode that all other tests rely on is in force, and ``relaxed`` leaves it for its own
+block alone."""
 
 import warnings
 

@@ -1,7 +1,8 @@
-"""Guides of Wishart bottlenecks judged by Markov chains and by the evidence, on subsets of two small UCI sets.
+"""Guides of Wishart bottlenecks judged by Markov chains and by the evidence, on subsets of two
+small UCI sets.
 
-One model with fixed hyperparameters, so that the guide alone differs: the evidence minus the ELBO is the divergence of
-the guide from the posterior, and what remains of it is the price of the guide.
+One model with fixed hyperparameters, so that the guide alone differs: the evidence minus the ELBO
+is the divergence of the guide from the posterior, and what remains of it is the price of the guide.
 """
 
 import time
@@ -14,7 +15,8 @@ from benchmarks.speed.timing import markdown
 __all__ = ["DATASETS", "GUIDES", "run_audit", "section", "table"]
 
 DATASETS = ("yacht", "boston")
-# By name, or by the fields of a WishartGuide: `dkp` is imported where its floating-point width is chosen.
+# By name, or by the fields of a WishartGuide: `dkp` is imported where its floating-point width is
+# chosen.
 GUIDES: dict[str, str | dict[str, Any]] = {
     **{name: name for name in ("features", "standard", "a", "b", "ab")},
     "dense A, B": {"rows": "dense", "columns": True},
@@ -24,7 +26,8 @@ ROWS, TEST_ROWS, POINTS, WIDTH = 60, 100, 10, 3
 
 
 def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path:
-    """Audit each set that has no record yet, print the table, and return the directory of the records.
+    """Audit each set that has no record yet, print the table, and return the directory of the
+    records.
 
     Args:
         names: of ``DATASETS``.
@@ -35,7 +38,8 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 
 def section(out: Path) -> str | None:
-    """The table of the records in ``<out>/audit-guides``, and on what they depend; None where there are none."""
+    """The table of the records in ``<out>/audit-guides``, and on what they depend; None where there
+    are none."""
     return described(out / "audit-guides", table)
 
 
@@ -51,7 +55,11 @@ def audit(name: str) -> dict[str, Any]:
     split = dkp.datasets.load(f"uci/{name}", split=0)
     data = dkp.Dataset.from_arrays(split.x[:ROWS], split.y[:ROWS])
     assert split.x_test is not None
-    x_test, keys, began = split.x_test[:POINTS], jax.random.split(jax.random.key(0), 5), time.perf_counter()
+    x_test, keys, began = (
+        split.x_test[:POINTS],
+        jax.random.split(jax.random.key(0), 5),
+        time.perf_counter(),
+    )
     options: dict[str, Any] = {"n_inducing": ROWS, "steps": 4000, "samples": 2}
     learned = dkp.fit_vi(_model(), data, key=keys[0], **options)
     model = substitute(_model(), learned.hyperparameters)
@@ -61,7 +69,9 @@ def audit(name: str) -> dict[str, Any]:
     for guide, choice in GUIDES.items():
         chosen = choice if isinstance(choice, str) else dkp.guides.WishartGuide(**choice)
         fit = dkp.fit_vi(model, data, key=keys[3], guide=chosen, **options)
-        found = compare(fit, hmc, x_test, key=keys[4], n_samples=1000, evidence=evidence.log_evidence)
+        found = compare(
+            fit, hmc, x_test, key=keys[4], n_samples=1000, evidence=evidence.log_evidence
+        )
         assert found.elbo[0] is not None
         guides[guide] = {
             "elbo": found.elbo[0].mean,
@@ -84,14 +94,33 @@ def audit(name: str) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """Records as a Markdown table."""
-    titles = ["data set", "guide", "evidence - ELBO, nats", "k-hat", "shift of predictions, sd", "shift of G, sd"]
+    titles = [
+        "data set",
+        "guide",
+        "evidence - ELBO, nats",
+        "k-hat",
+        "shift of predictions, sd",
+        "shift of G, sd",
+    ]
     lines = []
     for r in records:
         for name, guide in r["guides"].items():
-            gap, error = r["evidence"] - guide["elbo"], (r["evidence_se"] ** 2 + guide["elbo_se"] ** 2) ** 0.5
+            gap, error = (
+                r["evidence"] - guide["elbo"],
+                (r["evidence_se"] ** 2 + guide["elbo_se"] ** 2) ** 0.5,
+            )
             shifts = [f"{guide[part]['mean_shift']:.2f}" for part in ("predictive", "gram")]
             spread = f"{guide['gram']['spread']:.2f}"
-            lines.append([r["dataset"], name, f"{gap:.1f} ± {error:.1f}", f"{guide['k_hat']:.2f}", *shifts, spread])
+            lines.append(
+                [
+                    r["dataset"],
+                    name,
+                    f"{gap:.1f} ± {error:.1f}",
+                    f"{guide['k_hat']:.2f}",
+                    *shifts,
+                    spread,
+                ]
+            )
     return markdown([*titles, "sd of G, guide / HMC"], lines)
 
 

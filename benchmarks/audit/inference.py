@@ -1,4 +1,5 @@
-"""Variational inference judged by Markov chains and by the evidence, on subsets of the small UCI sets."""
+"""Variational inference judged by Markov chains and by the evidence, on subsets of the small UCI
+sets."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ DELTA = 10.0
 
 
 def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path:
-    """Audit each set that has no record yet, print the table, and return the directory of the records.
+    """Audit each set that has no record yet, print the table, and return the directory of the
+    records.
 
     Args:
         names: of ``DATASETS``.
@@ -27,7 +29,8 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 
 def section(out: Path) -> str | None:
-    """The table of the records in ``<out>/audit``, and on what they depend; None where there are none."""
+    """The table of the records in ``<out>/audit``, and on what they depend; None where there are
+    none."""
     return described(out / "audit", table)
 
 
@@ -39,8 +42,8 @@ def audit_each(
     *,
     again: bool,
 ) -> Path:
-    """Write ``<directory>/<name>.json`` for each set that has no record yet, print the table so far, and return the
-    directory."""
+    """Write ``<directory>/<name>.json`` for each set that has no record yet, print the table so
+    far, and return the directory."""
     for name in names:
         path = directory / f"{name}.json"
         if again or not path.exists():
@@ -50,7 +53,8 @@ def audit_each(
 
 
 def described(directory: Path, table: Callable[[list[dict[str, Any]]], str]) -> str | None:
-    """The table of the records in a directory, and on what they depend; None where there are none."""
+    """The table of the records in a directory, and on what they depend; None where there are
+    none."""
     records = [store.read(path) for path in sorted(directory.glob("*.json"))]
     if not records:
         return None
@@ -60,9 +64,9 @@ def described(directory: Path, table: Callable[[list[dict[str, Any]]], str]) -> 
 def audit(name: str) -> dict[str, Any]:
     """One row: the same model and hyperparameters by variational inference and by HMC.
 
-    The hyperparameters are those that variational inference learned, but for the concentration, which is fixed where a
-    bottleneck has much to do. Inducing points are the data, so that only the guide is judged.
-    """
+    The hyperparameters are those that variational inference learned, but for the concentration,
+    which is fixed where a bottleneck has much to do. Inducing points are the data, so that only the
+    guide is judged."""
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -78,7 +82,9 @@ def audit(name: str) -> dict[str, Any]:
     vi = dkp.fit_vi(_model(), data, key=keys[0], n_inducing=ROWS, steps=2000, samples=2)
     hmc = dkp.sample_hmc(_model(), data, key=keys[1], init=vi, chains=4, warmup=500, draws=500)
     evidence = dkp.log_evidence(hmc.coordinates.model, data, key=keys[2], particles=512, runs=3)
-    found = compare(vi, hmc, x_test[:POINTS], key=keys[3], n_samples=500, evidence=evidence.log_evidence)
+    found = compare(
+        vi, hmc, x_test[:POINTS], key=keys[3], n_samples=500, evidence=evidence.log_evidence
+    )
     densities = {
         method: float(dkp.predict(p, x_test, key=keys[4], n_samples=500).log_density(y_test).mean())
         for method, p in (("vi", vi), ("hmc", hmc))

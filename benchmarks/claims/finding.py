@@ -11,10 +11,9 @@ __all__ = ["Finding", "listed"]
 class Finding:
     """A claim and what was found.
 
-    claim, paper: what is said, and where. computed: what we compute. number: our result with its error, in words.
-    reproduced: whether it bears the claim out, by a rule that stands in the code. deviation: where it does not, or not
-    wholly. values: the numbers behind it, for JSON.
-    """
+    claim, paper: what is said, and where. computed: what we compute. number: our result with its
+    error, in words. reproduced: whether it bears the claim out, by a rule that stands in the code.
+    deviation: where it does not, or not wholly. values: the numbers behind it, for JSON."""
 
     claim: str
     paper: str

@@ -1,4 +1,5 @@
-"""Claims on the posterior of deep linear networks: by gradient descent, by Langevin sampling, and over widths."""
+"""Claims on the posterior of deep linear networks: by gradient descent, by Langevin sampling, and
+over widths."""
 
 import math
 
@@ -30,7 +31,7 @@ def _against_unmoved(errors: list[float], unmoved: list[float]) -> str:
     return ", ".join(f"layer {i} {a:.4f} ({b:.2f} unmoved)" for i, (a, b) in pairs)
 
 
-# --- gradient descent -------------------------------------------------------------------------------------------------
+# --- gradient descent -----------------------------------------------------------------------------
 
 
 def gradient_descent() -> Finding:
@@ -38,9 +39,14 @@ def gradient_descent() -> Finding:
     x, y = problem(6, 10, 6)
     decay, hidden = 1e-3, (40, 25)
     features = descend(x, y, hidden, decay=decay, step=4e-3, steps=200_000)
-    predicted = deep_linear.weight_decay_grams(x @ x.T, features[-1] @ features[-1].T, len(hidden)).grams
+    predicted = deep_linear.weight_decay_grams(
+        x @ x.T, features[-1] @ features[-1].T, len(hidden)
+    ).grams
     errors = [relative_error(f @ f.T, k) for f, k in zip(features[:-1], predicted, strict=True)]
-    still = [relative_error(f @ f.T, x @ x.T * np.trace(f @ f.T) / np.trace(x @ x.T)) for f in features[:-1]]
+    still = [
+        relative_error(f @ f.T, x @ x.T * np.trace(f @ f.T) / np.trace(x @ x.T))
+        for f in features[:-1]
+    ]
     return Finding(
         claim="Gradient descent moves kernels slowly from that of the inputs to that of the outputs, layer by layer: "
         "K_l = K_0 (K_0^-1 K_L+1)^(l / (L+1))",
@@ -57,9 +63,13 @@ def gradient_descent() -> Finding:
 def descend(
     x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], *, decay: float, step: float, steps: int
 ) -> list[np.ndarray]:
-    """Features of all layers, outputs last, after gradient descent on the squared error / 2 with weight decay."""
+    """Features of all layers, outputs last, after gradient descent on the squared error / 2 with
+    weight decay."""
     rng, sizes = np.random.default_rng(1), (x.shape[1], *hidden, y.shape[1])
-    start = [jnp.asarray(0.02 * rng.normal(size=s) / np.sqrt(s[0])) for s in zip(sizes[:-1], sizes[1:], strict=True)]
+    start = [
+        jnp.asarray(0.02 * rng.normal(size=s) / np.sqrt(s[0]))
+        for s in zip(sizes[:-1], sizes[1:], strict=True)
+    ]
 
     def walk(weights: list[jax.Array]) -> list[jax.Array]:
         features = [jnp.asarray(x)]
@@ -81,11 +91,12 @@ def descend(
     return [np.asarray(f) for f in walk(descent(start))]
 
 
-# --- Langevin sampling ------------------------------------------------------------------------------------------------
+# --- Langevin sampling ----------------------------------------------------------------------------
 
 
 def langevin() -> Finding:
-    """The posterior mean of kernels of wide Bayesian linear networks, as many outputs as hidden units."""
+    """The posterior mean of kernels of wide Bayesian linear networks, as many outputs as hidden
+    units."""
     rows = {}
     for width in (25, 100):
         x, weights = problem(4, 8, width)[0], np.random.default_rng(1).normal(size=(8, width))
@@ -103,10 +114,14 @@ def langevin() -> Finding:
         claim="Langevin sampling finds the same transition",
         paper=f"{PAPER}, section 4",
         computed="Metropolis-adjusted Langevin sampling of all weights of linear networks with two hidden layers, as "
-        "many outputs as units, noise 0.1: relative error of the interpolation for the posterior mean of K_l",
+        "many outputs as units, noise 0.1: relative error of the interpolation for the posterior "
+        "mean of K_l",
         number="; ".join(
             f"width {w}: "
-            + ", ".join(f"{a:.3f} ({b:.2f} unmoved)" for a, b in zip(r["interpolation"], r["unmoved"], strict=True))
+            + ", ".join(
+                f"{a:.3f} ({b:.2f} unmoved)"
+                for a, b in zip(r["interpolation"], r["unmoved"], strict=True)
+            )
             for w, r in rows.items()
         ),
         reproduced=max(wide["interpolation"]) < 0.1
@@ -121,7 +136,8 @@ def langevin() -> Finding:
 def sample_weights(
     x: np.ndarray, y: np.ndarray, width: int, *, noise: float, steps: int = 60_000
 ) -> tuple[list[np.ndarray], float]:
-    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are N(0, 1) a priori."""
+    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are N(0,
+    1) a priori."""
     sizes = ((x.shape[1], width), (width, width), (width, y.shape[1]))
     xs, ys = jnp.asarray(x), jnp.asarray(y)
 
@@ -137,7 +153,9 @@ def sample_weights(
 
     evaluate = jax.value_and_grad(energy)
 
-    def squared(a: list[jax.Array], b: list[jax.Array], g: list[jax.Array], h: jax.Array) -> jax.Array:
+    def squared(
+        a: list[jax.Array], b: list[jax.Array], g: list[jax.Array], h: jax.Array
+    ) -> jax.Array:
         """|b - a + h g|^2 / (4 h): minus the log-density of the proposal b from a."""
         return sum(jnp.sum((v - u + h * s) ** 2) for u, v, s in zip(a, b, g, strict=True)) / (4 * h)
 
@@ -152,7 +170,9 @@ def sample_weights(
         ratio = value - new_value + squared(w, new, slope, h) - squared(new, w, new_slope, h)
         probability = jnp.where(jnp.isfinite(ratio), jnp.exp(jnp.minimum(ratio, 0)), 0.0)
         accept = jax.random.uniform(keys[0]) < probability
-        state = jax.tree.map(lambda a, b: jnp.where(accept, a, b), (new, new_value, new_slope), (w, value, slope))
+        state = jax.tree.map(
+            lambda a, b: jnp.where(accept, a, b), (new, new_value, new_slope), (w, value, slope)
+        )
         grams = [f @ f.T / width for f in features(state[0])[:2]]
         return (*state, log_h + adapt * (probability - 0.6), adapt), (grams, probability)
 
@@ -176,14 +196,17 @@ def sample_weights(
     return [np.asarray(g) / (steps // 2) for g in grams], float(probability) / (steps // 2)
 
 
-# --- how wide? --------------------------------------------------------------------------------------------------------
+# --- how wide? ------------------------------------------------------------------------------------
 
 
 def evidence_over_width(sets: int = 6) -> Finding:
     """The evidence of the width that made the data."""
     widths = (1, 2, 4, 8, 16, 64, math.inf)
     logs = np.array(
-        [[toy_width.importance_sampling(toy_width.toy(seed), w)[0] for w in widths] for seed in range(sets)]
+        [
+            [toy_width.importance_sampling(toy_width.toy(seed), w)[0] for w in widths]
+            for seed in range(sets)
+        ]
     )
     relative = logs - logs.max(axis=1, keepdims=True)
     mean, error = relative.mean(axis=0), relative.std(axis=0, ddof=1) / np.sqrt(sets)
@@ -200,7 +223,9 @@ def evidence_over_width(sets: int = 6) -> Finding:
     )
     best = widths[int(np.argmax(mean))]
     same = int(np.argmax(ours.probability)) == 1
-    shown = ", ".join(f"{w:g}: {m:.1f} ± {e:.1f}" for w, m, e in zip(widths[1:], mean[1:], error[1:], strict=True))
+    shown = ", ".join(
+        f"{w:g}: {m:.1f} ± {e:.1f}" for w, m, e in zip(widths[1:], mean[1:], error[1:], strict=True)
+    )
     return Finding(
         claim="The evidence prefers the width of the network that made the data, not the infinite one",
         paper=f"{PAPER}, section 2",
@@ -208,5 +233,9 @@ def evidence_over_width(sets: int = 6) -> Finding:
         "linear networks of width 4; and `dkp.compare_widths` on the first",
         number=f"{shown}; `compare_widths` {'also prefers' if same else 'does not prefer'} 4",
         reproduced=best == 4 and same,
-        values={"widths": [str(w) for w in widths], "relative": mean.tolist(), "error": error.tolist()},
+        values={
+            "widths": [str(w) for w in widths],
+            "relative": mean.tolist(),
+            "error": error.tolist(),
+        },
     )

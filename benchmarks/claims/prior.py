@@ -12,9 +12,11 @@ __all__ = ["kernel_variance"]
 POINTS, LOCATIONS, FEATURES, FILTER, DRAWS = 2, 6, 5, 3, 40_000
 
 
-def dense_draws(features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator) -> np.ndarray:
-    """Gram matrices (n, P, P) after the last layer of networks with real weights; `features` (P, D) have the Gram
-    matrix features features^T."""
+def dense_draws(
+    features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Gram matrices (n, P, P) after the last layer of networks with real weights; `features` (P, D)
+    have the Gram matrix features features^T."""
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     for width in widths:
         f = f @ rng.normal(size=(n, f.shape[-1], width)) / np.sqrt(norm)
@@ -25,8 +27,8 @@ def dense_draws(features: np.ndarray, widths: Sequence[int], n: int, rng: np.ran
 def local_draws(
     features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator, *, shared: bool
 ) -> np.ndarray:
-    """The same, averaged over locations, of networks with filters on a circle, which are shared between locations
-    (convolutions) or not; `features` is (P, S, D)."""
+    """The same, averaged over locations, of networks with filters on a circle, which are shared
+    between locations (convolutions) or not; `features` is (P, S, D)."""
     p, s, _ = features.shape
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     offsets = np.arange(FILTER) - (FILTER - 1) // 2
@@ -50,7 +52,9 @@ def exact_variance(k0: np.ndarray, widths: Sequence[int], kind: str) -> float:
     if kind == "dense":
         average = np.einsum("irjr->ij", k0) / LOCATIONS
         return float(deep_linear.gram_moments(average, widths)[1][0, 0, 0, 0])
-    covariance = deep_linear.conv_gram_moments(k0, widths, FILTER, shared=kind == "convolutional")[1]
+    covariance = deep_linear.conv_gram_moments(k0, widths, FILTER, shared=kind == "convolutional")[
+        1
+    ]
     return float(np.einsum("rrss->", covariance[0, :, 0, :, 0, :, 0, :]) / LOCATIONS**2)
 
 
@@ -68,7 +72,9 @@ def kernel_variance() -> Finding:
             elif len(widths) > 2:
                 continue
             else:
-                draws = local_draws(features, widths, DRAWS // 2, rng, shared=kind == "convolutional")
+                draws = local_draws(
+                    features, widths, DRAWS // 2, rng, shared=kind == "convolutional"
+                )
             found, error = variance(draws)
             exact = exact_variance(k0, widths, kind)
             rows[f"{kind} {widths}"] = {"monte_carlo": found, "error": error, "exact": exact}
@@ -77,10 +83,15 @@ def kernel_variance() -> Finding:
     ordered = (
         at["dense (16,)"] < at["dense (4,)"] < at["dense (4, 4)"]
         and at["dense (16,)"] < at["dense (16, 16)"] < at["dense (16, 16, 16, 16)"]
-        and all(at[f"dense {w}"] > at[f"convolutional {w}"] > at[f"local {w}"] for w in ((4,), (16,), (4, 4)))
+        and all(
+            at[f"dense {w}"] > at[f"convolutional {w}"] > at[f"local {w}"]
+            for w in ((4,), (16,), (4, 4))
+        )
     )
     worst = max(scores)
-    shown = ", ".join(f"{kind} {at[f'{kind} (4, 4)']:.3f}" for kind in ("dense", "convolutional", "local"))
+    shown = ", ".join(
+        f"{kind} {at[f'{kind} (4, 4)']:.3f}" for kind in ("dense", "convolutional", "local")
+    )
     return Finding(
         claim="Kernels vary more in narrow and deep networks; those of convolutional networks more than those of "
         "locally connected ones",

@@ -1,4 +1,5 @@
-"""Claims on posterior sampling of wide Bayesian networks in coordinates that make the posterior like the prior."""
+"""Claims on posterior sampling of wide Bayesian networks in coordinates that make the posterior
+like the prior."""
 
 import itertools
 import math
@@ -31,14 +32,16 @@ def target(width: int, noise: float) -> finite.Repriorised:
 
 
 def approaches_prior() -> Finding:
-    """Acceptance of moves that leave the prior invariant, and the divergence of posterior and prior."""
+    """Acceptance of moves that leave the prior invariant, and the divergence of posterior and
+    prior."""
     rows = {width: _against_prior(width) for width in WIDTHS}
     accepted = {step: [rows[w][f"acceptance {step}"] for w in WIDTHS] for step in (0.1, 0.5)}
     divergence = [rows[w]["divergence"] for w in WIDTHS]
     error = [rows[w]["error"] for w in WIDTHS]
     rises = all(np.all(np.diff(values) > 0) for values in accepted.values())
     falls = all(
-        b < a + 2 * math.hypot(s, t) for (a, s), (b, t) in itertools.pairwise(zip(divergence, error, strict=True))
+        b < a + 2 * math.hypot(s, t)
+        for (a, s), (b, t) in itertools.pairwise(zip(divergence, error, strict=True))
     )
     return Finding(
         claim="The wider the network, the nearer its repriorised posterior is to the prior, and the more often "
@@ -47,7 +50,8 @@ def approaches_prior() -> Finding:
         computed=f"One hidden layer, {POINTS} points: acceptance at noise 0.1 and the symmetric divergence KL(p || q) "
         f"+ KL(q || p) of posterior and prior at noise 0.5, widths {', '.join(map(str, WIDTHS))}",
         number="; ".join(
-            f"acceptance at step {step}: " + ", ".join(f"{a:.2f}" for a in values) for step, values in accepted.items()
+            f"acceptance at step {step}: " + ", ".join(f"{a:.2f}" for a in values)
+            for step, values in accepted.items()
         )
         + "; divergence: "
         + ", ".join(f"{d:.2f} ± {e:.2f}" for d, e in zip(divergence, error, strict=True)),
@@ -59,31 +63,39 @@ def approaches_prior() -> Finding:
 
 def _against_prior(width: int) -> dict[str, float]:
     row = {
-        f"acceptance {step}": target(width, 0.1).sample(jax.random.key(0), 4000, step=step).acceptance
+        f"acceptance {step}": target(width, 0.1)
+        .sample(jax.random.key(0), 4000, step=step)
+        .acceptance
         for step in (0.1, 0.5)
     }
-    # exp(-Phi) is the density of the posterior in that of the prior, so the divergence is a difference of two means.
+    # exp(-Phi) is the density of the posterior in that of the prior, so the divergence is a
+    # difference of two means.
     posterior = target(width, 0.5)
     phis = jax.random.normal(jax.random.key(1), (4000, posterior.size))
     prior = np.asarray(jax.jit(lambda phis: jax.lax.map(posterior.potential, phis))(phis))
     chain = np.asarray(posterior.sample(jax.random.key(2), 4000, step=0.3, thin=10).potential)[500:]
     blocks = chain[: len(chain) // 20 * 20].reshape(20, -1).mean(axis=1)
     row["divergence"] = float(prior.mean() - chain.mean())
-    row["error"] = math.hypot(prior.std() / math.sqrt(len(prior)), blocks.std(ddof=1) / math.sqrt(20))
+    row["error"] = math.hypot(
+        prior.std() / math.sqrt(len(prior)), blocks.std(ddof=1) / math.sqrt(20)
+    )
     return row
 
 
 def mixing() -> Finding:
-    """Effective draws a second of predictions, with and without repriorisation, by the same sampler."""
+    """Effective draws a second of predictions, with and without repriorisation, by the same
+    sampler."""
     rows = {width: {name: _effective_draws(width, name) for name in SAMPLERS} for width in MIXED}
     ratios = {w: r["repriorised"]["per_second"] / r["plain"]["per_second"] for w, r in rows.items()}
     return Finding(
         claim="Repriorisation gives up to 50 times the effective sample size, at all widths, and more with width",
         paper="Hron et al. 2022",
         computed=f"NUTS of NumPyro on one hidden layer and {POINTS} points, noise 0.1, on all weights or with the "
-        "readout integrated out: the smallest effective sample size of eight predictions a second, and its ratio",
+        "readout integrated out: the smallest effective sample size of eight predictions a "
+        "second, and its ratio",
         number="; ".join(
-            f"width {w}: {r['repriorised']['per_second']:.0f} / {r['plain']['per_second']:.0f} = {ratios[w]:.1f}"
+            f"width {w}: {r['repriorised']['per_second']:.0f} / {r['plain']['per_second']:.0f} = "
+            f"{ratios[w]:.1f}"
             for w, r in rows.items()
         ),
         reproduced=min(ratios.values()) > 1 and ratios[MIXED[-1]] > ratios[MIXED[0]],

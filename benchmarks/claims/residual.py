@@ -1,4 +1,5 @@
-"""The claim on residual networks: trained as is common, their kernels are near those of deep linear theory."""
+"""The claim on residual networks: trained as is common, their kernels are near those of deep linear
+theory."""
 
 import math
 from typing import Any
@@ -23,7 +24,8 @@ LEADING = 30
 
 
 class Block(eqx.Module):
-    """x + conv(relu(x)), and then, but in the last block, a strided convolution of its rectified sum."""
+    """x + conv(relu(x)), and then, but in the last block, a strided convolution of its rectified
+    sum."""
 
     inner: eqx.nn.Conv2d
     down: eqx.nn.Conv2d | None
@@ -64,21 +66,26 @@ class ResNet(eqx.Module):
 
 def _conv(key: jax.Array, inside: int, outside: int, strides: int = 1) -> eqx.nn.Conv2d:
     """With He's initial weights and no biases."""
-    conv = eqx.nn.Conv2d(inside, outside, 3, stride=strides, padding=1, use_bias=False, dtype=jnp.float32, key=key)
+    conv = eqx.nn.Conv2d(
+        inside, outside, 3, stride=strides, padding=1, use_bias=False, dtype=jnp.float32, key=key
+    )
     weight = jax.random.normal(key, conv.weight.shape, jnp.float32) * math.sqrt(2 / (9 * inside))
     return eqx.tree_at(lambda c: c.weight, conv, weight)
 
 
 def residual_network() -> Finding:
-    """Spectra and alignment of the layers of a trained residual network, of deep linear theory and of the infinite
-    network."""
+    """Spectra and alignment of the layers of a trained residual network, of deep linear theory and
+    of the infinite network."""
     table = dkp.datasets.load("cifar10", split=0)
     assert table.x_test is not None and table.y_test is not None
     x, y = coarse(table.x[:TRAINING]), table.y[:TRAINING].astype(int)
     x_test, y_test = coarse(table.x_test), table.y_test.astype(int)
     network = train(x, y)
     right = np.concatenate(
-        [np.argmax(evaluate(network, rows)[0], axis=1) for rows in np.array_split(x_test[:5000], 10)]
+        [
+            np.argmax(evaluate(network, rows)[0], axis=1)
+            for rows in np.array_split(x_test[:5000], 10)
+        ]
     )
     accuracy = float(np.mean(right == y_test[:5000]))
 
@@ -90,7 +97,9 @@ def residual_network() -> Finding:
     inputs = _gram(probes)
     target = _gram(labels - labels.mean(0))
     target = target / np.trace(target) + 0.01 * np.eye(PROBES) / PROBES
-    linear = list(deep_linear.geometric_interpolation(inputs / np.trace(inputs), target, len(trained)).grams)
+    linear = list(
+        deep_linear.geometric_interpolation(inputs / np.trace(inputs), target, len(trained)).grams
+    )
 
     aligned = {
         name: [alignment(k, labels @ labels.T) for k in found]
@@ -99,27 +108,39 @@ def residual_network() -> Finding:
     spectra = {name: [_distance(t, k) for t, k in zip(trained, found, strict=True)] for name, found in (
         ("linear", linear), ("infinite", infinite))}  # fmt: skip
     nearer = {
-        name: float(np.mean(np.abs(np.subtract(aligned["trained"], aligned[name])))) for name in ("linear", "infinite")
+        name: float(np.mean(np.abs(np.subtract(aligned["trained"], aligned[name]))))
+        for name in ("linear", "infinite")
     }
     by_spectrum = np.mean(spectra["linear"]) < np.mean(spectra["infinite"])
     by_alignment = nearer["linear"] < nearer["infinite"]
     top = spectra["linear"][-1] < spectra["infinite"][-1]
-    missed = [what for what, found in (("spectra", by_spectrum), ("alignment", by_alignment)) if not found]
+    missed = [
+        what for what, found in (("spectra", by_spectrum), ("alignment", by_alignment)) if not found
+    ]
     return Finding(
         claim="Kernels of residual networks that were trained by SGD are much nearer to those of deep linear theory "
         "than to those of the infinite network",
         paper="Aitchison 2020, section 5",
         computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions (SGD with momentum, "
-        f"test accuracy {accuracy:.0%}), {PROBES} training images: alignment with the labels' kernel after the stem "
-        f"and three blocks, and distance of the {LEADING} leading log eigenvalues (root mean square)",
+        f"test accuracy {accuracy:.0%}), {PROBES} training images: alignment with the labels' "
+        "kernel after the stem "
+        f"and three blocks, and distance of the {LEADING} leading log eigenvalues (root mean "
+        "square)",
         number="; ".join(f"alignment, {name}: {listed(values)}" for name, values in aligned.items())
         + "; distance of spectra to theory: "
         + listed(spectra["linear"])
         + ", to the infinite network: "
         + listed(spectra["infinite"]),
         reproduced=bool(by_spectrum and by_alignment),
-        values={"alignment": aligned, "spectra": spectra, "accuracy": accuracy, "top_layer_nearer": bool(top)},
-        deviation="" if not missed else f"Averaged over layers, nearer to the infinite network: {', '.join(missed)}",
+        values={
+            "alignment": aligned,
+            "spectra": spectra,
+            "accuracy": accuracy,
+            "top_layer_nearer": bool(top),
+        },
+        deviation=""
+        if not missed
+        else f"Averaged over layers, nearer to the infinite network: {', '.join(missed)}",
     )
 
 
@@ -139,7 +160,9 @@ def train(x: np.ndarray, y: np.ndarray) -> ResNet:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
     @eqx.filter_jit
-    def step(network: ResNet, state: Any, images: jax.Array, labels: jax.Array) -> tuple[ResNet, Any]:
+    def step(
+        network: ResNet, state: Any, images: jax.Array, labels: jax.Array
+    ) -> tuple[ResNet, Any]:
         slope = eqx.filter_grad(loss)(network, images, labels)
         updates, state = optimiser.update(slope, state, eqx.filter(network, eqx.is_inexact_array))
         return eqx.apply_updates(network, updates), state
@@ -148,14 +171,20 @@ def train(x: np.ndarray, y: np.ndarray) -> ResNet:
     for _ in range(EPOCHS):
         order = rng.permutation(len(x))
         for rows in np.array_split(order, len(x) // BATCH):
-            images = np.where(rng.random(len(rows))[:, None, None, None] < 0.5, x[rows], x[rows][:, :, ::-1])
-            network, state = step(network, state, _channels_first(images), jnp.asarray(y[rows], jnp.int32))
+            images = np.where(
+                rng.random(len(rows))[:, None, None, None] < 0.5, x[rows], x[rows][:, :, ::-1]
+            )
+            network, state = step(
+                network, state, _channels_first(images), jnp.asarray(y[rows], jnp.int32)
+            )
     return network
 
 
 def evaluate(network: ResNet, x: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     """Logits and features of images."""
-    logits, features = eqx.filter_jit(lambda net, images: jax.vmap(net)(images))(network, _channels_first(x))
+    logits, features = eqx.filter_jit(lambda net, images: jax.vmap(net)(images))(
+        network, _channels_first(x)
+    )
     return np.asarray(logits), [np.asarray(f, float) for f in features]
 
 
@@ -201,5 +230,8 @@ def alignment(a: np.ndarray, b: np.ndarray) -> float:
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     """Of the leading log eigenvalues of centred matrices, each relative to the trace."""
-    logs = [np.log(np.linalg.eigvalsh(_centred(g))[::-1][:LEADING] / np.trace(_centred(g))) for g in (a, b)]
+    logs = [
+        np.log(np.linalg.eigvalsh(_centred(g))[::-1][:LEADING] / np.trace(_centred(g)))
+        for g in (a, b)
+    ]
     return float(np.sqrt(np.mean((logs[0] - logs[1]) ** 2)))

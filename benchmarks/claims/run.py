@@ -25,7 +25,8 @@ CLAIMS = {
     "mixing": "repriorised.mixing",
     "best-width": "bottleneck.best_width",
 }
-"""Module and function of each; imported when they are computed, since they need more than the tables do."""
+"""Module and function of each; imported when they are computed, since they need more than the
+tables do."""
 
 
 def run_claims(out: Path, *, only: Sequence[str] = (), again: bool = False) -> None:
@@ -50,17 +51,24 @@ def run_claims(out: Path, *, only: Sequence[str] = (), again: bool = False) -> N
 
 def table(out: Path) -> str:
     """All claims that have been computed, as Markdown."""
-    records = [store.read(path) for name in CLAIMS if (path := out / "claims" / f"{name}.json").exists()]
+    records = [
+        store.read(path) for name in CLAIMS if (path := out / "claims" / f"{name}.json").exists()
+    ]
     if not records:
         return ""
     titles = ("claim", "paper", "computed", "found", "reproduced", "where it deviates", "seconds")
     shown = ("claim", "paper", "computed", "number", "reproduced", "deviation")
     rows = [
-        [*(_cell(_verdict(r) if name == "reproduced" else r[name]) for name in shown), f"{r['seconds']:.0f}"]
+        [
+            *(_cell(_verdict(r) if name == "reproduced" else r[name]) for name in shown),
+            f"{r['seconds']:.0f}",
+        ]
         for r in records
     ]
     dates = sorted(r["date"][:10] for r in records)
-    return f"{markdown(titles, rows)}\n\n{dates[0]} to {dates[-1]}. {store.listed_versions(records)}."
+    return (
+        f"{markdown(titles, rows)}\n\n{dates[0]} to {dates[-1]}. {store.listed_versions(records)}."
+    )
 
 
 def _cell(text: str) -> str:

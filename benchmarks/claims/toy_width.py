@@ -1,15 +1,17 @@
-"""How wide should a linear network be? The evidence of widths on data of a network whose width is known.
+"""How wide should a linear network be? The evidence of widths on data of a network whose width is
+known.
 
-Two layers, 4 inputs, 10 outputs, Gaussian noise, weights of variance 1 / fan-in; the data come from such a network of
-width 4. Beside ``dkp.compare_widths`` stands an independent estimate in NumPy: importance sampling with the algebra of
-4 x 4 matrices,
+Two layers, 4 inputs, 10 outputs, Gaussian noise, weights of variance 1 / fan-in; the data come from
+such a network of width 4. Beside ``dkp.compare_widths`` stands an independent estimate in NumPy:
+importance sampling with the algebra of 4 x 4 matrices,
 
     p(y | width n) = E_G prod_c N(y_c; 0, X G X^T / 4 + s^2 I),   n G = T T^T ~ W(I, n),
 
-where T (4 x min(4, n)) is lower-trapezoidal, T_jj^2 ~ chi^2(n - j + 1), T_ij ~ N(0, 1). Its proposal is a Student t
-distribution around the mode, in log T_jj and T_ij.
+where T (4 x min(4, n)) is lower-trapezoidal, T_jj^2 ~ chi^2(n - j + 1), T_ij ~ N(0, 1). Its
+proposal is a Student t distribution around the mode, in log T_jj and T_ij.
 
-Source: Aitchison 2020 (arXiv 1910.08013), sections 1.1 and 2. Run it with ``python -m benchmarks.claims.toy_width``.
+Source: Aitchison 2020 (arXiv 1910.08013), sections 1.1 and 2. Run it with ``python -m
+    benchmarks.claims.toy_width``.
 """
 
 import argparse
@@ -41,7 +43,9 @@ class Toy:
     noise: float
 
 
-def toy(seed: int, *, n: int = 100, outputs: int = OUTPUTS, width: int = 4, noise: float = 0.1) -> Toy:
+def toy(
+    seed: int, *, n: int = 100, outputs: int = OUTPUTS, width: int = 4, noise: float = 0.1
+) -> Toy:
     """Data of a network of known width."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, INPUTS))
@@ -88,7 +92,9 @@ def importance_sampling(
     points = proposal.rvs(draws, random_state=seed).reshape(draws, size)
     logs = log_joint(points) - proposal.logpdf(points)
     ratios = np.exp(logs - logs.max())
-    return float(logs.max() + np.log(ratios.mean())), float(ratios.std() / ratios.mean() / math.sqrt(draws))
+    return float(logs.max() + np.log(ratios.mean())), float(
+        ratios.std() / ratios.mean() / math.sqrt(draws)
+    )
 
 
 def _log_joint(problem: Toy, width: float) -> tuple[Callable[[np.ndarray], np.ndarray], int]:
@@ -102,14 +108,21 @@ def _log_joint(problem: Toy, width: float) -> tuple[Callable[[np.ndarray], np.nd
         factor = np.zeros((len(points), INPUTS, columns))
         factor[:, rows[on_diagonal], cols[on_diagonal]] = np.exp(diagonal)
         factor[:, rows[~on_diagonal], cols[~on_diagonal]] = below
-        prior = df * diagonal - np.exp(2 * diagonal) / 2 - (df / 2 - 1) * math.log(2) - special.gammaln(df / 2)
+        prior = (
+            df * diagonal
+            - np.exp(2 * diagonal) / 2
+            - (df / 2 - 1) * math.log(2)
+            - special.gammaln(df / 2)
+        )
         gram = factor @ factor.transpose(0, 2, 1) / width
         return prior.sum(1) + stats.norm.logpdf(below).sum(1) + likelihood(gram)
 
     return log_joint, len(rows)
 
 
-def _proposal(log_joint: Callable[[np.ndarray], np.ndarray], size: int, rng: np.random.Generator, starts: int) -> Any:
+def _proposal(
+    log_joint: Callable[[np.ndarray], np.ndarray], size: int, rng: np.random.Generator, starts: int
+) -> Any:
     """A Student t distribution around the highest mode that is found, with the curvature there."""
     step = 1e-4
 
@@ -117,12 +130,18 @@ def _proposal(log_joint: Callable[[np.ndarray], np.ndarray], size: int, rng: np.
         # The bound keeps line searches near numbers whose squares can be factorised.
         return -float(log_joint(np.clip(point, -1e3, 1e3)[None])[0])
 
-    found = [optimize.minimize(loss, 0.5 * rng.normal(size=size), method="BFGS") for _ in range(starts)]
+    found = [
+        optimize.minimize(loss, 0.5 * rng.normal(size=size), method="BFGS") for _ in range(starts)
+    ]
     mode = min(found, key=lambda result: result.fun).x
     shifts = step * np.eye(size)
-    around = mode + np.stack([a * p + b * q for p in shifts for q in shifts for a in (1, -1) for b in (1, -1)])
+    around = mode + np.stack(
+        [a * p + b * q for p in shifts for q in shifts for a in (1, -1) for b in (1, -1)]
+    )
     values = log_joint(around).reshape(size, size, 2, 2)
-    hessian = (values[..., 0, 0] - values[..., 0, 1] - values[..., 1, 0] + values[..., 1, 1]) / (4 * step**2)
+    hessian = (values[..., 0, 0] - values[..., 0, 1] - values[..., 1, 0] + values[..., 1, 1]) / (
+        4 * step**2
+    )
     precision, axes = np.linalg.eigh(-(hessian + hessian.T) / 2)
     covariance = (axes / np.maximum(precision, 1e-2)) @ axes.T
     return stats.multivariate_t(mode, 1.3 * covariance, df=5)  # type: ignore[arg-type]
@@ -154,7 +173,8 @@ def _compare(seed: int, arguments: argparse.Namespace) -> None:
         truth, truth_error = importance_sampling(problem, float(width))
         deviation = (value - truth) / max(math.hypot(error, truth_error), 1e-6)
         print(
-            f"width {width:g}: importance sampling {truth:.2f} +- {truth_error:.2f}, difference {value - truth:+.2f}, "
+            f"width {width:g}: importance sampling {truth:.2f} +- {truth_error:.2f}, difference "
+            f"{value - truth:+.2f}, "
             f"{deviation:+.1f} standard errors, {evidence.seconds:.0f} s",
             flush=True,
         )

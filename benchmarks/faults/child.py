@@ -1,4 +1,5 @@
-"""A small call of one engine with a checkpoint, in a process that may be killed: ``child ENGINE CHECKPOINT RESULT``."""
+"""A small call of one engine with a checkpoint, in a process that may be killed: ``child ENGINE
+CHECKPOINT RESULT``."""
 
 import sys
 import warnings
@@ -48,7 +49,9 @@ def _fit_vi(checkpoint: Path, **options: Any) -> dict[str, np.ndarray]:
         **options,
     )
     leaves = jax.tree.leaves(posterior.parameters)
-    return {"trace": posterior.elbo_trace} | {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+    return {"trace": posterior.elbo_trace} | {
+        f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)
+    }
 
 
 def _sample(checkpoint: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -66,7 +69,9 @@ def _sample(checkpoint: Path, **options: Any) -> dict[str, np.ndarray]:
             every=EVERY,
             **options,
         )
-    return {"z": posterior.z} | {f"stats/{name}": values for name, values in posterior.stats.items()}
+    return {"z": posterior.z} | {
+        f"stats/{name}": values for name, values in posterior.stats.items()
+    }
 
 
 def _evidence(checkpoint: Path, **options: Any) -> dict[str, np.ndarray]:

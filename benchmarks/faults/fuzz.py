@@ -1,8 +1,8 @@
 """Fuzzing of the reader of files by atheris, which follows coverage.
 
-The first byte says what the others are: a whole file, the header of a file that is in order otherwise, or the first of
-its arrays. Checksums would hide headers and arrays from random changes of a whole file.
-"""
+The first byte says what the others are: a whole file, the header of a file that is in order
+otherwise, or the first of its arrays. Checksums would hide headers and arrays from random changes
+of a whole file."""
 
 import io
 import sys
@@ -16,7 +16,8 @@ PARTS = ("", "header.json", "x.npy")
 
 
 def run_fuzz(seconds: int) -> None:
-    """Fuzz :func:`dkp.archive.read` for so long; anything but ValueError and OSError ends it with a report.
+    """Fuzz :func:`dkp.archive.read` for so long; anything but ValueError and OSError ends it with a
+    report.
 
     Raises:
         SystemExit: with status 2 where atheris is not installed, and as atheris does at its end.
@@ -33,7 +34,9 @@ def run_fuzz(seconds: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path, corpus = Path(directory) / "input.dkp", Path(directory) / "corpus"
         corpus.mkdir()
-        archive.write(path, "posterior", {"a": [1, {"b": "c"}]}, {"x": np.arange(3.0), "y": np.zeros((2, 2))})
+        archive.write(
+            path, "posterior", {"a": [1, {"b": "c"}]}, {"x": np.arange(3.0), "y": np.zeros((2, 2))}
+        )
         good = path.read_bytes()
         with zipfile.ZipFile(io.BytesIO(good)) as file:
             members = {name: file.read(name) for name in file.namelist()}

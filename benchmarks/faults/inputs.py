@@ -1,5 +1,5 @@
-"""Malformed input: arrays, tables, model files and checkpoints. Each must be refused with one of the errors that the
-functions name, or be taken for what it is, quickly, and leave nothing behind.
+"""Malformed input: arrays, tables, model files and checkpoints. Each must be refused with one of
+the errors that the functions name, or be taken for what it is, quickly, and leave nothing behind.
 
 Each kind runs in a process of its own, so that a crash of the interpreter would be seen.
 """
@@ -51,7 +51,12 @@ def run_inputs(per_kind: int, seed: int) -> list[Verdict]:
     for kind in KINDS:
         command = [sys.executable, "-m", "benchmarks.faults.inputs", kind, str(per_kind), str(seed)]
         done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"JAX_ENABLE_X64": "1"}, capture_output=True, text=True, check=False
+            command,
+            cwd=ROOT,
+            env=os.environ | {"JAX_ENABLE_X64": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
         if done.returncode:
@@ -91,7 +96,9 @@ def judge(kind: str, n: int, seed: int) -> Verdict:
             if _listing(Path(directory)) - before:
                 wrong.append(f"{name}: left {sorted(_listing(Path(directory)) - before)}")
         os.chdir(ROOT)
-    return Verdict(kind=kind, inputs=n, refused=counts["refused"], accepted=counts["accepted"], wrong=wrong)
+    return Verdict(
+        kind=kind, inputs=n, refused=counts["refused"], accepted=counts["accepted"], wrong=wrong
+    )
 
 
 def _late(*_: Any) -> None:
@@ -108,7 +115,7 @@ def _listing(directory: Path) -> set[str]:
     return {str(path) for path in [*found, *filter(Path.exists, [ABSOLUTE])]}
 
 
-# --- arrays -----------------------------------------------------------------------------------------------------------
+# --- arrays ---------------------------------------------------------------------------------------
 
 
 def arrays(rng: np.random.Generator, place: Path) -> Iterator[Case]:
@@ -126,20 +133,26 @@ def arrays(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     while True:
         for i, value in enumerate(bad):
             for name in ("x", "y", "weights", "exposure"):
-                yield f"{name} = bad[{i}]", lambda n=name, v=value: dkp.Dataset.from_arrays(**(good | {n: v}))
+                yield (
+                    f"{name} = bad[{i}]",
+                    lambda n=name, v=value: dkp.Dataset.from_arrays(**(good | {n: v})),
+                )
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def tables(rng: np.random.Generator, place: Path) -> Iterator[Case]:
-    """CSV files with bytes changed, lines cut, cells swapped for others, and files that are no tables."""
+    """CSV files with bytes changed, lines cut, cells swapped for others, and files that are no
+    tables."""
     from dkp.cli.encoding import Encoding
     from dkp.cli.experiment import _targets
     from dkp.cli.table import read_columns
 
     header, names = b"size,colour,price\n", ["red", "blue", "", "?", "green"]
-    rows = [f"{rng.normal():.3f},{rng.choice(names)},{rng.normal():.3f}\n".encode() for _ in range(30)]
+    rows = [
+        f"{rng.normal():.3f},{rng.choice(names)},{rng.normal():.3f}\n".encode() for _ in range(30)
+    ]
     good = header + b"".join(rows)
     cells = [
         b"", b"inf", b"-inf", b"nan", b'"', b'""', b"1e999", b"\x00", b"\xff", "ä".encode("latin-1"), b"=cmd|'/c'!A1",
@@ -170,9 +183,13 @@ def tables(rng: np.random.Generator, place: Path) -> Iterator[Case]:
             cell = cells[rng.integers(len(cells))]
             content = bytearray(header + b"".join([*rows[:line], cell + b",red,1\n", *rows[line:]]))
         elif kind == 3:
-            content = bytearray(good.replace(b",", cells[rng.integers(len(cells))], rng.integers(1, 20)))
+            content = bytearray(
+                good.replace(b",", cells[rng.integers(len(cells))], rng.integers(1, 20))
+            )
         else:
-            content = bytearray(rng.integers(0, 256, rng.integers(1, 2000), dtype=np.uint8).tobytes())
+            content = bytearray(
+                rng.integers(0, 256, rng.integers(1, 2000), dtype=np.uint8).tobytes()
+            )
         yield f"kind {kind}", lambda c=bytes(content): read(c)
 
 
@@ -183,7 +200,7 @@ def _quietly(function: Callable[[], Any]) -> None:
         function()
 
 
-# --- files ------------------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 class Payload:
@@ -203,7 +220,9 @@ def models(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     data = dkp.Dataset.from_arrays(rng.normal(size=(12, 2)), rng.normal(size=12))
     layers = [kernels.SquaredExponential(), dkp.InverseWishart(), kernels.SquaredExponential()]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian())
-    posterior = dkp.fit_vi(model, data, key=jax.random.key(0), n_inducing=5, steps=5, start_steps=5, progress=False)
+    posterior = dkp.fit_vi(
+        model, data, key=jax.random.key(0), n_inducing=5, steps=5, start_steps=5, progress=False
+    )
     dkp.save(posterior, place / "input.dkp")
     good = (place / "input.dkp").read_bytes()
 
@@ -215,7 +234,8 @@ def models(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
 
 def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Case]:
-    """Checkpoint files, damaged in the same ways: the call warns, starts anew or from the file before, and goes on."""
+    """Checkpoint files, damaged in the same ways: the call warns, starts anew or from the file
+    before, and goes on."""
     from dkp.inference.checkpoint import Checkpoint
 
     first = Checkpoint(place / "input.checkpoint", 1.0, "call")
@@ -231,7 +251,9 @@ def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     yield from _damaged(rng, good, open_again)
 
 
-def _damaged(rng: np.random.Generator, good: bytes, attempt: Callable[[bytes], None]) -> Iterator[Case]:
+def _damaged(
+    rng: np.random.Generator, good: bytes, attempt: Callable[[bytes], None]
+) -> Iterator[Case]:
     made_up = _made_up(good)
     for name, content in made_up:
         yield name, lambda c=content: attempt(c)
@@ -275,21 +297,36 @@ def _made_up(good: bytes) -> list[tuple[str, bytes]]:
 
     with zipfile.ZipFile(io.BytesIO(good)) as file:
         first = next(name for name in file.namelist() if name.endswith(".npy"))
-    objects = array("{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", pickle.dumps([Payload()]))
+    objects = array(
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", pickle.dumps([Payload()])
+    )
     huge = array("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }")
-    deep = b'{"format": 1, "kind": "posterior", "content": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    deep = (
+        b'{"format": 1, "kind": "posterior", "content": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    )
     return [
         ("a pickle", pickle.dumps(Payload())),
         ("a pickle in disguise", rewritten(**{first: pickle.dumps(Payload())})),
         ("an array of objects", rewritten(**{first: objects})),
         ("a shape beyond memory", rewritten(**{first: huge})),
-        ("a negative shape", rewritten(**{first: array("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }")})),
-        ("code in an array's header", rewritten(**{first: array("__import__('os').system('touch escaped')")})),
+        (
+            "a negative shape",
+            rewritten(
+                **{first: array("{'descr': '<f8', 'fortran_order': False, 'shape': (-1,), }")}
+            ),
+        ),
+        (
+            "code in an array's header",
+            rewritten(**{first: array("__import__('os').system('touch escaped')")}),
+        ),
         ("a zip bomb", bomb()),
         ("a path outside", rewritten(**{"../../escaped": b"here", str(ABSOLUTE): b"here"})),
         ("a header of many levels", rewritten(**{"header.json": deep})),
         ("another header", rewritten(**{"header.json": b'{"format": 1}'})),
-        ("a newer format", rewritten(**{"header.json": b'{"format": 99, "kind": "posterior", "content": {}}'})),
+        (
+            "a newer format",
+            rewritten(**{"header.json": b'{"format": 99, "kind": "posterior", "content": {}}'}),
+        ),
         ("no archive", b"PK" + bytes(1000)),
         ("nothing", b""),
     ]

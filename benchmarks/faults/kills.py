@@ -1,4 +1,5 @@
-"""Kill -9 at random moments: the same call, made again until it ends, gives what an undisturbed one gives."""
+"""Kill -9 at random moments: the same call, made again until it ends, gives what an undisturbed one
+gives."""
 
 import dataclasses
 import os
@@ -20,8 +21,9 @@ __all__ = ["Outcome", "kill_engine", "run_kills"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What happened to one engine. kills: processes that were killed, of which `with_file` had written a checkpoint.
-    identical: whether the result is that of an undisturbed run, to the last bit."""
+    """What happened to one engine. kills: processes that were killed, of which `with_file` had
+    written a checkpoint. identical: whether the result is that of an undisturbed run, to the last
+    bit."""
 
     engine: str
     kills: int
@@ -38,8 +40,9 @@ def run_kills(per_engine: int, seed: int, done: Collection[str] = ()) -> Iterato
 
 
 def kill_engine(engine: str, kills: int, rng: np.random.Generator) -> Outcome:
-    """Kill a call `kills` times, at moments that are uniform over what it takes when left alone, and compare. A call
-    that ends before it is killed starts anew, and sooner: the machine is not always as busy."""
+    """Kill a call `kills` times, at moments that are uniform over what it takes when left alone,
+    and compare. A call that ends before it is killed starts anew, and sooner: the machine is not
+    always as busy."""
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         _finish(engine, place / "warm", place)  # fills the cache of compiled programs
@@ -62,26 +65,44 @@ def kill_engine(engine: str, kills: int, rng: np.random.Generator) -> Outcome:
             attempt, span = attempt + 1, 0.9 * span
         last = _finish(engine, place / f"c{attempt}", place)
         identical &= _same(last, expected)
-    outcome = Outcome(engine=engine, kills=done, with_file=with_file, identical=identical, seconds_undisturbed=seconds)
+    outcome = Outcome(
+        engine=engine,
+        kills=done,
+        with_file=with_file,
+        identical=identical,
+        seconds_undisturbed=seconds,
+    )
     print(outcome, flush=True)
     return outcome
 
 
 def _start(engine: str, checkpoint: Path, result: Path, place: Path) -> subprocess.Popen:
-    environment = os.environ | {"JAX_ENABLE_X64": "1", "JAX_COMPILATION_CACHE_DIR": str(place / "cache")}
+    environment = os.environ | {
+        "JAX_ENABLE_X64": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(place / "cache"),
+    }
     environment |= {"TF_CPP_MIN_LOG_LEVEL": "3"}  # every program from the cache would be announced
     environment |= {
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    command = [sys.executable, "-m", "benchmarks.faults.child", engine, str(checkpoint), str(result)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.faults.child",
+        engine,
+        str(checkpoint),
+        str(result),
+    ]
     return subprocess.Popen(command, cwd=ROOT, env=environment)
 
 
 def _finish(engine: str, checkpoint: Path, place: Path) -> dict[str, np.ndarray]:
     result = place / f"{checkpoint.name}.finished.npz"
     if _start(engine, checkpoint, result, place).wait():
-        raise RuntimeError(f"Expected {engine} to end when it is left alone. Got an error, printed above.")
+        raise RuntimeError(
+            f"Expected {engine} to end when it is left alone. Got an error, printed above."
+        )
     return _read(result)
 
 
@@ -91,4 +112,6 @@ def _read(result: Path) -> dict[str, np.ndarray]:
 
 
 def _same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name], equal_nan=True) for name in a)
+    return a.keys() == b.keys() and all(
+        np.array_equal(a[name], b[name], equal_nan=True) for name in a
+    )

@@ -19,7 +19,10 @@ def table(results: Path) -> str:
             record = json.loads(path.read_text(encoding="utf-8"))
             rows = [[_shown(value) for value in row.values()] for row in record["rows"]]
             titles = [name.replace("_", " ") for name in record["rows"][0]]
-            pieces.append(f"{markdown(titles, rows)}\n\n{record['date'][:10]}, dkp {record['versions']['dkp']}.")
+            pieces.append(
+                f"{markdown(titles, rows)}\n\n{record['date'][:10]}, dkp "
+                f"{record['versions']['dkp']}."
+            )
     return "\n\n".join(pieces)
 
 

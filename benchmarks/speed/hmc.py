@@ -1,10 +1,10 @@
-"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and gradients next to
-their factorisations and products.
+"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and
+gradients next to their factorisations and products.
 
-Every row runs two chains side by side, with one thread of BLAS each; XLA's own threads, as many as cores, serve both.
-The smallest effective sample size is over all functionals of ``hmc_problem``. A sampler that does not get ready within
-its time limit is shown with what it had by then; where its chains do not agree (R-hat), that is an upper bound.
-"""
+Every row runs two chains side by side, with one thread of BLAS each; XLA's own threads, as many as
+cores, serve both. The smallest effective sample size is over all functionals of ``hmc_problem``. A
+sampler that does not get ready within its time limit is shown with what it had by then; where its
+chains do not agree (R-hat), that is an upper bound."""
 
 import dataclasses
 import json
@@ -20,7 +20,8 @@ __all__ = ["CONVERGED", "SUITES", "Case", "run_case", "run_suite", "section", "t
 
 Method = Literal["ours", "hmc", "gram", "features", "whitened"]
 CONVERGED = 1.05  # largest R-hat of chains that count as such
-FEWEST = 20  # draws a chain, below which an effective size is not estimated and every chain counts once
+# draws a chain, below which an effective size is not estimated and every chain counts once
+FEWEST = 20
 OURS = ("ours", "hmc")
 LABELS = {
     "ours": "`sample_hmc`",
@@ -35,8 +36,8 @@ LABELS = {
 class Case:
     """One row: a posterior, a sampler, and how long it runs.
 
-    method: "ours" is ``dkp.sample_hmc`` as it comes, which is NUTS, and "hmc" its method of that name; the others are
-    models of ``hmc_baselines``, whose chains stop after `time_limit` seconds.
+    method: "ours" is ``dkp.sample_hmc`` as it comes, which is NUTS, and "hmc" its method of that
+    name; the others are models of ``hmc_baselines``, whose chains stop after `time_limit` seconds.
     """
 
     bottleneck: Literal["wishart", "inverse-wishart"]
@@ -80,7 +81,9 @@ def run_case(text: str, repeats: int) -> None:
     from benchmarks.speed import hmc_chains
 
     case, wall, processor = Case(**json.loads(text)), time.perf_counter(), time.process_time()
-    numbers: dict[str, Any] = {name: getattr(case, name) for name in ("chains", "warmup", "draws", "seed")}
+    numbers: dict[str, Any] = {
+        name: getattr(case, name) for name in ("chains", "warmup", "draws", "seed")
+    }
     if case.is_ours:
         options: dict[str, Any] = {} if case.method == "ours" else {"method": case.method}
         sampled, posterior = hmc_chains.sample_ours(case.bottleneck, case.n, **numbers, **options)
@@ -88,7 +91,8 @@ def run_case(text: str, repeats: int) -> None:
         limit = float("inf") if case.time_limit is None else case.time_limit
         sampled = hmc_chains.sample_baseline(case.method, case.n, time_limit=limit, **numbers)
         posterior = None
-    # Of the whole row: compilation takes one processor, and a chain that is done waits for the other.
+    # Of the whole row: compilation takes one processor, and a chain that is done waits for the
+    # other.
     share = (time.process_time() - processor) / (time.perf_counter() - wall)
     row = {**dataclasses.asdict(case), **_numbers(sampled, case.chains), "processor_share": share}
     print(json.dumps(row | (_gradient(case, posterior, repeats) if case.is_ours else {})))
@@ -108,7 +112,9 @@ def _numbers(sampled: Any, chains: int) -> dict[str, Any]:
         "ess_min_of": found.name,
         "ess_median": found.median,
         "r_hat": found.r_hat,
-        "converged": sampled.ended != "warm-up" and found.r_hat is not None and found.r_hat <= CONVERGED,
+        "converged": sampled.ended != "warm-up"
+        and found.r_hat is not None
+        and found.r_hat <= CONVERGED,
         "divergences": sampled.divergences,
         "compile_s": sampled.compile_s,
         "warmup_s": sampled.warmup_s,
@@ -123,7 +129,8 @@ def _numbers(sampled: Any, chains: int) -> dict[str, Any]:
 
 
 def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
-    """Run every case of a suite, print the tables, and write the rows to ``<out>/speed/<name>.json``.
+    """Run every case of a suite, print the tables, and write the rows to
+    ``<out>/speed/<name>.json``.
 
     Raises:
         RuntimeError: when a row fails, with what its process said.
@@ -142,7 +149,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def section(out: Path) -> str | None:
-    """The tables of the rows in ``<out>/speed/hmc.json``, and on what they depend; None where there is no such file."""
+    """The tables of the rows in ``<out>/speed/hmc.json``, and on what they depend; None where there
+    is no such file."""
     path = out / "speed" / "hmc.json"
     if not path.exists():
         return None
@@ -160,7 +168,10 @@ def _gradient(case: Case, posterior: Any, repeats: int) -> dict[str, float]:
     gradient = jax.jit(jax.value_and_grad(posterior.coordinates.log_posterior))
     z, floor = jax.numpy.asarray(posterior.z[0, -1]), hmc_floor.floor(case.bottleneck, case.n)
     alone = measure(lambda _: jax.block_until_ready(gradient(z)), None, floor, repeats)
-    cholesky, products = hmc_floor.factorisations(case.n), hmc_floor.products(case.bottleneck, case.n)
+    cholesky, products = (
+        hmc_floor.factorisations(case.n),
+        hmc_floor.products(case.bottleneck, case.n),
+    )
     parts = measure(lambda _: cholesky(), None, products, repeats)
     found = {
         "gradient_ms": min(alone.steps),
@@ -172,7 +183,16 @@ def _gradient(case: Case, posterior: Any, repeats: int) -> dict[str, float]:
 
 
 def _draws_table(rows: list[dict[str, Any]]) -> str:
-    titles = ["bottlenecks", "N", "sites", "draws", "gradients a draw", "ms a gradient", "ESS, smallest", "median"]
+    titles = [
+        "bottlenecks",
+        "N",
+        "sites",
+        "draws",
+        "gradients a draw",
+        "ms a gradient",
+        "ESS, smallest",
+        "median",
+    ]
     titles += [
         "R-hat",
         "divergences",
@@ -192,16 +212,23 @@ def _draws_table(rows: list[dict[str, Any]]) -> str:
         above = "" if r["converged"] else "≤ "
         sizes = [r["bottleneck"], r["n"], LABELS[r["method"]], f"{r['chains']} x {r['kept']}"]
         sizes += [f"{r['gradients_per_draw']:.0f}", f"{r['ms_per_gradient']:.2f}"]
-        quality = [f"{above}{r['ess_min']:.0f}", f"{r['ess_median']:.0f}", _r_hat(r), r["divergences"]]
+        quality = [
+            f"{above}{r['ess_min']:.0f}",
+            f"{r['ess_median']:.0f}",
+            _r_hat(r),
+            r["divergences"],
+        ]
         times = [f"{r['compile_s']:.1f}", _warmup(r), f"{r['sampling_s']:.0f}"]
         speeds = [f"{above}{r[name]:.3g}" for name in ("ess_per_s", "ess_per_s_total")]
-        lines.append([*sizes, *quality, *times, *speeds, _slower(r, reference[r["bottleneck"], r["n"]])])
+        lines.append(
+            [*sizes, *quality, *times, *speeds, _slower(r, reference[r["bottleneck"], r["n"]])]
+        )
     return markdown(titles, lines)
 
 
 def _slower(row: dict[str, Any], reference: dict[str, Any]) -> str:
-    """Speed of the reference by that of the row; a speed that is an upper bound makes it a bound, and two of them make
-    it nothing."""
+    """Speed of the reference by that of the row; a speed that is an upper bound makes it a bound,
+    and two of them make it nothing."""
     if row is reference:
         return ""
     signs = {(True, True): "", (True, False): "≥ ", (False, True): "≤ "}
@@ -210,7 +237,8 @@ def _slower(row: dict[str, Any], reference: dict[str, Any]) -> str:
 
 
 def _counted(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, where every chain counts once if it is too short to say how much its draws are worth."""
+    """The row, where every chain counts once if it is too short to say how much its draws are
+    worth."""
     if row["kept"] >= FEWEST:
         return row
     share = row["chains"] / row["ess_min"]
@@ -244,8 +272,16 @@ def _growth_table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for r in _by_size(rows):
         above, below = ("", "") if r["converged"] else ("≤ ", "≥ ")
-        sizes = [r["bottleneck"], r["n"], LABELS[r["method"]], f"{above}{r['ess_min']:.0f}", _r_hat(r)]
-        lines.append([*sizes, f"{below}{r['gradients_per_ess']:.0f}", f"{below}{r['s_per_ess']:.2g}"])
+        sizes = [
+            r["bottleneck"],
+            r["n"],
+            LABELS[r["method"]],
+            f"{above}{r['ess_min']:.0f}",
+            _r_hat(r),
+        ]
+        lines.append(
+            [*sizes, f"{below}{r['gradients_per_ess']:.0f}", f"{below}{r['s_per_ess']:.2g}"]
+        )
     return markdown([*titles, "seconds per effective draw"], lines)
 
 

@@ -1,12 +1,14 @@
 """What ``dkp.sample_hmc`` is measured against: the posterior of ``hmc_problem`` in plain NumPyro.
 
-- ``gram``, (a): Gram matrices are the sites, inverse Wishart around the kernel matrix of the layer below: centred.
-- ``features``, (b): a deep Gaussian process, whose sites are the features of a layer given those below: centred.
-- ``whitened``, (c): the same with standard normal sites, which a Cholesky factor turns into features.
+- ``gram``, (a): Gram matrices are the sites, inverse Wishart around the kernel matrix of the layer
+  below: centred.
+- ``features``, (b): a deep Gaussian process, whose sites are the features of a layer given those
+  below: centred.
+- ``whitened``, (c): the same with standard normal sites, which a Cholesky factor turns into
+  features.
 
-Outputs are integrated out in all of them. The jitter is the usual one in float64; it is more than the package adds,
-which is to the advantage of centred sites.
-"""
+Outputs are integrated out in all of them. The jitter is the usual one in float64; it is more than
+the package adds, which is to the advantage of centred sites."""
 
 from collections.abc import Callable
 from typing import cast
@@ -31,7 +33,8 @@ __all__ = ["MODELS", "factor_name"]
 _JITTER = 1e-6
 
 Layer = Callable[[int, jax.Array], tuple[jax.Array, jax.Array]]
-"""Samples the Gram matrix of a bottleneck and a factor of it, given its number and the Cholesky factor of K."""
+"""Samples the Gram matrix of a bottleneck and a factor of it, given its number and the Cholesky
+factor of K."""
 
 
 def factor_name(index: int) -> str:
@@ -42,7 +45,8 @@ def factor_name(index: int) -> str:
 def gram(index: int, tril: jax.Array) -> tuple[jax.Array, jax.Array]:
     law = dist.InverseWishart(DELTA + len(tril) + 1, scale_tril=jnp.sqrt(DELTA) * tril)
     value = _sample(f"gram_{index}", law)
-    return value, jnp.linalg.cholesky(value)  # the factor is for functionals: it is no part of the density
+    # the factor is for functionals: it is no part of the density
+    return value, jnp.linalg.cholesky(value)
 
 
 def features(index: int, tril: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +74,9 @@ def _network(layer: Layer) -> Callable[[jax.Array, jax.Array], None]:
             numpyro.deterministic(factor_name(index), factor)
             kernel = squared_exponential(value, lengthscale)
         covariance = kernel + noise**2 * jnp.eye(len(x)) + jitter
-        numpyro.sample("y", dist.MultivariateNormal(jnp.zeros(len(x)), covariance_matrix=covariance), obs=y)
+        numpyro.sample(
+            "y", dist.MultivariateNormal(jnp.zeros(len(x)), covariance_matrix=covariance), obs=y
+        )
 
     return model
 

@@ -1,7 +1,7 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
-The chains of a row run side by side, with one thread of BLAS each. Seconds of compilation are those that JAX reports.
-"""
+The chains of a row run side by side, with one thread of BLAS each. Seconds of compilation are those
+that JAX reports."""
 
 import dataclasses
 import time
@@ -32,10 +32,9 @@ _SLICE = 50  # draws whose factors are in memory at a time
 class Sampled:
     """Chains of one method on one posterior.
 
-    functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it fell in warm-up, the
-    later half of the transitions stands for draws. gradients, sampling_s: of kept draws. warmup_s: all other seconds
-    in which nothing was compiled.
-    """
+    functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it
+    fell in warm-up, the later half of the transitions stands for draws. gradients, sampling_s: of
+    kept draws. warmup_s: all other seconds in which nothing was compiled."""
 
     sampler: str
     functionals: dict[str, np.ndarray]
@@ -66,7 +65,8 @@ class CompileClock:
             self._spans.append((start_time, end_time))
 
     def seconds(self, begin: float, end: float) -> float:
-        """Seconds between two times in which something was compiled; spans may lie in one another."""
+        """Seconds between two times in which something was compiled; spans may lie in one
+        another."""
         total, reached = 0.0, begin
         for first, last in sorted(self._spans):
             first, last = max(first, reached), min(last, end)
@@ -76,7 +76,14 @@ class CompileClock:
 
 
 def sample_ours(
-    bottleneck: Bottleneck, n: int, *, chains: int, warmup: int, draws: int, seed: int, **options: Any
+    bottleneck: Bottleneck,
+    n: int,
+    *,
+    chains: int,
+    warmup: int,
+    draws: int,
+    seed: int,
+    **options: Any,
 ) -> tuple[Sampled, MCMCPosterior]:
     """Chains of ``dkp.sample_hmc`` with `options`, and the posterior that it returns."""
     data, model = hmc_problem.load(n), hmc_problem.model(bottleneck)
@@ -84,7 +91,9 @@ def sample_ours(
     with CompileClock() as compiling, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they say is in the row
         began, key = time.time(), jax.random.key(seed)
-        posterior = dkp.sample_hmc(model, data, key=key, chains=chains, warmup=warmup, draws=draws, **options)
+        posterior = dkp.sample_hmc(
+            model, data, key=key, chains=chains, warmup=warmup, draws=draws, **options
+        )
         ended = time.time()
     compile_s = compiling.seconds(began, ended)
     sampled = Sampled(
@@ -147,7 +156,9 @@ def sample_baseline(
         states = [kernel.init(key, warmup, None, arguments, {}) for key in keys]
         step = jax.jit(lambda state: kernel.sample(state, arguments, {})).lower(states[0]).compile()
         with ThreadPoolExecutor(chains) as pool:
-            runs = list(pool.map(lambda state: _run(step, state, warmup + draws, time_limit), states))
+            runs = list(
+                pool.map(lambda state: _run(step, state, warmup + draws, time_limit), states)
+            )
         stopped = time.time()
     kept, ended = _kept(runs, warmup, draws)
     compile_s = compiling.seconds(began, stopped)
@@ -170,13 +181,19 @@ def _run(step: Any, state: Any, total: int, time_limit: float) -> list[_Transiti
     while len(done) < total and sum(t.seconds for t in done) < time_limit:
         began = time.time()
         state = jax.block_until_ready(step(state))
-        seconds, gradients, divergences = time.time() - began, int(state.num_steps), int(state.diverging)
+        seconds, gradients, divergences = (
+            time.time() - began,
+            int(state.num_steps),
+            int(state.diverging),
+        )
         z = jax.tree.map(np.asarray, state.z)
         done.append(_Transition(z=z, gradients=gradients, divergences=divergences, seconds=seconds))
     return done
 
 
-def _kept(runs: list[list[_Transition]], warmup: int, draws: int) -> tuple[list[list[_Transition]], Ended]:
+def _kept(
+    runs: list[list[_Transition]], warmup: int, draws: int
+) -> tuple[list[list[_Transition]], Ended]:
     """Those of every chain that count as draws, as many of each, and how the run ended."""
     done = min(map(len, runs))
     if done <= warmup:
@@ -184,14 +201,21 @@ def _kept(runs: list[list[_Transition]], warmup: int, draws: int) -> tuple[list[
     return [run[warmup:done] for run in runs], "finished" if done == warmup + draws else "sampling"
 
 
-def _functionals_of_baseline(kernel: Any, arguments: Any, runs: list[list[_Transition]]) -> dict[str, np.ndarray]:
+def _functionals_of_baseline(
+    kernel: Any, arguments: Any, runs: list[list[_Transition]]
+) -> dict[str, np.ndarray]:
     constrain = kernel.postprocess_fn(arguments, {})
 
     @jax.jit
     def evaluate(z: Any) -> dict[str, jax.Array]:
         sites = constrain(z)
         factors = [sites[factor_name(i)] for i in (1, 2)]
-        return hmc_problem.functionals({name: sites[name] for name in (*LENGTHSCALES, NOISE)}, factors, arguments[1])
+        return hmc_problem.functionals(
+            {name: sites[name] for name in (*LENGTHSCALES, NOISE)}, factors, arguments[1]
+        )
 
     found = [[evaluate(t.z) for t in run] for run in runs]
-    return {name: np.array([[values[name] for values in chain] for chain in found]) for name in found[0][0]}
+    return {
+        name: np.array([[values[name] for values in chain] for chain in found])
+        for name in found[0][0]
+    }

@@ -1,10 +1,11 @@
-"""The posterior of the `hmc` suite: a UCI subset, two bottlenecks between squared-exponential kernels, Gaussian noise.
+"""The posterior of the `hmc` suite: a UCI subset, two bottlenecks between squared-exponential
+kernels, Gaussian noise.
 
     K = se(x x^T / D),  G_1 | K,  G_2 | se(G_1),  y | G_2 ~ N(0, se(G_2) + noise^2 I)
 
-Bottlenecks are Wishart of few degrees of freedom, which is a deep Gaussian process of that width, or inverse Wishart.
-What is compared are functionals of Gram matrices, computed for all samplers by one function.
-"""
+Bottlenecks are Wishart of few degrees of freedom, which is a deep Gaussian process of that width,
+or inverse Wishart. What is compared are functionals of Gram matrices, computed for all samplers by
+one function."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,17 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.gram.alignment import centred_alignment
 
-__all__ = ["DELTA", "LENGTHSCALES", "NOISE", "WIDTH", "Bottleneck", "Effective", "effective", "functionals", "load"]
+__all__ = [
+    "DELTA",
+    "LENGTHSCALES",
+    "NOISE",
+    "WIDTH",
+    "Bottleneck",
+    "Effective",
+    "effective",
+    "functionals",
+    "load",
+]
 
 Bottleneck = Literal["wishart", "inverse-wishart"]
 WIDTH, DELTA = 5, 10.0
@@ -44,10 +55,13 @@ def load(n: int) -> "dkp.Dataset":
 
 def model(bottleneck: Bottleneck) -> "dkp.DeepKernelProcess":
     """The network as a user of the package writes it."""
-    random: Any = dkp.Wishart(width=WIDTH) if bottleneck == "wishart" else dkp.InverseWishart(delta=DELTA)
+    random: Any = (
+        dkp.Wishart(width=WIDTH) if bottleneck == "wishart" else dkp.InverseWishart(delta=DELTA)
+    )
     kernel = kernels.SquaredExponential(lengthscale=lengthscale_prior(), variance=1.0)
     return dkp.DeepKernelProcess(
-        layers=[kernel, random, kernel, random, kernel], likelihood=likelihoods.Gaussian(noise=noise_prior())
+        layers=[kernel, random, kernel, random, kernel],
+        likelihood=likelihoods.Gaussian(noise=noise_prior()),
     )
 
 
@@ -57,12 +71,16 @@ def squared_exponential(gram: jax.Array, lengthscale: jax.Array) -> jax.Array:
     return jnp.exp(-0.5 * (norms[:, None] - 2 * gram + norms[None, :]) / lengthscale**2)
 
 
-def functionals(values: Mapping[str, jax.Array], factors: Sequence[jax.Array], y: jax.Array) -> dict[str, jax.Array]:
-    """Of every Gram matrix G = F F^T: log-determinant (of its non-zero eigenvalues), trace and centred alignment with
-    y y^T; the hyperparameters; predictions, the means of f given y and G at a few points.
+def functionals(
+    values: Mapping[str, jax.Array], factors: Sequence[jax.Array], y: jax.Array
+) -> dict[str, jax.Array]:
+    """Of every Gram matrix G = F F^T: log-determinant (of its non-zero eigenvalues), trace and
+    centred alignment with y y^T; the hyperparameters; predictions, the means of f given y and G at
+    a few points.
 
     Args:
-        values: hyperparameters by name. factors: F of every bottleneck, (N, M) with M <= N, rows as in y. y: (N,).
+        values: hyperparameters by name. factors: F of every bottleneck, (N, M) with M <= N, rows as
+            in y. y: (N,).
     """
     found = {name: values[name] for name in (*LENGTHSCALES, NOISE)}
     for i, factor in enumerate(factors, start=1):
@@ -78,7 +96,8 @@ def functionals(values: Mapping[str, jax.Array], factors: Sequence[jax.Array], y
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effective:
-    """Effective sample sizes of all chains together: the smallest, whose it is, the median; and the largest R-hat."""
+    """Effective sample sizes of all chains together: the smallest, whose it is, the median; and the
+    largest R-hat."""
 
     smallest: float
     name: str
@@ -87,10 +106,11 @@ class Effective:
 
 
 def effective(draws: Mapping[str, np.ndarray]) -> Effective:
-    """Rank-normalised bulk effective sample size and split R-hat (Vehtari et al. 2021) of functionals, (chains, draws).
+    """Rank-normalised bulk effective sample size and split R-hat (Vehtari et al. 2021) of
+    functionals, (chains, draws).
 
-    Where ArviZ has no number, as for chains that did not move or for fewer than four draws, every chain counts once.
-    """
+    Where ArviZ has no number, as for chains that did not move or for fewer than four draws, every
+    chain counts once."""
     import arviz as az
 
     def size(values: np.ndarray) -> float:

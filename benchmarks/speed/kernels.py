@@ -1,8 +1,9 @@
-"""Time and memory of kernel matrices of infinite networks, next to the product x x^T of the same points.
+"""Time and memory of kernel matrices of infinite networks, next to the product x x^T of the same
+points.
 
-The NNGP and the tangent kernel of all pairs of N points, together, in float32; a call after the first. `reference_s` is
-neural-tangents 0.6.5 on jax 0.4.30 doing the same, jitted, on a quiet machine with two cores.
-"""
+The NNGP and the tangent kernel of all pairs of N points, together, in float32; a call after the
+first. `reference_s` is neural-tangents 0.6.5 on jax 0.4.30 doing the same, jitted, on a quiet
+machine with two cores."""
 
 import dataclasses
 import json
@@ -30,7 +31,10 @@ class Case:
 
 SUITES = {
     "kernels": [
-        *(Case(network="dense", n=n, reference_s=s) for n, s in ((1000, 0.045), (2000, 0.35), (4000, 0.87))),
+        *(
+            Case(network="dense", n=n, reference_s=s)
+            for n, s in ((1000, 0.045), (2000, 0.35), (4000, 0.87))
+        ),
         *(Case(network="flatten", n=n, reference_s=s) for n, s in ((200, 0.17), (400, 0.72))),
         *(Case(network="pool", n=n, reference_s=s) for n, s in ((30, 1.6), (60, 5.7), (100, 15.6))),
     ],
@@ -89,12 +93,15 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 
 
 def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The p of time ~ N^p of every network with several N, by least squares on logarithms of the fastest times."""
+    """The p of time ~ N^p of every network with several N, by least squares on logarithms of the
+    fastest times."""
     import numpy as np
 
     found = {}
     for network in dict.fromkeys(row["network"] for row in rows):
-        sizes, seconds = zip(*((r["n"], r["seconds_min"]) for r in rows if r["network"] == network), strict=True)
+        sizes, seconds = zip(
+            *((r["n"], r["seconds_min"]) for r in rows if r["network"] == network), strict=True
+        )
         if len(sizes) > 1:
             found[network] = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
     return found
@@ -108,7 +115,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         reference = [r["reference_s"], f"{r['speedup']:.1f}"] if r["reference_s"] else ["", ""]
         times = [f"{r['seconds_min']:.3f}", f"{r['seconds_median']:.3f}", *reference]
         memory = [f"{r[name]:.0f}" for name in ("peak_mb", "peak_before_mb", "result_mb")]
-        lines.append([r["network"], r["n"], *times, f"{r['ratio']:.1f}", f"{r['compile_s']:.1f}", *memory])
+        lines.append(
+            [r["network"], r["n"], *times, f"{r['ratio']:.1f}", f"{r['compile_s']:.1f}", *memory]
+        )
     return markdown([*titles, "MB", "MB before", "MB result"], lines)
 
 

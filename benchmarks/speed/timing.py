@@ -1,8 +1,8 @@
-"""What all suites of speed share: each row in a process of its own, interleaved with a matrix product as the unit.
+"""What all suites of speed share: each row in a process of its own, interleaved with a matrix
+product as the unit.
 
-A fresh process gives a row its own peak memory and floating-point width; the ratio to an operation that is timed in
-turn with it means the same on a busy machine.
-"""
+A fresh process gives a row its own peak memory and floating-point width; the ratio to an operation
+that is timed in turn with it means the same on a busy machine."""
 
 import dataclasses
 import json
@@ -24,7 +24,8 @@ MEGABYTE = 1e6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds: the first step with its compilation, then every later step and every matrix product."""
+    """Seconds: the first step with its compilation, then every later step and every matrix
+    product."""
 
     first: float
     steps: list[float]
@@ -68,11 +69,17 @@ def measure(
 
 
 def run_rows(
-    name: str, cases: Sequence[Any], repeats: int, out: Path, *, environment: Mapping[str, str] | None = None
+    name: str,
+    cases: Sequence[Any],
+    repeats: int,
+    out: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Time every case of the suite `name`, each in a process of its own.
 
-    Until all are done, those that are stand in ``<out>/speed/<name>.partial.json``, so that an interruption loses none.
+    Until all are done, those that are stand in ``<out>/speed/<name>.partial.json``, so that an
+    interruption loses none.
 
     Args:
         environment: of those processes; that of this one by default.
@@ -82,7 +89,11 @@ def run_rows(
     """
     rows: list[dict[str, Any]] = []
     for case in cases:
-        rows.append(_in_fresh_process(name, case, repeats, os.environ if environment is None else environment))
+        rows.append(
+            _in_fresh_process(
+                name, case, repeats, os.environ if environment is None else environment
+            )
+        )
         _write(f"{name}.partial", out, rows)
         print(f"{name}: {len(rows)} of {len(cases)} rows", file=sys.stderr, flush=True)
     return rows
@@ -108,17 +119,39 @@ def peak_bytes() -> int:
 
 
 def _write(name: str, out: Path, rows: list[dict[str, Any]], **more: Any) -> Path:
-    record = {"suite": name, "date": store.now(), "versions": store.versions(), "cores": os.cpu_count(), **more}
+    record = {
+        "suite": name,
+        "date": store.now(),
+        "versions": store.versions(),
+        "cores": os.cpu_count(),
+        **more,
+    }
     path = out / "speed" / f"{name}.json"
     store.write(path, {**record, "rows": rows})
     return path
 
 
-def _in_fresh_process(name: str, case: Any, repeats: int, environment: Mapping[str, str]) -> dict[str, Any]:
+def _in_fresh_process(
+    name: str, case: Any, repeats: int, environment: Mapping[str, str]
+) -> dict[str, Any]:
     text = json.dumps(dataclasses.asdict(case))
-    command = [sys.executable, "-m", "benchmarks", "speed-one", name, text, "--repeats", str(repeats)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks",
+        "speed-one",
+        name,
+        text,
+        "--repeats",
+        str(repeats),
+    ]
     environment = {**environment, "JAX_ENABLE_X64": str(case.dtype == "float64")}
-    done = subprocess.run(command, check=False, cwd=store.ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, check=False, cwd=store.ROOT, env=environment, capture_output=True, text=True
+    )
     if done.returncode != 0:
-        raise RuntimeError(f"Expected a timing of {case}. Got exit status {done.returncode}:\n{done.stderr[-4000:]}")
+        raise RuntimeError(
+            f"Expected a timing of {case}. Got exit status "
+            f"{done.returncode}:\n{done.stderr[-4000:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])

@@ -18,8 +18,8 @@ Dtype = Literal["float64", "float32"]
 class Case:
     """One row: the data, the model, and how a step is made.
 
-    depth: kernels, with a bottleneck between any two. guide: of Wishart bottlenecks, whose width is d.
-    """
+    depth: kernels, with a bottleneck between any two. guide: of Wishart bottlenecks, whose width is
+    d."""
 
     n: int = 455
     d: int = 13
@@ -66,7 +66,9 @@ def run_case(text: str, repeats: int) -> None:
     data, data_bytes = _data(case)
     before = peak_bytes()
     step, state = _vi_step(case, _model(case), data)
-    timing = measure(lambda s: jax.block_until_ready(step(s)), state, _matrix_product(case), repeats)
+    timing = measure(
+        lambda s: jax.block_until_ready(step(s)), state, _matrix_product(case), repeats
+    )
     fastest, product = min(timing.steps), min(timing.products)
     row = {
         **dataclasses.asdict(case),
@@ -102,9 +104,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     titles += ["ms_min", "ms_median", "compile_s", "ratio", "MB", "MB-data"]
     lines = []
     for r in rows:
-        sizes = [r.get(name, "") for name in ("kernel", "depth", "bottleneck", "guide", "dtype", "samples")]
+        sizes = [
+            r.get(name, "")
+            for name in ("kernel", "depth", "bottleneck", "guide", "dtype", "samples")
+        ]
         sizes += [r["n"], r["batch_size"]]
-        times = [f"{r[name]:.1f}" for name in ("step_ms_min", "step_ms_median", "compile_s", "ratio")]
+        times = [
+            f"{r[name]:.1f}" for name in ("step_ms_min", "step_ms_median", "compile_s", "ratio")
+        ]
         memory = [f"{r[name]:.0f}" for name in ("peak_mb", "peak_beyond_data_mb")]
         lines.append([*sizes, *times, *memory])
     return markdown(titles, lines)
@@ -115,7 +122,10 @@ def _model(case: Case) -> Any:
     import dkp
     from dkp import kernels, likelihoods
 
-    kernel = {"relu": lambda: kernels.ArcCosine(1), "squared-exponential": kernels.SquaredExponential}[case.kernel]
+    kernel = {
+        "relu": lambda: kernels.ArcCosine(1),
+        "squared-exponential": kernels.SquaredExponential,
+    }[case.kernel]
     wishart = case.bottleneck == "wishart"
 
     def bottleneck() -> Any:
@@ -148,11 +158,11 @@ def _matrix_product(case: Case) -> Callable[[], Any]:
 
 
 def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], Any]:
-    """The step to time and its first state, with ``state = step(state)``: the only place that knows the engine.
+    """The step to time and its first state, with ``state = step(state)``: the only place that knows
+    the engine.
 
-    Doubly stochastic even when the batch is all the data: rows are gathered, and the output Gaussian process is not
-    collapsed.
-    """
+    Doubly stochastic even when the batch is all the data: rows are gathered, and the output
+    Gaussian process is not collapsed."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -178,7 +188,9 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     @jax.jit
     def step(state: Any, rows: Any, x: Any, y: Any) -> Any:
         chosen = rows[state.step % len(rows)]
-        return one_step(state, jax.random.fold_in(key, state.step), (x[chosen], y[chosen], None, None))[0]
+        return one_step(
+            state, jax.random.fold_in(key, state.step), (x[chosen], y[chosen], None, None)
+        )[0]
 
     state = minimise.LoopState(
         parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32)

@@ -1,4 +1,5 @@
-"""The data of the benchmarks: published splits through ``dkp.datasets``, and synthetic tables for timing."""
+"""The data of the benchmarks: published splits through ``dkp.datasets``, and synthetic tables for
+timing."""
 
 import dataclasses
 from typing import Literal
@@ -12,7 +13,8 @@ __all__ = ["IMAGES", "Images", "load", "load_images", "synthetic"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of an image set is used: points, and the side of the blocks of pixels that are averaged."""
+    """How much of an image set is used: points, and the side of the blocks of pixels that are
+    averaged."""
 
     source: str
     n_train: int
@@ -61,12 +63,21 @@ def load_images(name: str, split: int) -> Images:
         assert table.x_test is not None and table.y_test is not None
         chosen = [
             (x, y, rng.permutation(len(x))[:n])
-            for x, y, n in ((table.x, table.y, sizes.n_train), (table.x_test, table.y_test, sizes.n_test))
+            for x, y, n in (
+                (table.x, table.y, sizes.n_train),
+                (table.x_test, table.y_test, sizes.n_test),
+            )
         ]
         parts = tuple((x[rows] / 255, y[rows]) for x, y, rows in chosen)
     (x, y), (x_test, y_test) = parts
     source = table.source.partition(" (")[0]  # without the path on this machine
-    return Images(x=_coarser(x, sizes.block), y=y, x_test=_coarser(x_test, sizes.block), y_test=y_test, source=source)
+    return Images(
+        x=_coarser(x, sizes.block),
+        y=y,
+        x_test=_coarser(x_test, sizes.block),
+        y_test=y_test,
+        source=source,
+    )
 
 
 def _coarser(x: np.ndarray, block: int) -> np.ndarray:
@@ -75,7 +86,8 @@ def _coarser(x: np.ndarray, block: int) -> np.ndarray:
 
 
 def load(name: str, split: int) -> "dkp.datasets.Table":
-    """Training and test rows of one split of a data set, in original units (see ``dkp.datasets.load``)."""
+    """Training and test rows of one split of a data set, in original units (see
+    ``dkp.datasets.load``)."""
     return dkp.datasets.load(name, split=split)
 
 

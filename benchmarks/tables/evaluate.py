@@ -32,11 +32,14 @@ def evaluate(run: Run) -> dict[str, Any]:
     _check(run)
     if run.suite in TABLES:
         return _record(run, tables.evaluate(run))
-    return _record(run, networks.evaluate(run) if run.method in NETWORKS else _regressions([run])[0])
+    return _record(
+        run, networks.evaluate(run) if run.method in NETWORKS else _regressions([run])[0]
+    )
 
 
 def evaluate_together(runs: list[Run]) -> list[dict[str, Any]]:
-    """:func:`evaluate` for several splits of one data set by one method, fitted in one program where it can.
+    """:func:`evaluate` for several splits of one data set by one method, fitted in one program
+    where it can.
 
     Raises:
         ValueError: when the runs differ in more than their split.
@@ -54,7 +57,9 @@ def _check(run: Run) -> None:
     if run.method not in known:
         raise ValueError(f"Expected method to be one of {', '.join(known)}. Got {run.method!r}.")
     if (default := jnp.result_type(float)) != run.dtype:
-        raise ValueError(f"Expected JAX_ENABLE_X64 to be set for {run.dtype}. Got {default} as JAX's default.")
+        raise ValueError(
+            f"Expected JAX_ENABLE_X64 to be set for {run.dtype}. Got {default} as JAX's default."
+        )
 
 
 def _record(run: Run, result: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +75,8 @@ def _record(run: Run, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _regressions(runs: list[Run]) -> list[dict[str, Any]]:
-    """Fit all, then predict and score one by one; the time of a fit is that of all by their number."""
+    """Fit all, then predict and score one by one; the time of a fit is that of all by their
+    number."""
     run, method = runs[0], METHODS[runs[0].method]
     tables = [datasets.load(r.dataset, r.split) for r in runs]
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(r.seed), r.split), 3) for r in runs]
@@ -87,7 +93,9 @@ def _regressions(runs: list[Run]) -> list[dict[str, Any]]:
     ]
 
 
-def _regression(method: Any, run: Run, posterior: Any, table: Any, keys: Any, fit_seconds: float) -> dict[str, Any]:
+def _regression(
+    method: Any, run: Run, posterior: Any, table: Any, keys: Any, fit_seconds: float
+) -> dict[str, Any]:
     assert table.x_test is not None and table.y_test is not None
     start = time.perf_counter()
     prediction = method.predict(posterior, table.x_test, keys[1], run.settings)
@@ -98,12 +106,18 @@ def _regression(method: Any, run: Run, posterior: Any, table: Any, keys: Any, fi
     return {
         "metrics": scores,
         "fit": _scalars(method.summary(posterior)),
-        "curve": curve(trace) if (trace := getattr(posterior, "elbo_trace", None)) is not None else None,
+        "curve": curve(trace)
+        if (trace := getattr(posterior, "elbo_trace", None)) is not None
+        else None,
         "n_train": len(table.x),
         "n_test": len(table.x_test),
         "model": repr(getattr(posterior, "model", run.method)),
         "source": table.source.partition(" (")[0],  # without the path on this machine
-        "times": {"fit": fit_seconds, "predict": predict_seconds, "total": fit_seconds + predict_seconds},
+        "times": {
+            "fit": fit_seconds,
+            "predict": predict_seconds,
+            "total": fit_seconds + predict_seconds,
+        },
     }
 
 
@@ -121,16 +135,20 @@ def score(prediction: Any, y: np.ndarray) -> dict[str, float]:
 
 
 def curve(trace: np.ndarray) -> list[float | None]:
-    """The learning curve of a fit: means over equal parts of a trace, of which there are `CURVE_POINTS`, or one for
-    each step of a shorter trace. Steps without a finite value do not count; None where a part has no other."""
+    """The learning curve of a fit: means over equal parts of a trace, of which there are
+    `CURVE_POINTS`, or one for each step of a shorter trace. Steps without a finite value do not
+    count; None where a part has no other."""
     parts = np.array_split(np.asarray(trace, np.float64), max(1, min(CURVE_POINTS, len(trace))))
     finite = [part[np.isfinite(part)] for part in parts]
     return [float(np.mean(part)) if len(part) else None for part in finite]
 
 
 def _scalars(summary: dict[str, Any]) -> dict[str, Any]:
-    """The entries that are one value, as plain Python; JSON has no infinities, so those become text."""
-    plain = {name: np.asarray(value).item() for name, value in summary.items() if np.size(value) == 1}
+    """The entries that are one value, as plain Python; JSON has no infinities, so those become
+    text."""
+    plain = {
+        name: np.asarray(value).item() for name, value in summary.items() if np.size(value) == 1
+    }
     infinite = {n: str(v) for n, v in plain.items() if isinstance(v, float) and not np.isfinite(v)}
     return plain | infinite
 

@@ -1,8 +1,8 @@
-"""Everyday tables: classes, counts, and targets of which some are corrupted; the library's estimators beside
-scikit-learn's.
+"""Everyday tables: classes, counts, and targets of which some are corrupted; the library's
+estimators beside scikit-learn's.
 
-A method fits and predicts through scikit-learn's interface. Whatever it needs beyond its defaults stands here.
-"""
+A method fits and predicts through scikit-learn's interface. Whatever it needs beyond its defaults
+stands here."""
 
 import dataclasses
 import time
@@ -38,16 +38,23 @@ def _dkp(estimator: Any, **options: Any) -> Callable[[Settings, int], Any]:
     """The estimator with the settings of a run; what those leave open, it chooses."""
 
     def make(settings: Settings, seed: int) -> Any:
-        sizes = {"n_inducing": settings.n_inducing, "steps": settings.steps, "batch_size": settings.batch_size}
+        sizes = {
+            "n_inducing": settings.n_inducing,
+            "steps": settings.steps,
+            "batch_size": settings.batch_size,
+        }
         if settings.batch_size is None:
             sizes["batch_size"] = "auto"
-        return estimator(**sizes, n_samples=settings.prediction_samples, random_state=seed, **options)
+        return estimator(
+            **sizes, n_samples=settings.prediction_samples, random_state=seed, **options
+        )
 
     return make
 
 
 def _with_temperature(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
-    """Fitted without a twelfth of the rows, on which one temperature of all probabilities is chosen."""
+    """Fitted without a twelfth of the rows, on which one temperature of all probabilities is
+    chosen."""
 
     def calibrated(settings: Settings, seed: int) -> Any:
         held_out = StratifiedShuffleSplit(n_splits=1, test_size=1 / 12, random_state=seed)
@@ -61,13 +68,17 @@ def _scaled(make: Callable[[int], Any]) -> Callable[[Settings, int], Any]:
 
 
 def _gaussian_process(seed: int) -> Any:
-    return GaussianProcessClassifier(ConstantKernel(1.0) * RBF(3.0), n_restarts_optimizer=1, random_state=seed)
+    return GaussianProcessClassifier(
+        ConstantKernel(1.0) * RBF(3.0), n_restarts_optimizer=1, random_state=seed
+    )
 
 
 def _with_components(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
-    """On 64 principal components, each with a variance of 1: a length-scale then belongs to what varies together, where
-    that of a pixel belongs to the pixel."""
-    return lambda settings, seed: make_pipeline(PCA(64, whiten=True, random_state=seed), make(settings, seed))
+    """On 64 principal components, each with a variance of 1: a length-scale then belongs to what
+    varies together, where that of a pixel belongs to the pixel."""
+    return lambda settings, seed: make_pipeline(
+        PCA(64, whiten=True, random_state=seed), make(settings, seed)
+    )
 
 
 _pixels = _dkp(DKPClassifier, standardize=False)
@@ -85,7 +96,9 @@ METHODS: dict[str, Callable[[Settings, int], Any]] = {
     "dkp-gaussian": _dkp(DKPRegressor),
     "dkp-student-t": _dkp(DKPRegressor, likelihood=likelihoods.StudentT()),
     "poisson-glm": _scaled(lambda seed: PoissonRegressor(max_iter=1000)),
-    "poisson-boosting": lambda settings, seed: HistGradientBoostingRegressor(loss="poisson", random_state=seed),
+    "poisson-boosting": lambda settings, seed: HistGradientBoostingRegressor(
+        loss="poisson", random_state=seed
+    ),
 }
 
 
@@ -107,12 +120,16 @@ def evaluate(run: Run) -> dict[str, Any]:
     start = time.perf_counter()
     estimator.fit(split.x, split.y)
     fitted = time.perf_counter()
-    scores = (score_classes if run.suite.startswith("classification") else _score_numbers)(estimator, split)
+    scores = (score_classes if run.suite.startswith("classification") else _score_numbers)(
+        estimator, split
+    )
     predicted = time.perf_counter()
     posterior: Any = getattr(estimator, "posterior_", None)
     return {
         "metrics": scores,
-        "fit": {} if posterior is None else {"jitter": posterior.jitter, "skipped": posterior.skipped},
+        "fit": {}
+        if posterior is None
+        else {"jitter": posterior.jitter, "skipped": posterior.skipped},
         "n_train": len(split.x),
         "n_test": len(split.x_test),
         "model": repr(estimator) if posterior is None else repr(posterior.model),
@@ -161,7 +178,13 @@ def _load(run: Run) -> Split:
         mean, scale = x.mean(), x.std()
         x, x_test = (x - mean) / scale, (x_test - mean) / scale
     y = table.y if run.suite != "robust" else with_outliers(table.y, run.split)
-    return Split(x=x, y=y, x_test=x_test, y_test=np.asarray(table.y_test), source=table.source.partition(" (")[0])
+    return Split(
+        x=x,
+        y=y,
+        x_test=x_test,
+        y_test=np.asarray(table.y_test),
+        source=table.source.partition(" (")[0],
+    )
 
 
 def with_outliers(y: np.ndarray, split: int) -> np.ndarray:
@@ -173,11 +196,13 @@ def with_outliers(y: np.ndarray, split: int) -> np.ndarray:
 
 
 def simulated_counts(split: int) -> Split:
-    """Counts whose logarithmic rate is a smooth function of three of five features, with more spread than a Poisson law
-    has: negative binomial with concentration 3."""
+    """Counts whose logarithmic rate is a smooth function of three of five features, with more
+    spread than a Poisson law has: negative binomial with concentration 3."""
     rng, n = np.random.default_rng(split), sum(COUNTS)
     x = rng.uniform(-2, 2, (n, 5))
     rate = np.exp(1 + np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2])
     y = rng.poisson(rate * rng.gamma(3.0, 1 / 3.0, n)).astype(float)
     k = COUNTS[0]
-    return Split(x=x[:k], y=y[:k], x_test=x[k:], y_test=y[k:], source="simulated, see benchmarks/tables.py")
+    return Split(
+        x=x[:k], y=y[:k], x_test=x[k:], y_test=y[k:], source="simulated, see benchmarks/tables.py"
+    )

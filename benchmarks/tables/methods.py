@@ -26,11 +26,12 @@ def predict(posterior: Any, x: np.ndarray, key: Any, settings: Settings) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up its fit.
+    """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up
+    its fit.
 
-    fit_many: several data sets in one program, (list of data, keys, settings) -> list of posteriors; one by one where a
-    method has none. elbo: for variational methods, (posterior, key) -> nats per data point on standardised targets.
-    """
+    fit_many: several data sets in one program, (list of data, keys, settings) -> list of
+    posteriors; one by one where a method has none. elbo: for variational methods, (posterior, key)
+    -> nats per data point on standardised targets."""
 
     fit: Callable[[Any, Any, Settings], Any]
     fit_many: Callable[[list[Any], Any, Settings], list[Any]] | None = None
@@ -41,11 +42,14 @@ class Method:
 
 def _exact(kernel: Any) -> Method:
     """An exact Gaussian process with one length-scale a feature."""
-    return Method(fit=lambda data, key, settings: dkp.condition(ard_gaussian_process(kernel), data, key=key))
+    return Method(
+        fit=lambda data, key, settings: dkp.condition(ard_gaussian_process(kernel), data, key=key)
+    )
 
 
 def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
-    """The network whose hidden layers are all infinitely wide: the kernels of `dwp` without its bottlenecks."""
+    """The network whose hidden layers are all infinitely wide: the kernels of `dwp` without its
+    bottlenecks."""
     return dkp.condition(deep_wishart_process(math.inf, settings.depth), data, key=key)
 
 
@@ -53,7 +57,9 @@ def _variational(model_of: Callable[[Any, Settings], Any], guide: str = "auto") 
     """Variational inference of a model that depends on the data by its number of features alone."""
 
     def options(data: "dkp.Dataset", settings: Settings) -> dict[str, Any]:
-        batch = settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
+        batch = (
+            settings.batch_size if settings.batch_size and settings.batch_size < data.n else None
+        )
         return {
             "n_inducing": settings.n_inducing,
             "batch_size": batch,
@@ -68,13 +74,16 @@ def _variational(model_of: Callable[[Any, Settings], Any], guide: str = "auto") 
         return dkp.fit_vi(model_of(data, settings), data, key=key, **options(data, settings))
 
     def fit_many(data: "list[dkp.Dataset]", keys: Any, settings: Settings) -> list[Any]:
-        return dkp.fit_vi_many(model_of(data[0], settings), data, key=keys, **options(data[0], settings))
+        return dkp.fit_vi_many(
+            model_of(data[0], settings), data, key=keys, **options(data[0], settings)
+        )
 
     return Method(fit=fit, fit_many=fit_many, elbo=elbo_per_point)
 
 
 def _deep_wishart(data: "dkp.Dataset", settings: Settings) -> "dkp.DeepKernelProcess":
-    """As wide as the data has features; with the guide "features" its posterior is that of a deep Gaussian process."""
+    """As wide as the data has features; with the guide "features" its posterior is that of a deep
+    Gaussian process."""
     return deep_wishart_process(data.d, settings.depth)
 
 
@@ -116,7 +125,9 @@ def fit_mean(data: "dkp.Dataset", key: Any, settings: Settings) -> tuple[float, 
     return data.y_standardization.mean.item(), data.y_standardization.scale.item()
 
 
-def predict_mean(posterior: tuple[float, float], x: np.ndarray, key: Any, settings: Settings) -> MeanPrediction:
+def predict_mean(
+    posterior: tuple[float, float], x: np.ndarray, key: Any, settings: Settings
+) -> MeanPrediction:
     return MeanPrediction(centre=posterior[0], scale=posterior[1], n=len(x), seed=0)
 
 

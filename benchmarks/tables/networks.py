@@ -1,8 +1,9 @@
-"""Infinitely wide networks on images: accuracy and log density of their exact predictors, NNGP and NTK.
+"""Infinitely wide networks on images: accuracy and log density of their exact predictors, NNGP and
+NTK.
 
-A method is an architecture, with or without whitening. Every record holds both kernels. Nothing is tuned on test
-images: regularisation, temperature and the strength of whitening come from leave-one-out prediction of training images.
-"""
+A method is an architecture, with or without whitening. Every record holds both kernels. Nothing is
+tuned on test images: regularisation, temperature and the strength of whitening come from
+leave-one-out prediction of training images."""
 
 import time
 from typing import Any
@@ -32,10 +33,23 @@ def _convolution() -> list[Any]:
 
 ARCHITECTURES = {
     "fcn": lambda: [kernels.Flatten(), *_dense(), *_dense(), *_dense(), kernels.Affine()],
-    "vec": lambda: [*_convolution(), *_convolution(), *_convolution(), kernels.Flatten(), kernels.Affine()],
-    "gap": lambda: [*_convolution(), *_convolution(), *_convolution(), kernels.GlobalAvgPool(), kernels.Affine()],
+    "vec": lambda: [
+        *_convolution(),
+        *_convolution(),
+        *_convolution(),
+        kernels.Flatten(),
+        kernels.Affine(),
+    ],
+    "gap": lambda: [
+        *_convolution(),
+        *_convolution(),
+        *_convolution(),
+        kernels.GlobalAvgPool(),
+        kernels.Affine(),
+    ],
 }
-"""Three hidden layers of ReLU with weight variance 2 and bias variance 0.01, as in Lee et al. 2020, but less deep."""
+"""Three hidden layers of ReLU with weight variance 2 and bias variance 0.01, as in Lee et al. 2020,
+but less deep."""
 
 
 def model_of(method: str) -> "dkp.DeepKernelProcess":
@@ -50,7 +64,9 @@ def evaluate(run: Run) -> dict[str, Any]:
     x, x_test, model = images.x, images.x_test, model_of(run.method)
     metrics, fit, times = {}, {}, {"whitening": -time.perf_counter()}
     if run.method.endswith("-zca"):
-        fit["zca_eps"] = best_whitening(model, x, images.y, TUNING_POINTS[run.method.removesuffix("-zca")])
+        fit["zca_eps"] = best_whitening(
+            model, x, images.y, TUNING_POINTS[run.method.removesuffix("-zca")]
+        )
         whitening = preprocessing.zca(x, fit["zca_eps"])
         x, x_test = whitening.apply(x), whitening.apply(x_test)
     times["whitening"] += time.perf_counter()
@@ -59,7 +75,9 @@ def evaluate(run: Run) -> dict[str, Any]:
         start = time.perf_counter()
         classifier = _calibrated(make, model, data)
         fitted = time.perf_counter()
-        scores = score(classifier.probabilities(x_test, chunk=CHUNK), images.y_test, classifier.classes)
+        scores = score(
+            classifier.probabilities(x_test, chunk=CHUNK), images.y_test, classifier.classes
+        )
         times |= {f"fit_{name}": fitted - start, f"predict_{name}": time.perf_counter() - fitted}
         metrics |= {f"{key}_{name}": value for key, value in scores.items()}
         if run.method == "fcn":  # cheap enough to be done again
@@ -86,9 +104,11 @@ def evaluate(run: Run) -> dict[str, Any]:
     }
 
 
-def best_whitening(model: "dkp.DeepKernelProcess", x: np.ndarray, labels: np.ndarray, n: int) -> float:
-    """The eps of ``WHITENINGS`` with the highest leave-one-out log density of the NNGP among the first n points; the
-    whitening itself is fitted to all."""
+def best_whitening(
+    model: "dkp.DeepKernelProcess", x: np.ndarray, labels: np.ndarray, n: int
+) -> float:
+    """The eps of ``WHITENINGS`` with the highest leave-one-out log density of the NNGP among the
+    first n points; the whitening itself is fitted to all."""
 
     def log_density(eps: float) -> float:
         part = dkp.Dataset.from_labels(preprocessing.zca(x, eps).apply(x[:n]), labels[:n])
@@ -97,11 +117,17 @@ def best_whitening(model: "dkp.DeepKernelProcess", x: np.ndarray, labels: np.nda
     return max(WHITENINGS, key=log_density)
 
 
-def _calibrated(make: Any, model: "dkp.DeepKernelProcess", data: "dkp.Dataset") -> "dkp.CalibratedClassifier":
-    return dkp.calibrate(make(model, data, diag_reg=float(DIAG_REGS[0])), diag_reg=DIAG_REGS.tolist())
+def _calibrated(
+    make: Any, model: "dkp.DeepKernelProcess", data: "dkp.Dataset"
+) -> "dkp.CalibratedClassifier":
+    return dkp.calibrate(
+        make(model, data, diag_reg=float(DIAG_REGS[0])), diag_reg=DIAG_REGS.tolist()
+    )
 
 
-def score(probabilities: np.ndarray, labels: np.ndarray, classes: tuple[Any, ...]) -> dict[str, float]:
+def score(
+    probabilities: np.ndarray, labels: np.ndarray, classes: tuple[Any, ...]
+) -> dict[str, float]:
     """Accuracy and mean log density of the true labels, with its standard error."""
     index = np.searchsorted(np.asarray(classes), labels)
     chosen = np.log(np.maximum(probabilities[np.arange(len(index)), index], np.finfo(float).tiny))

@@ -1,9 +1,9 @@
-"""Arrays and a header in one file: a zip of ``.npy`` members and of ``header.json``, nothing compressed, no pickle.
+"""Arrays and a header in one file: a zip of ``.npy`` members and of ``header.json``, nothing
+compressed, no pickle.
 
-What is read is checked before it is used, so that a damaged file, or one that somebody made up, raises ValueError and
-does nothing else: members are never written anywhere, they take no more memory than the file is long, every member has
-its checksum, and arrays hold numbers only.
-"""
+What is read is checked before it is used, so that a damaged file, or one that somebody made up,
+raises ValueError and does nothing else: members are never written anywhere, they take no more
+memory than the file is long, every member has its checksum, and arrays hold numbers only."""
 
 import io
 import json
@@ -23,8 +23,14 @@ _KINDS = "biuf"  # of NumPy's dtypes: truth values and real numbers
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same contents are the same bytes
 
 
-def write(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a file whole or not at all: under a temporary name beside `path`, which is then renamed.
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+) -> None:
+    """Write a file whole or not at all: under a temporary name beside `path`, which is then
+    renamed.
 
     Args:
         kind: what the file is, which :func:`read` asks for.
@@ -40,7 +46,12 @@ def write(path: str | os.PathLike[str], kind: str, header: Mapping[str, Any], ar
     try:
         with temporary.open("wb") as file:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                about = {"kind": kind, "format": FORMAT_VERSION, "arrays": sorted(arrays), "content": header}
+                about = {
+                    "kind": kind,
+                    "format": FORMAT_VERSION,
+                    "arrays": sorted(arrays),
+                    "content": header,
+                }
                 text = json.dumps(about, allow_nan=False)
                 archive.writestr(zipfile.ZipInfo(_HEADER, _DATE), text)
                 for name, array in arrays.items():
@@ -57,7 +68,8 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is none of ours, of another kind, made by a newer version, or damaged.
+        ValueError: when the file is none of ours, of another kind, made by a newer version, or
+            damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -68,18 +80,28 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # zipfile and json raise many kinds for bytes that are not theirs
-        raise ValueError(f"Expected {path} to be a file of dkp, whole and unchanged. Got {error!r}.") from error
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int) or "content" not in header:
+        raise ValueError(
+            f"Expected {path} to be a file of dkp, whole and unchanged. Got {error!r}."
+        ) from error
+    if (
+        not isinstance(header, dict)
+        or not isinstance(header.get("format"), int)
+        or "content" not in header
+    ):
         raise ValueError(f"Expected {path} to be a file of dkp. Got another header.")
     if header["format"] > FORMAT_VERSION:
         raise ValueError(
-            f"Expected {path} in format {FORMAT_VERSION} or older. Got format {header['format']}: install a newer dkp."
+            f"Expected {path} in format {FORMAT_VERSION} or older. Got format {header['format']}: "
+            "install a newer dkp."
         )
     if header.get("kind") != kind:
         raise ValueError(f"Expected {path} to be a {kind}. Got a {header.get('kind')!r}.")
     arrays = {member.removesuffix(".npy"): data for member, data in contents.items()}
-    if header.get("arrays") != sorted(arrays):  # a damaged directory can hide members, with their checksums
-        raise ValueError(f"Expected {path} to hold arrays as its header says. Got {', '.join(arrays) or 'none'}.")
+    # a damaged directory can hide members, with their checksums
+    if header.get("arrays") != sorted(arrays):
+        raise ValueError(
+            f"Expected {path} to hold arrays as its header says. Got {', '.join(arrays) or 'none'}."
+        )
     return header["content"], {name: _from_bytes(name, data) for name, data in arrays.items()}
 
 
@@ -87,9 +109,11 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     names = [member.filename for member in members]
     if len(set(names)) != len(names) or _HEADER not in names:
         raise ValueError("its members are not those of a file of dkp")
-    # Nothing is compressed, so all members together are no longer than the file: no small file becomes a large one.
+    # Nothing is compressed, so all members together are no longer than the file: no small file
+    # becomes a large one.
     if any(
-        member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size for member in members
+        member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size
+        for member in members
     ):
         raise ValueError("a member is compressed")
     if sum(member.file_size for member in members) > size:
@@ -123,5 +147,7 @@ def _from_bytes(name: str, data: bytes) -> np.ndarray:
     size = int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize
     rest = len(data) - buffer.tell()
     if dtype.kind not in _KINDS or fortran or min(shape, default=0) < 0 or size != rest:
-        raise ValueError(f"Expected {name} to be {rest} bytes of numbers. Got a header of {dtype} {shape}.")
+        raise ValueError(
+            f"Expected {name} to be {rest} bytes of numbers. Got a header of {dtype} {shape}."
+        )
     return np.frombuffer(data, dtype, offset=buffer.tell()).reshape(shape).copy()

@@ -1,9 +1,8 @@
 """Checks of what users hand over: on the host, with numpy, before anything is compiled.
 
-Whatever can be read as numbers becomes a float64 array: lists, numpy and JAX arrays, integers, booleans, and data
-frames and series, which are recognised by their ``to_numpy`` and never imported. Everything else is a ValueError
-that names the argument, what came instead, and the remedy.
-"""
+Whatever can be read as numbers becomes a float64 array: lists, numpy and JAX arrays, integers,
+booleans, and data frames and series, which are recognised by their ``to_numpy`` and never imported.
+Everything else is a ValueError that names the argument, what came instead, and the remedy."""
 
 import math
 import numbers
@@ -78,11 +77,18 @@ def _is_real_number(value: Any) -> bool:
 
 
 def random_key(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is one random key, of ``jax.random.key`` or the older ``jax.random.PRNGKey``."""
+    """Raise ValueError unless `value` is one random key, of ``jax.random.key`` or the older
+    ``jax.random.PRNGKey``."""
     typed = is_typed_key(value)
-    raw = isinstance(value, (jax.Array, np.ndarray)) and value.dtype == np.uint32 and value.shape == (2,)
+    raw = (
+        isinstance(value, (jax.Array, np.ndarray))
+        and value.dtype == np.uint32
+        and value.shape == (2,)
+    )
     if not ((typed and value.shape == ()) or raw):
-        raise ValueError(f"Expected {name} to be a random key, such as jax.random.key(0). Got {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be a random key, such as jax.random.key(0). Got {value!r}."
+        )
 
 
 def is_typed_key(value: Any) -> bool:
@@ -97,24 +103,31 @@ def one_of(name: str, value: Any, options: Collection[Any]) -> Any:
         ValueError: otherwise; the message lists the options.
     """
     if value not in options:
-        raise ValueError(f"Expected {name} to be one of {', '.join(map(repr, options))}. Got {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be one of {', '.join(map(repr, options))}. Got {value!r}."
+        )
     return value
 
 
 def same_length(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
     """Raise ValueError unless `a` and `b` have as many rows as each other."""
     if len(a) != len(b):
-        raise ValueError(f"Expected {name_a} and {name_b} to have equally many rows. Got {len(a)} and {len(b)}.")
+        raise ValueError(
+            f"Expected {name_a} and {name_b} to have equally many rows. Got {len(a)} and {len(b)}."
+        )
 
 
 def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
     """Raise ValueError unless `a` and `b` have one shape."""
     if a.shape != b.shape:
-        raise ValueError(f"Expected {name_a} and {name_b} to have one shape. Got {a.shape} and {b.shape}.")
+        raise ValueError(
+            f"Expected {name_a} and {name_b} to have one shape. Got {a.shape} and {b.shape}."
+        )
 
 
 def column_names(value: Any) -> tuple[str, ...] | None:
-    """The column names of a data frame, the name of a series; None when `value` carries no names."""
+    """The column names of a data frame, the name of a series; None when `value` carries no
+    names."""
     if not hasattr(value, "to_numpy"):
         return None
     if hasattr(value, "columns"):
@@ -127,18 +140,23 @@ def real_array(name: str, value: Any) -> Float[np.ndarray, "..."]:
     """`value` as float64, whatever its shape; missing entries (None, NA, masked) become NaN.
 
     Raises:
-        ValueError: when it is not a rectangular array of real numbers (text, dates, complex numbers, objects).
+        ValueError: when it is not a rectangular array of real numbers (text, dates, complex
+            numbers, objects).
     """
     if isinstance(value, np.ma.MaskedArray):
         value = np.ma.filled(value.astype(float), np.nan)
     try:
         array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
     except ValueError as error:
-        raise ValueError(f"Expected {name} to be an array of real numbers. Got rows of unequal length.") from error
+        raise ValueError(
+            f"Expected {name} to be an array of real numbers. Got rows of unequal length."
+        ) from error
     if array.dtype.kind == "O" and array.ndim in (1, 2):
         return _from_objects(name, array, column_names(value))
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        raise ValueError(f"Expected {name} to be an array of real numbers. Got {_described(value, array)}.")
+        raise ValueError(
+            f"Expected {name} to be an array of real numbers. Got {_described(value, array)}."
+        )
     return array.astype(np.float64)
 
 
@@ -160,10 +178,19 @@ def finite_array(
     allowed = (ndim,) if isinstance(ndim, int) else ndim
     if array.ndim not in allowed:
         axes = " or ".join(map(str, allowed))
-        remedy = ". Give images an axis of channels, x[..., None]" if array.ndim == 3 and 4 in allowed else ""
-        raise ValueError(f"Expected {name} to have {axes} axes. Got {array.ndim}: shape {array.shape}{remedy}.")
+        remedy = (
+            ". Give images an axis of channels, x[..., None]"
+            if array.ndim == 3 and 4 in allowed
+            else ""
+        )
+        raise ValueError(
+            f"Expected {name} to have {axes} axes. Got {array.ndim}: shape {array.shape}{remedy}."
+        )
     if array.size == 0:
-        raise ValueError(f"Expected {name} to hold at least one number. Got an empty array of shape {array.shape}.")
+        raise ValueError(
+            f"Expected {name} to hold at least one number. Got an empty array of shape "
+            f"{array.shape}."
+        )
     bad = np.isinf(array) if allow_nan else ~np.isfinite(array)
     if bad.any():
         raise ValueError(_not_finite(name, array, bad, column_names(value), allow_nan))
@@ -171,7 +198,8 @@ def finite_array(
 
 
 def matrix(name: str, value: Any, *, allow_nan: bool = False) -> Float[np.ndarray, "N D"]:
-    """`value` as a float64 matrix, one row a data point; N numbers on one axis are N rows of one column.
+    """`value` as a float64 matrix, one row a data point; N numbers on one axis are N rows of one
+    column.
 
     Raises:
         ValueError: see :func:`finite_array`.
@@ -210,14 +238,20 @@ def _is_missing(entry: Any) -> bool:
 
 def _from_objects(name: str, array: np.ndarray, names: tuple[str, ...] | None) -> np.ndarray:
     """An array of Python objects as float64, when each is a real number or missing."""
-    missing = np.vectorize(_is_missing, otypes=[bool])(array) if array.size else np.zeros(array.shape, bool)
+    missing = (
+        np.vectorize(_is_missing, otypes=[bool])(array)
+        if array.size
+        else np.zeros(array.shape, bool)
+    )
     not_real = [not isinstance(entry, (numbers.Real, np.bool_)) for entry in array.ravel()]
     bad = np.array(not_real, bool).reshape(array.shape) & ~missing
     if bad.any():
         sample = array[bad][0]
         raise ValueError(
-            f"Expected {name} to be an array of real numbers. Got {type(sample).__name__} such as {sample!r}"
-            f"{_in_columns(bad, names)}: encode text as numbers first, one column of 0 and 1 for each category."
+            f"Expected {name} to be an array of real numbers. Got {type(sample).__name__} such as "
+            f"{sample!r}"
+            f"{_in_columns(bad, names)}: encode text as numbers first, one column of 0 and 1 for "
+            "each category."
         )
     return np.where(missing, np.nan, array).astype(np.float64)
 
@@ -231,13 +265,16 @@ def _in_columns(bad: np.ndarray, names: tuple[str, ...] | None) -> str:
     return f" in {'column' if len(columns) == 1 else 'columns'} {shown}{more}"
 
 
-def _not_finite(name: str, array: np.ndarray, bad: np.ndarray, names: tuple[str, ...] | None, allow_nan: bool) -> str:
+def _not_finite(
+    name: str, array: np.ndarray, bad: np.ndarray, names: tuple[str, ...] | None, allow_nan: bool
+) -> str:
     where = np.argwhere(bad)[0]
     place = f"row {where[0]}" if array.ndim else "its only entry"
     if array.ndim == 2:
         place += f", column {names[where[1]] if names else where[1]!s}"
     n_nan = 0 if allow_nan else int(np.isnan(array).sum())
     return (
-        f"Expected {name} to be finite. Got {n_nan} missing (NaN) and {int(np.isinf(array).sum())} infinite of "
+        f"Expected {name} to be finite. Got {n_nan} missing (NaN) and "
+        f"{int(np.isinf(array).sum())} infinite of "
         f"{array.size} entries, the first at {place}: fill in, or leave out, those rows."
     )

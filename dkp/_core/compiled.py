@@ -19,17 +19,22 @@ R = TypeVar("R")
 
 _KEPT = 32
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
-"""XLA's older emitters of loops: on CPUs they compile in two thirds of the time, and their programs are as fast."""
+"""XLA's older emitters of loops: on CPUs they compile in two thirds of the time, and their programs
+are as fast."""
 
 
-def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[..., R]], Callable[..., R]]:
-    """``jax.jit`` of ``function(owner, *args)`` for an owner that is not an array but a model, or what is made of one.
+def compiled(
+    *, static_argnums: tuple[int, ...] = ()
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """``jax.jit`` of ``function(owner, *args)`` for an owner that is not an array but a model, or
+    what is made of one.
 
-    ``jax.jit`` with a static owner would keep every owner, its data and its programs until the process ends: a few
-    hundred fits, one after another, then use up the memory mappings of the process. Here no program holds its owner.
-    Owners of one :func:`structure` share programs, for arguments of one shape, and the 32 that were used last are kept,
-    with functions that are part of the structure: so the folds of a cross-validation are compiled once. The programs of
-    an owner that is its own structure, equal to no other, go with it.
+    ``jax.jit`` with a static owner would keep every owner, its data and its programs until the
+    process ends: a few hundred fits, one after another, then use up the memory mappings of the
+    process. Here no program holds its owner. Owners of one :func:`structure` share programs, for
+    arguments of one shape, and the 32 that were used last are kept, with functions that are part of
+    the structure: so the folds of a cross-validation are compiled once. The programs of an owner
+    that is its own structure, equal to no other, go with it.
 
     Args:
         static_argnums: positions of further static arguments, counted with the owner at 0.
@@ -40,7 +45,8 @@ def compiled(*, static_argnums: tuple[int, ...] = ()) -> Callable[[Callable[...,
         alone: weakref.WeakKeyDictionary[Any, Callable[..., R]] = weakref.WeakKeyDictionary()
         shared: _Recent = _Recent()
         lock = threading.Lock()  # chains in threads ask for one program at the same time
-        calling = threading.local()  # a program must not hold its owner, but be told it while it is traced
+        # a program must not hold its owner, but be told it while it is traced
+        calling = threading.local()
 
         def program() -> Callable[..., R]:
             def traced(*args: Any) -> R:
@@ -75,11 +81,16 @@ class _Program:
 
     def __init__(self, function: Callable[..., Any], static_argnums: tuple[int, ...]) -> None:
         self._inside = jax.jit(function, static_argnums=static_argnums)
-        self._outside = jax.jit(function, static_argnums=static_argnums, compiler_options=_options())
+        self._outside = jax.jit(
+            function, static_argnums=static_argnums, compiler_options=_options()
+        )
 
     def __call__(self, *args: Any) -> Any:
-        # Whatever is computed while a program is traced is a tracer, and so is what a derivative is taken of.
-        is_inside = any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))
+        # Whatever is computed while a program is traced is a tracer, and so is what a derivative is
+        # taken of.
+        is_inside = any(
+            isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(()))
+        )
         return (self._inside if is_inside else self._outside)(*args)
 
 

@@ -1,11 +1,11 @@
 """Immutable descriptions (kernels, bottlenecks, likelihoods, models) and their hyperparameters.
 
-A description is a frozen dataclass and a pytree. Its *hyperparameter* fields are leaves: in a description that a
-user wrote they hold a number, a :func:`learn` marker or a NumPyro distribution; in a *resolved* description, the
-only kind that computes anything, they hold arrays. Its *part* fields are further descriptions, and all other
-fields are static. Unflattening does not call ``__init__``, so a class may check what its user wrote in
-``__post_init__`` and is never asked to check a tracer.
-"""
+A description is a frozen dataclass and a pytree. Its *hyperparameter* fields are leaves: in a
+description that a user wrote they hold a number, a :func:`learn` marker or a NumPyro distribution;
+in a *resolved* description, the only kind that computes anything, they hold arrays. Its *part*
+fields are further descriptions, and all other fields are static. Unflattening does not call
+``__init__``, so a class may check what its user wrote in ``__post_init__`` and is never asked to
+check a tracer."""
 
 import dataclasses
 import functools
@@ -42,8 +42,9 @@ def learn(init: Any = None) -> Any:
     """Mark a hyperparameter as optimised, starting from `init`.
 
     Args:
-        init: a number, or an array of the hyperparameter's shape, in the hyperparameter's own domain (a length-scale
-            is positive, and so on). Without it, the engine starts from a value computed from the data.
+        init: a number, or an array of the hyperparameter's shape, in the hyperparameter's own
+            domain (a length-scale is positive, and so on). Without it, the engine starts from a
+            value computed from the data.
 
     Raises:
         ValueError: when `init` is not finite.
@@ -54,7 +55,8 @@ def learn(init: Any = None) -> Any:
 
 
 def hyperparameter(default: Any = dataclasses.MISSING, *, domain: str = "positive") -> Any:
-    """A dataclass field that holds a hyperparameter with values in `domain` (a key of ``DOMAINS``)."""
+    """A dataclass field that holds a hyperparameter with values in `domain` (a key of
+    ``DOMAINS``)."""
     return dataclasses.field(default=default, metadata={"role": "hyperparameter", "domain": domain})
 
 
@@ -67,14 +69,20 @@ def _is_dynamic(field: dataclasses.Field) -> bool:
     return "role" in field.metadata
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(hyperparameter, part, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True,
+    eq_default=False,
+    field_specifiers=(hyperparameter, part, dataclasses.field),
+)
 class Spec:
     """Base of all descriptions: subclasses become frozen dataclasses and pytrees."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
-        jax.tree_util.register_pytree_with_keys(cls, _flatten_with_keys, functools.partial(_unflatten, cls))
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten_with_keys, functools.partial(_unflatten, cls)
+        )
 
     def __repr__(self) -> str:
         shown = []
@@ -98,11 +106,13 @@ class Spec:
         return {}
 
     def initial_values(self, x: Any, y: Any) -> dict[str, Any]:
-        """Starting values computed from the standardised data, by field name; 1 where nothing is said."""
+        """Starting values computed from the standardised data, by field name; 1 where nothing is
+        said."""
         return {}
 
     def check_hyperparameters(self) -> None:
-        """Raise ValueError when a number or an initial value lies outside its domain; call it in ``__post_init__``."""
+        """Raise ValueError when a number or an initial value lies outside its domain; call it in
+        ``__post_init__``."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.metadata.get("role") != "hyperparameter":
                 continue
@@ -116,7 +126,9 @@ class Spec:
             numbers = _as_numbers(value)
             if not (np.all(np.isfinite(numbers)) and np.all(DOMAINS[domain](numbers))):
                 name = f"{type(self).__name__}({field.name}=…)"
-                raise ValueError(f"Expected {name} to be finite and {domain.replace('_', ' ')}. Got {value!r}.")
+                raise ValueError(
+                    f"Expected {name} to be finite and {domain.replace('_', ' ')}. Got {value!r}."
+                )
 
 
 def _as_numbers(value: Any) -> np.ndarray:
@@ -130,7 +142,9 @@ def _as_numbers(value: Any) -> np.ndarray:
 
 def _flatten_with_keys(spec: Spec) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
     fields = dataclasses.fields(spec)  # type: ignore[arg-type]
-    children = [(jax.tree_util.GetAttrKey(f.name), getattr(spec, f.name)) for f in fields if _is_dynamic(f)]
+    children = [
+        (jax.tree_util.GetAttrKey(f.name), getattr(spec, f.name)) for f in fields if _is_dynamic(f)
+    ]
     return children, tuple(getattr(spec, f.name) for f in fields if not _is_dynamic(f))
 
 

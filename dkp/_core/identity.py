@@ -1,5 +1,5 @@
-"""What a description says, apart from which object says it: equal descriptions share compiled programs, and a
-checkpoint recognises its call."""
+"""What a description says, apart from which object says it: equal descriptions share compiled
+programs, and a checkpoint recognises its call."""
 
 import dataclasses
 import functools
@@ -25,12 +25,15 @@ __all__ = ["fingerprint", "plain", "structure"]
 def structure(node: Any) -> Any:
     """`node` as nested tuples that compare and hash by what it says.
 
-    Descriptions, dataclasses that compare by their fields, arrays, containers, and NumPyro's distributions, transforms
-    and constraints are taken apart. Anything else is itself where it has a hash, and known by its identity where not.
-    Numbers keep their type: 1 and 1.0 are not the same to a compiler.
-    """
+    Descriptions, dataclasses that compare by their fields, arrays, containers, and NumPyro's
+    distributions, transforms and constraints are taken apart. Anything else is itself where it has
+    a hash, and known by its identity where not. Numbers keep their type: 1 and 1.0 are not the same
+    to a compiler."""
     if isinstance(node, Spec) or _is_compared_by_fields(node):
-        return (type(node), *(structure(getattr(node, field.name)) for field in dataclasses.fields(node)))  # type: ignore[arg-type]
+        return (
+            type(node),
+            *(structure(getattr(node, field.name)) for field in dataclasses.fields(node)),
+        )  # type: ignore[arg-type]
     if isinstance(node, Learn):
         return (Learn, structure(node.init))
     if isinstance(node, (np.ndarray, np.generic, jax.Array)) and not isinstance(node, Tracer):
@@ -49,8 +52,8 @@ def structure(node: Any) -> Any:
 
 
 def fingerprint(*nodes: Any) -> str:
-    """A digest of the structure of `nodes` that is the same in every process: classes are known by name, functions by
-    their code and what they close over."""
+    """A digest of the structure of `nodes` that is the same in every process: classes are known by
+    name, functions by their code and what they close over."""
     digest = hashlib.sha256()
     _feed(digest, structure(nodes))
     return digest.hexdigest()
@@ -91,13 +94,14 @@ def _structure_of_array(array: Any) -> Any:
 
 
 def _attributes(node: Any) -> list[tuple[str, Any]]:
-    """Of a part of NumPyro: all but what it computed once and keeps. In the order of their names, because NumPyro's own
-    differs from process to process."""
+    """Of a part of NumPyro: all but what it computed once and keeps. In the order of their names,
+    because NumPyro's own differs from process to process."""
     kept = (lazy_property, functools.cached_property)
     return [
         (name, structure(value))
         for name, value in sorted(vars(node).items())
-        if not isinstance(value, weakref.ref) and not isinstance(getattr(type(node), name, None), kept)
+        if not isinstance(value, weakref.ref)
+        and not isinstance(getattr(type(node), name, None), kept)
     ]
 
 
@@ -110,12 +114,14 @@ def _has_hash(node: Any) -> bool:
 
 
 def _feed(digest: Any, node: Any, inside: tuple[types.FunctionType, ...] = ()) -> None:
-    """Take in a structure, within functions that are being taken in: one that calls itself closes over itself."""
+    """Take in a structure, within functions that are being taken in: one that calls itself closes
+    over itself."""
     if isinstance(node, tuple):
         digest.update(f"({len(node)}:".encode())
         for item in node:
             _feed(digest, item, inside)
-    elif isinstance(node, frozenset):  # a constant of code, whose order differs from process to process
+    # a constant of code, whose order differs from process to process
+    elif isinstance(node, frozenset):
         _feed(digest, tuple(sorted(map(repr, node))), inside)
     elif isinstance(node, bytes):
         digest.update(f"{len(node)}:".encode() + node)
@@ -123,7 +129,12 @@ def _feed(digest: Any, node: Any, inside: tuple[types.FunctionType, ...] = ()) -
         cells = [cell.cell_contents for cell in node.__closure__ or ()]
         _feed(
             digest,
-            (node.__module__, node.__qualname__, node.__code__, structure((node.__defaults__, cells))),
+            (
+                node.__module__,
+                node.__qualname__,
+                node.__code__,
+                structure((node.__defaults__, cells)),
+            ),
             (*inside, node),
         )
     elif isinstance(node, types.CodeType):

@@ -1,4 +1,5 @@
-"""The machine: how much memory is free, how many threads the linear algebra under XLA uses, and JAX's configuration in threads."""
+"""The machine: how much memory is free, how many threads the linear algebra under XLA uses, and
+JAX's configuration in threads."""
 
 import contextlib
 import os
@@ -12,12 +13,18 @@ from dkp._core import checks
 
 __all__ = ["allowed_memory", "free_memory", "one_blas_thread", "this_configuration"]
 
-_CONTEXTS = ("enable_x64", "default_device", "numpy_dtype_promotion", "numpy_rank_promotion", "debug_nans")
+_CONTEXTS = (
+    "enable_x64",
+    "default_device",
+    "numpy_dtype_promotion",
+    "numpy_rank_promotion",
+    "debug_nans",
+)
 
 
 def allowed_memory(max_memory: float | None) -> float:
-    """Bytes that a result may take: what the user allows; by default half of what is free on the first device and on
-    this machine.
+    """Bytes that a result may take: what the user allows; by default half of what is free on the
+    first device and on this machine.
 
     Raises:
         ValueError: when `max_memory` is not a finite number above 0.
@@ -28,13 +35,16 @@ def allowed_memory(max_memory: float | None) -> float:
 
 
 def free_memory(*, device: bool) -> float:
-    """Bytes that are free for arrays on the first device, or on this machine; infinity where nobody knows."""
+    """Bytes that are free for arrays on the first device, or on this machine; infinity where nobody
+    knows."""
     statistics = jax.devices()[0].memory_stats() if device else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        return next(
+            1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         pass
     try:
@@ -63,10 +73,10 @@ def this_configuration() -> Callable[[], AbstractContextManager[object]]:
 def one_blas_thread() -> AbstractContextManager[object]:
     """Let LAPACK factorise in one thread within the context.
 
-    XLA on processors factorises by SciPy's BLAS, whose threads wait in busy loops: for matrices of a few hundred rows
-    they cost more than they give, and several chains side by side ran 3.5 times slower (2 cores, N = 100). Without
-    threadpoolctl, which comes with scikit-learn, nothing changes.
-    """
+    XLA on processors factorises by SciPy's BLAS, whose threads wait in busy loops: for matrices of
+    a few hundred rows they cost more than they give, and several chains side by side ran 3.5 times
+    slower (2 cores, N = 100). Without threadpoolctl, which comes with scikit-learn, nothing
+    changes."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

@@ -1,8 +1,7 @@
 """A progress bar for loops that run in chunks on the host.
 
-On a terminal and in a notebook it is tqdm's bar, rewritten in place. Anywhere else (a log file, a batch job) it is
-off unless asked for, and then prints at most ten lines.
-"""
+On a terminal and in a notebook it is tqdm's bar, rewritten in place. Anywhere else (a log file, a
+batch job) it is off unless asked for, and then prints at most ten lines."""
 
 import sys
 import time
@@ -30,7 +29,9 @@ class Progress:
         stream: a text file to write to; standard error by default.
     """
 
-    def __init__(self, total: int, *, label: str, enabled: bool | None = None, stream: Any = None) -> None:
+    def __init__(
+        self, total: int, *, label: str, enabled: bool | None = None, stream: Any = None
+    ) -> None:
         self._total, self._label = total, label
         self._stream = sys.stderr if stream is None else stream
         self._live = _rewrites_lines(self._stream)
@@ -43,7 +44,9 @@ class Progress:
     def __enter__(self) -> "Progress":
         self._start = time.monotonic()
         if self._enabled and self._live:
-            self._bar = tqdm(total=self._total, desc=self._label, file=self._stream, dynamic_ncols=True)
+            self._bar = tqdm(
+                total=self._total, desc=self._label, file=self._stream, dynamic_ncols=True
+            )
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -51,13 +54,14 @@ class Progress:
             self._bar.close()
 
     def offset(self, steps: int) -> "Progress":
-        """The same bar for a later stage: what it counts from now on comes after the first `steps`."""
+        """The same bar for a later stage: what it counts from now on comes after the first
+        `steps`."""
         self._offset = steps
         return self
 
     def update(self, done: int, **values: Any) -> None:
-        """Say that `done` of the steps of this stage are behind us, counted from its start, and show `values` to 4
-        digits."""
+        """Say that `done` of the steps of this stage are behind us, counted from its start, and
+        show `values` to 4 digits."""
         done += self._offset
         shown = ", ".join(f"{name}={float(value):.4g}" for name, value in values.items())
         if self._bar is not None:
@@ -71,7 +75,9 @@ class Progress:
         if tenth > self._logged:
             self._logged = tenth
             elapsed = time.monotonic() - self._start
-            line = tqdm.format_meter(done, self._total, elapsed, prefix=self._label, postfix=shown, ncols=100)
+            line = tqdm.format_meter(
+                done, self._total, elapsed, prefix=self._label, postfix=shown, ncols=100
+            )
             print(line, file=self._stream, flush=True)
 
 

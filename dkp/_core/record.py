@@ -1,8 +1,8 @@
 """Immutable records of arrays that pass through ``jit``, ``vmap`` and ``scan``.
 
-Like ``jax.tree_util.register_dataclass``, but unflattening does not call ``__init__``: a record that leaves ``vmap``
-has batch axes that its annotations do not mention, and a record that JAX rebuilds may hold tracers or placeholders.
-"""
+Like ``jax.tree_util.register_dataclass``, but unflattening does not call ``__init__``: a record
+that leaves ``vmap`` has batch axes that its annotations do not mention, and a record that JAX
+rebuilds may hold tracers or placeholders."""
 
 import dataclasses
 from typing import Any, TypeVar, dataclass_transform
@@ -19,9 +19,12 @@ def static() -> Any:
     return dataclasses.field(metadata={"static": True})
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field))
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+)
 def value(cls: type[T]) -> type[T]:
-    """Make a class a frozen, keyword-only dataclass and a pytree; all fields but :func:`static` ones are children."""
+    """Make a class a frozen, keyword-only dataclass and a pytree; all fields but :func:`static`
+    ones are children."""
     record = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     fields = dataclasses.fields(record)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]

@@ -1,8 +1,8 @@
 """Bottlenecks: the places where the Gram matrix is random.
 
-A bottleneck gives the prior of the factor of the inducing block, and draws the data blocks from the conditional prior
-given that factor. Nothing else in the package knows what kind of bottleneck a layer is.
-"""
+A bottleneck gives the prior of the factor of the inducing block, and draws the data blocks from the
+conditional prior given that factor. Nothing else in the package knows what kind of bottleneck a
+layer is."""
 
 from typing import Any, cast
 
@@ -47,12 +47,13 @@ class Bottleneck(Spec):
     ) -> Float[Array, "Q R"]:
         """Draw a factor of G at Q >= P points together, given any root of its leading P x P block.
 
-        The entries of Bartlett factors are independent, and the factor of more points begins with that of fewer: the
-        further rows come from the prior.
-        """
+        The entries of Bartlett factors are independent, and the factor of more points begins with
+        that of fewer: the further rows come from the prior."""
         scale = cholesky(kernel)
         law: Any = self.prior(scale)
-        known = bartlett_factor(self.prior(cholesky(kernel[: len(factor), : len(factor)])), trapezoid(factor))
+        known = bartlett_factor(
+            self.prior(cholesky(kernel[: len(factor), : len(factor)])), trapezoid(factor)
+        )
         joint = law.base_dist.sample(key).at[: known.shape[0], : known.shape[1]].set(known)
         return scale.tril @ self.whiten(joint)
 
@@ -64,7 +65,8 @@ class Bottleneck(Spec):
         factor: Float[Array, "P M"],
         whitened: Float[Array, "P M"] | None = None,
     ) -> Gram:
-        """G with its data blocks drawn from the conditional prior given G_ii = S S^T, each data point by itself.
+        """G with its data blocks drawn from the conditional prior given G_ii = S S^T, each data
+        point by itself.
 
         `whitened` is L^-1 S where it is known already; computed on demand otherwise.
         """
@@ -73,13 +75,22 @@ class Bottleneck(Spec):
         return self.draw_data(key, kernel, scale, factor, whitened)
 
     def draw_data(
-        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Array,
+        whitened: Array | None,
     ) -> Gram:
         """:meth:`condition` where there are data blocks."""
         raise NotImplementedError
 
     def mean_data(
-        self, kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
+        self,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Float[Array, "P M"],
+        whitened: Float[Array, "P M"],
     ) -> Gram:
         """:meth:`condition` with the means of the data blocks instead of draws."""
         raise NotImplementedError

@@ -16,11 +16,13 @@ __all__ = ["InverseWishart"]
 
 
 class InverseWishart(Bottleneck):
-    """G ~ IW(delta K, delta + P + 1), so that E[G] = K and delta does not change under marginalisation.
+    """G ~ IW(delta K, delta + P + 1), so that E[G] = K and delta does not change under
+    marginalisation.
 
     Args:
-        delta: concentration, positive: Var[G_ii] = 2 K_ii^2 / (delta - 2) for delta > 2, and delta -> infinity is the
-            deterministic network. ``learn()`` (the default) starts close to that limit.
+        delta: concentration, positive: Var[G_ii] = 2 K_ii^2 / (delta - 2) for delta > 2, and delta
+            -> infinity is the deterministic network. ``learn()`` (the default) starts close to that
+            limit.
 
     Raises:
         ValueError: when a number or an initial value for `delta` is not positive and finite.
@@ -34,7 +36,8 @@ class InverseWishart(Bottleneck):
         self.check_hyperparameters()
 
     def initial_values(self, x: Array, y: Array) -> dict[str, float]:
-        return {"delta": 1000.0}  # narrower than most posteriors: where noise hides the data, nothing can be learned
+        # narrower than most posteriors: where noise hides the data, nothing can be learned
+        return {"delta": 1000.0}
 
     def whiten(self, noise: Float[Array, "P P"]) -> Float[Array, "P P"]:
         return jnp.sqrt(jnp.asarray(self.delta, noise.dtype)) * triangular_inverse(noise)
@@ -45,6 +48,13 @@ class InverseWishart(Bottleneck):
         return InverseWishartFactor(self.delta + size + 1, root * scale.tril, scale.inverse / root)
 
     def draw_data(
-        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Array,
+        whitened: Array | None,
     ) -> Gram:
-        return inverse_wishart_conditional(key, kernel, scale, jnp.asarray(self.delta), factor, whitened)
+        return inverse_wishart_conditional(
+            key, kernel, scale, jnp.asarray(self.delta), factor, whitened
+        )

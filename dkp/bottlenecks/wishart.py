@@ -20,20 +20,23 @@ __all__ = ["Wishart"]
 
 
 class Wishart(Bottleneck):
-    """G ~ W(K / nu, nu), so that E[G] = K: the Gram matrix of a linear layer of nu units, its width.
+    """G ~ W(K / nu, nu), so that E[G] = K: the Gram matrix of a linear layer of nu units, its
+    width.
 
-    G = F F^T / nu for nu features drawn from N(0, K). With nu below the number of points G is singular, of rank nu;
-    nu -> infinity is the deterministic network.
+    G = F F^T / nu for nu features drawn from N(0, K). With nu below the number of points G is
+    singular, of rank nu; nu -> infinity is the deterministic network.
 
     Args:
-        width: nu, an integer of at least 1; or a real number, or a distribution over real numbers, of at least the
-            number P of points at which the matrix lives (so that P + 1 points have a Wishart law too, and one more
-            can be predicted). Infinity is no bottleneck: a model leaves the layer out, and says so.
+        width: nu, an integer of at least 1; or a real number, or a distribution over real numbers,
+            of at least the number P of points at which the matrix lives (so that P + 1 points have
+            a Wishart law too, and one more can be predicted). Infinity is no bottleneck: a model
+            leaves the layer out, and says so.
 
     Raises:
         ValueError: when `width` is anything else: not positive, or learned.
 
-    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); Ober & Aitchison 2021 (arXiv 2107.10125), section 2.
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); Ober & Aitchison 2021 (arXiv
+        2107.10125), section 2.
     """
 
     width: Any = hyperparameter()
@@ -43,11 +46,20 @@ class Wishart(Bottleneck):
     def __post_init__(self) -> None:
         if isinstance(self.width, Learn):
             raise ValueError(
-                "Expected Wishart(width=…) to be a number or a distribution. Got learn(): compare the evidence of "
+                "Expected Wishart(width=…) to be a number or a distribution. Got learn(): compare "
+                "the evidence of "
                 "several widths (dkp.compare_widths), or give it a prior."
             )
-        number = None if hasattr(self.width, "log_prob") or isinstance(self.width, Tracer) else np.asarray(self.width)
-        number = number if number is not None and number.ndim == 0 and number.dtype.kind in "iuf" else None
+        number = (
+            None
+            if hasattr(self.width, "log_prob") or isinstance(self.width, Tracer)
+            else np.asarray(self.width)
+        )
+        number = (
+            number
+            if number is not None and number.ndim == 0 and number.dtype.kind in "iuf"
+            else None
+        )
         if number is not None and number == math.inf:
             return
         self.check_hyperparameters()
@@ -65,7 +77,8 @@ class Wishart(Bottleneck):
             lowest = getattr(support, "lower_bound", 0.0)
         if self.integer is None and not np.all(np.asarray(lowest, float) >= n):
             raise ValueError(
-                f"Expected Wishart(width=…) to be an integer, or real numbers of at least the number of points, {n}. "
+                "Expected Wishart(width=…) to be an integer, or real numbers of at least the "
+                f"number of points, {n}. "
                 f"Got {self.width!r} with smallest value {lowest}."
             )
 
@@ -80,13 +93,22 @@ class Wishart(Bottleneck):
         return WishartFactor(df, scale.tril / root, columns, scale.inverse * root)
 
     def draw_data(
-        self, key: PRNGKeyArray, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array | None
+        self,
+        key: PRNGKeyArray,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Array,
+        whitened: Array | None,
     ) -> Gram:
         width = jnp.asarray(self.width, factor.dtype) if self.integer is None else self.integer
         return wishart_conditional(key, kernel, scale, width, factor, whitened)
 
     def mean_data(
-        self, kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
+        self,
+        kernel: Gram,
+        scale: Cholesky,
+        factor: Float[Array, "P M"],
+        whitened: Float[Array, "P M"],
     ) -> Gram:
         if kernel.ti is None:
             return Gram(ii=factor @ factor.T)

@@ -1,8 +1,8 @@
-"""The command line: ``dkp fit`` on a user's table, ``dkp predict`` and ``dkp report`` on what it saved, ``dkp demo`` on
-an embedded data set.
+"""The command line: ``dkp fit`` on a user's table, ``dkp predict`` and ``dkp report`` on what it
+saved, ``dkp demo`` on an embedded data set.
 
-Exit codes: 0, 2 for input that will not do (one line says why), 130 when interrupted before there was anything to save.
-"""
+Exit codes: 0, 2 for input that will not do (one line says why), 130 when interrupted before there
+was anything to save."""
 
 import sys
 from collections.abc import Sequence
@@ -24,12 +24,15 @@ _DEFAULTS = Settings()
 _DEMO = Settings(steps=500)  # enough for the embedded data
 
 
-def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEMO) -> None:
-    """Fit the default deep kernel process to a real data set and compare it with simpler models on held-out rows.
+def demo(
+    *, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEMO
+) -> None:
+    """Fit the default deep kernel process to a real data set and compare it with simpler models on
+    held-out rows.
 
     Args:
-        data: diabetes, digits, breast_cancer or wine (embedded), or uci/energy, uci/yacht and others (see
-            dkp.datasets).
+        data: diabetes, digits, breast_cancer or wine (embedded), or uci/energy, uci/yacht and
+            others (see dkp.datasets).
         out: directory for model.dkp, predictions.csv, posterior.nc and figure.png.
         settings: of the split and the fit.
     """
@@ -37,12 +40,15 @@ def demo(*, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Sett
     _run(table, target, settings, out)
 
 
-def fit(*, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Settings = _DEFAULTS) -> None:
+def fit(
+    *, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Settings = _DEFAULTS
+) -> None:
     """Fit a deep kernel process to a table and compare it with simpler models on held-out rows.
 
     Args:
-        data: CSV file with a header, or Parquet. All columns but the target are features: of numbers, where missing
-            cells get the median and an indicator, or of text, which becomes categories.
+        data: CSV file with a header, or Parquet. All columns but the target are features: of
+            numbers, where missing cells get the median and an indicator, or of text, which becomes
+            categories.
         target: name of the column to predict: numbers, classes or counts.
         out: directory for model.dkp, predictions.csv, posterior.nc and figure.png.
         settings: of the task, the split and the fit.
@@ -50,12 +56,15 @@ def fit(*, data: Path, target: str, out: Path = Path("dkp-fit"), settings: Setti
     _run(read_columns(data), target, settings, out)
 
 
-def predict(model: Path, /, *, data: Path, out: Path = Path("predictions.csv"), seed: int = 0) -> None:
+def predict(
+    model: Path, /, *, data: Path, out: Path = Path("predictions.csv"), seed: int = 0
+) -> None:
     """Predict the rows of a table with a model that dkp fit saved.
 
     Args:
         model: the model.dkp of dkp fit.
-        data: CSV or Parquet file with the feature columns of the training table; others are left alone.
+        data: CSV or Parquet file with the feature columns of the training table; others are left
+            alone.
         out: CSV file for the predictions, a line for each row.
         seed: of the posterior draws.
     """
@@ -70,7 +79,8 @@ def predict(model: Path, /, *, data: Path, out: Path = Path("predictions.csv"), 
 
 
 def report(model: Path, /, *, out: Path | None = None, seed: int = 0) -> None:
-    """Write one HTML page on a model that dkp fit saved: data, fit, scores, calibration, what it learned, warnings.
+    """Write one HTML page on a model that dkp fit saved: data, fit, scores, calibration, what it
+    learned, warnings.
 
     Args:
         model: the model.dkp of dkp fit.
@@ -86,7 +96,8 @@ def report(model: Path, /, *, out: Path | None = None, seed: int = 0) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (those of the process by default) and return the exit code."""
+    """Run the command line on `arguments` (those of the process by default) and return the exit
+    code."""
     import tyro
 
     try:
@@ -116,8 +127,14 @@ def _data_set(name: str) -> tuple[Columns, str]:
     """A data set of :mod:`dkp.datasets` as columns, and its target."""
     found = datasets.load(name)
     if found.x.ndim != 2:
-        raise ValueError(f"Expected data to name a table, such as diabetes. Got {name!r}, which are images.")
-    columns = {feature: np.asarray(found.x[:, j], float) for j, feature in enumerate(found.feature_names)}
+        raise ValueError(
+            f"Expected data to name a table, such as diabetes. Got {name!r}, which are images."
+        )
+    columns = {
+        feature: np.asarray(found.x[:, j], float) for j, feature in enumerate(found.feature_names)
+    }
     columns[found.target_name] = np.asarray(found.y, float)
     places = [f"row {i}" for i in range(len(found.y))]
-    return Columns(source=f"{name}, {found.source}", columns=columns, places=places), found.target_name
+    return Columns(
+        source=f"{name}, {found.source}", columns=columns, places=places
+    ), found.target_name

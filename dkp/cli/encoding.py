@@ -1,8 +1,8 @@
-"""Feature columns of a table as numbers: what was seen in the training rows decides, and is kept with the model.
+"""Feature columns of a table as numbers: what was seen in the training rows decides, and is kept
+with the model.
 
-scikit-learn's transformers do the work. A file holds what they were told, not the objects: from it the same ones are
-made again.
-"""
+scikit-learn's transformers do the work. A file holds what they were told, not the objects: from it
+the same ones are made again."""
 
 import dataclasses
 import math
@@ -24,11 +24,12 @@ _ABSENT = "(missing)"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column: of numbers, where `fill` stands for missing cells and `indicator` says whether another feature tells
-    where they are; or of categories, one feature each (or a single one that counts them, where `ordered`).
+    """A column: of numbers, where `fill` stands for missing cells and `indicator` says whether
+    another feature tells where they are; or of categories, one feature each (or a single one that
+    counts them, where `ordered`).
 
-    categories: None for numbers. A missing cell of text is a category, ``(missing)``, where training rows had one.
-    """
+    categories: None for numbers. A missing cell of text is a category, ``(missing)``, where
+    training rows had one."""
 
     name: str
     fill: float = 0.0
@@ -48,17 +49,20 @@ class Encoding:
         """Learn fills and categories from training rows.
 
         Args:
-            table: feature columns. Missing numbers get the median of their column, and an indicator.
+            table: feature columns. Missing numbers get the median of their column, and an
+                indicator.
             orders: categories from low to high, for columns that are to be one number.
 
         Raises:
-            ValueError: for a column without any value, or with so many different texts that they name rows rather than
-                groups of them, and for orders that do not fit.
+            ValueError: for a column without any value, or with so many different texts that they
+                name rows rather than groups of them, and for orders that do not fit.
         """
         orders = dict(orders or {})
         for name in orders:
             table.column(name, "ordinal")
-        return cls(features=tuple(_feature(table, name, orders.get(name)) for name in table.columns))
+        return cls(
+            features=tuple(_feature(table, name, orders.get(name)) for name in table.columns)
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,14 +78,16 @@ class Encoding:
         return tuple(found)
 
     def transform(self, table: Columns) -> np.ndarray:
-        """Features of the rows of a table, (N, D). Texts that training rows did not have belong to none of the
-        categories.
+        """Features of the rows of a table, (N, D). Texts that training rows did not have belong to
+        none of the categories.
 
         Raises:
-            ValueError: when a column is missing, holds text instead of numbers, or, where categories are ordered, a
-                text that is none of them.
+            ValueError: when a column is missing, holds text instead of numbers, or, where
+                categories are ordered, a text that is none of them.
         """
-        blocks = [_transformer(feature).transform(_cells(table, feature)) for feature in self.features]
+        blocks = [
+            _transformer(feature).transform(_cells(table, feature)) for feature in self.features
+        ]
         return np.concatenate([np.asarray(block, float) for block in blocks], axis=1)
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,7 +103,10 @@ def _feature(table: Columns, name: str, order: Sequence[str] | None) -> Feature:
     column = table.columns[name]
     missing = is_missing(column)
     if missing.all():
-        raise ValueError(f"Expected values in column {name!r} of {table.source}. Got missing cells only: leave it out.")
+        raise ValueError(
+            f"Expected values in column {name!r} of {table.source}. Got missing cells only: leave "
+            "it out."
+        )
     if order is not None:
         return _ordered(table, name, tuple(order))
     if column.dtype.kind == "f":
@@ -108,8 +117,10 @@ def _feature(table: Columns, name: str, order: Sequence[str] | None) -> Feature:
     categories = encoder.categories_[0].tolist()
     if len(categories) > _MOST_CATEGORIES:
         raise ValueError(
-            f"Expected at most {_MOST_CATEGORIES} different texts in column {name!r} of {table.source}. Got "
-            f"{len(categories)}, such as {categories[0]!r}: leave the column out (--ignore), or group them."
+            f"Expected at most {_MOST_CATEGORIES} different texts in column {name!r} of "
+            f"{table.source}. Got "
+            f"{len(categories)}, such as {categories[0]!r}: leave the column out (--ignore), or "
+            "group them."
         )
     return Feature(name=name, categories=tuple(categories))
 
@@ -117,13 +128,19 @@ def _feature(table: Columns, name: str, order: Sequence[str] | None) -> Feature:
 def _ordered(table: Columns, name: str, order: tuple[str, ...]) -> Feature:
     column = table.columns[name]
     if column.dtype.kind == "f":
-        raise ValueError(f"Expected text in column {name!r} of {table.source}, to be ordered. Got numbers.")
+        raise ValueError(
+            f"Expected text in column {name!r} of {table.source}, to be ordered. Got numbers."
+        )
     if len(set(order)) != len(order) or len(order) < 2:
-        raise ValueError(f"Expected two or more different categories of {name!r}, from low to high. Got {order}.")
+        raise ValueError(
+            f"Expected two or more different categories of {name!r}, from low to high. Got {order}."
+        )
     cells = _cells(table, Feature(name=name, categories=order, ordered=True))[:, 0]
     missing = is_missing(cells)
     fill = float(np.median([order.index(cell) for cell in cells[~missing]]))
-    return Feature(name=name, categories=order, ordered=True, fill=fill, indicator=bool(missing.any()))
+    return Feature(
+        name=name, categories=order, ordered=True, fill=fill, indicator=bool(missing.any())
+    )
 
 
 def _cells(table: Columns, feature: Feature) -> np.ndarray:
@@ -137,18 +154,22 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
             return np.full((len(column), 1), math.nan)
         first = int(np.flatnonzero(~missing)[0])
         raise ValueError(
-            f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got text "
+            f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got "
+            "text "
             f"({column[first][:40]!r}) in {table.places[first]}."
         )
     if column.dtype.kind == "f":
-        column = np.asarray(["" if np.isnan(value) else f"{value:g}" for value in column], dtype=object)
+        column = np.asarray(
+            ["" if np.isnan(value) else f"{value:g}" for value in column], dtype=object
+        )
     if not feature.ordered:
         return _with_absent(column)[:, None]
     unknown = ~np.isin(column, feature.categories) & ~missing
     if unknown.any():
         first = int(np.flatnonzero(unknown)[0])
         raise ValueError(
-            f"Expected {', '.join(feature.categories)} in column {feature.name!r} of {table.source}. Got "
+            f"Expected {', '.join(feature.categories)} in column {feature.name!r} of "
+            f"{table.source}. Got "
             f"{column[first]!r} in {table.places[first]}."
         )
     return column[:, None]
@@ -164,9 +185,15 @@ def _transformer(feature: Feature) -> Any:
         categories: Any = [list(feature.categories)]
         encoder = OneHotEncoder(categories=categories, handle_unknown="ignore", sparse_output=False)
         return encoder.fit([[feature.categories[0]]])
-    imputer = SimpleImputer(strategy="constant", fill_value=feature.fill, add_indicator=feature.indicator)
+    imputer = SimpleImputer(
+        strategy="constant", fill_value=feature.fill, add_indicator=feature.indicator
+    )
     if feature.categories is None:
         return imputer.fit([[0.0], [math.nan]])
     order: Any = [list(feature.categories)]
-    numbers = OrdinalEncoder(categories=order, handle_unknown="use_encoded_value", unknown_value=math.nan)
-    return make_pipeline(numbers, imputer).fit(np.asarray([[feature.categories[0]], [""]], dtype=object))
+    numbers = OrdinalEncoder(
+        categories=order, handle_unknown="use_encoded_value", unknown_value=math.nan
+    )
+    return make_pipeline(numbers, imputer).fit(
+        np.asarray([[feature.categories[0]], [""]], dtype=object)
+    )

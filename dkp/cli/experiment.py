@@ -38,13 +38,14 @@ class Settings:
     Attributes:
         task: regression, classification or counts; guessed from the target by default, and said.
         ignore: columns to leave out.
-        ordinal: columns of ordered categories, such as size=small,medium,large; other columns of text become one
-            feature for each category.
+        ordinal: columns of ordered categories, such as size=small,medium,large; other columns of
+            text become one feature for each category.
         seed: of the split and of all random numbers.
         steps: optimisation steps of the deep model.
         n_inducing: number of inducing points of the deep model.
         test_fraction: share of the rows to hold out, drawn at random.
-        float32: compute in single precision. The default is double precision on CPUs, single on accelerators.
+        float32: compute in single precision. The default is double precision on CPUs, single on
+            accelerators.
     """
 
     task: str = "auto"
@@ -57,12 +58,15 @@ class Settings:
     float32: bool = False
 
     def check(self) -> None:
-        """Raise ValueError for a value that will not do; not at construction, where tyro would wrap the message."""
+        """Raise ValueError for a value that will not do; not at construction, where tyro would wrap
+        the message."""
         checks.one_of("task", self.task, ("auto", *TASKS))
         checks.positive_int("steps", self.steps)
         checks.positive_int("n-inducing", self.n_inducing)
         if not 0 < self.test_fraction < 1:
-            raise ValueError(f"Expected test-fraction strictly between 0 and 1. Got {self.test_fraction}.")
+            raise ValueError(
+                f"Expected test-fraction strictly between 0 and 1. Got {self.test_fraction}."
+            )
         if self.seed < 0:
             raise ValueError(f"Expected seed to be at least 0. Got {self.seed}.")
 
@@ -73,19 +77,23 @@ class Settings:
         for text in self.ordinal:
             name, equals, values = text.partition("=")
             if not (name and equals and values):
-                raise ValueError(f"Expected ordinal columns such as size=small,medium,large. Got {text!r}.")
+                raise ValueError(
+                    f"Expected ordinal columns such as size=small,medium,large. Got {text!r}."
+                )
             found[name] = tuple(value.strip() for value in values.split(","))
         return found
 
 
 def run(table: Columns, target: str, settings: Settings, out: Path) -> None:
-    """Fit all models, print the table of scores, and write model.dkp, predictions.csv, posterior.nc and, where targets
-    are numbers, figure.png into `out`.
+    """Fit all models, print the table of scores, and write model.dkp, predictions.csv, posterior.nc
+    and, where targets are numbers, figure.png into `out`.
 
-    While the deep model is fitted its state is in fit.checkpoint: the same command, after it was killed, goes on.
+    While the deep model is fitted its state is in fit.checkpoint: the same command, after it was
+    killed, goes on.
 
     Raises:
-        ValueError: for settings that will not do, or a table with too few rows or without features or targets.
+        ValueError: for settings that will not do, or a table with too few rows or without features
+            or targets.
         OSError: when `out` cannot be written.
     """
     settings.check()
@@ -94,11 +102,15 @@ def run(table: Columns, target: str, settings: Settings, out: Path) -> None:
     features = table.without((target, *settings.ignore))
     task, y = _targets(table, target, settings.task)
     if not features.columns:
-        raise ValueError(f"Expected {table.source} to have feature columns beside the target. Got only {target!r}.")
+        raise ValueError(
+            f"Expected {table.source} to have feature columns beside the target. Got only "
+            f"{target!r}."
+        )
     test, train = _split(len(y), settings)
     encoding = Encoding.fit(features.rows(train), settings.orders)
     x, x_test = encoding.transform(features.rows(train)), encoding.transform(features.rows(test))
-    out.mkdir(parents=True, exist_ok=True)  # before the fit: what cannot be saved is not worth waiting for
+    # before the fit: what cannot be saved is not worth waiting for
+    out.mkdir(parents=True, exist_ok=True)
     data = Dataset.from_arrays(
         x,
         y[train],
@@ -106,7 +118,9 @@ def run(table: Columns, target: str, settings: Settings, out: Path) -> None:
         feature_names=encoding.names,
         target_names=(target,),
     )
-    print(f"{table.source}: {data.d} features, {data.n} training and {len(test)} test rows", end="; ")
+    print(
+        f"{table.source}: {data.d} features, {data.n} training and {len(test)} test rows", end="; "
+    )
     print(f"{data.x.dtype} on {jax.default_backend()}")
     keys = jax.random.split(jax.random.key(settings.seed), 5)
     posterior = _fit(data, task, settings, keys[0], out / "fit.checkpoint")
@@ -138,12 +152,16 @@ def _targets(table: Columns, target: str, wanted: str) -> tuple[Task, np.ndarray
     if is_missing(column).any():
         first = int(np.flatnonzero(is_missing(column))[0])
         raise ValueError(
-            f"Expected a target in every row of {table.source}, column {target!r}. Got a missing cell in "
+            f"Expected a target in every row of {table.source}, column {target!r}. Got a missing "
+            "cell in "
             f"{table.places[first]}: leave out the row."
         )
     name = guess_task(column) if wanted == "auto" else wanted
     if wanted == "auto":
-        print(f"{target!r} looks like {name}: --task regression, classification or counts says otherwise")
+        print(
+            f"{target!r} looks like {name}: --task regression, classification or counts says "
+            "otherwise"
+        )
     task = TASKS[name].of(column)
     return task, task.encode(column)
 
@@ -153,7 +171,8 @@ def _split(n: int, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     n_test = max(2, round(n * settings.test_fraction))
     if n - n_test < 2:
         raise ValueError(
-            f"Expected at least 2 rows to train and 2 to test on. Got {n} rows, of which {n_test} are held out."
+            f"Expected at least 2 rows to train and 2 to test on. Got {n} rows, of which {n_test} "
+            "are held out."
         )
     rows = np.random.default_rng(settings.seed).permutation(n)
     return np.sort(rows[:n_test]), np.sort(rows[n_test:])
@@ -174,7 +193,9 @@ def _fit(data: Dataset, task: Task, settings: Settings, key: jax.Array, checkpoi
         file.unlink()
     if posterior.stopped == "interrupted":
         print(
-            f"interrupted after {len(posterior.elbo_trace)} steps: going on with the best state so far", file=sys.stderr
+            f"interrupted after {len(posterior.elbo_trace)} steps: going on with the best state "
+            "so far",
+            file=sys.stderr,
         )
     return posterior
 
@@ -184,9 +205,14 @@ def _lines(scores: dict[str, dict[str, str]]) -> str:
     names = list(next(iter(scores.values())))
     widths = [max(len(name), *(len(row[name]) for row in scores.values())) + 2 for name in names]
     first = max(map(len, scores)) + 2
-    lines = [" " * first + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
+    lines = [
+        " " * first + "".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))
+    ]
     for model, row in scores.items():
-        lines.append(f"{model:{first}}" + "".join(f"{row[n]:>{w}}" for n, w in zip(names, widths, strict=True)))
+        lines.append(
+            f"{model:{first}}"
+            + "".join(f"{row[n]:>{w}}" for n, w in zip(names, widths, strict=True))
+        )
     return "\n".join(lines)
 
 
@@ -194,12 +220,19 @@ def _save(out: Path, model: TableModel, prediction: Any, rows: np.ndarray, key: 
     posterior: Any = model.posterior
     model.save(out / "model.dkp")
     observed = model.task.decode(model.y_test)
-    write_csv(out / "predictions.csv", {"row": rows, "observed": observed, **model.task.columns(prediction)})
-    to_arviz(posterior, key=key, n_samples=DRAWS).to_netcdf(str(out / "posterior.nc"), engine="h5netcdf")
+    write_csv(
+        out / "predictions.csv",
+        {"row": rows, "observed": observed, **model.task.columns(prediction)},
+    )
+    to_arviz(posterior, key=key, n_samples=DRAWS).to_netcdf(
+        str(out / "posterior.nc"), engine="h5netcdf"
+    )
     files = ["model.dkp", "predictions.csv", "posterior.nc"]
     if not model.task.classes:
         files.append("figure.png")
-        overview(prediction, model.y_test, posterior.elbo_trace).savefig(out / "figure.png", dpi=120)
+        overview(prediction, model.y_test, posterior.elbo_trace).savefig(
+            out / "figure.png", dpi=120
+        )
     print(f"saved {', '.join(files)} in {out}; next: dkp report {out / 'model.dkp'}")
 
 
@@ -208,4 +241,6 @@ def write_csv(path: Path, columns: dict[str, np.ndarray]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        writer.writerows(zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True))
+        writer.writerows(
+            zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+        )

@@ -1,4 +1,5 @@
-"""The file that ``dkp fit`` leaves: a posterior, which :func:`dkp.load` reads, and beside it what the table needs."""
+"""The file that ``dkp fit`` leaves: a posterior, which :func:`dkp.load` reads, and beside it what
+the table needs."""
 
 import dataclasses
 from pathlib import Path
@@ -18,8 +19,8 @@ __all__ = ["TableModel"]
 class TableModel:
     """A posterior with its way from table to features and targets, and the rows that were held out.
 
-    x_test, y_test: encoded. scores: of each model on them, by name. source: where the table came from.
-    """
+    x_test, y_test: encoded. scores: of each model on them, by name. source: where the table came
+    from."""
 
     posterior: Posterior
     encoding: Encoding
@@ -40,7 +41,10 @@ class TableModel:
             "encoding": self.encoding.as_dict(),
             "task": next(name for name, kind in TASKS.items() if isinstance(self.task, kind)),
             "classes": self.task.classes,
-            **{name: getattr(self, name) for name in ("target", "source", "x_test", "y_test", "scores")},
+            **{
+                name: getattr(self, name)
+                for name in ("target", "source", "x_test", "y_test", "scores")
+            },
         }
         save_with(self.posterior, path, table)
 
@@ -55,14 +59,17 @@ class TableModel:
         posterior, table = load_with(path)
         if table is None:
             raise ValueError(
-                f"Expected {path} to be a model of dkp fit. Got a posterior without a table: use dkp.load."
+                f"Expected {path} to be a model of dkp fit. Got a posterior without a table: use "
+                "dkp.load."
             )
         try:
             return cls(
                 posterior=posterior,
                 encoding=Encoding.from_dict(table["encoding"]),
                 task=TASKS[table["task"]](classes=table["classes"]),
-                **{name: table[name] for name in ("target", "source", "x_test", "y_test", "scores")},
+                **{
+                    name: table[name] for name in ("target", "source", "x_test", "y_test", "scores")
+                },
             )
         except (KeyError, TypeError) as error:  # a header that somebody made up
             raise ValueError(f"Expected {path} to be a model of dkp fit. Got {error!r}.") from error

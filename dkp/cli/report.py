@@ -45,7 +45,9 @@ def page(model: TableModel, *, seed: int = 0) -> str:
         "Warnings": _warnings(model, prediction),
         "Data": _data(model),
         "Model": _model(model),
-        "Fit": _image(lambda figure: plots.elbo_trace(figure.subplots(), posterior.elbo_trace, skip=0.1)),
+        "Fit": _image(
+            lambda figure: plots.elbo_trace(figure.subplots(), posterior.elbo_trace, skip=0.1)
+        ),
         "Held-out rows": _scores(model) + _held_out(model, prediction),
         "Learned representations": _representations(model, keys[1], keys[2]),
     }
@@ -53,11 +55,12 @@ def page(model: TableModel, *, seed: int = 0) -> str:
     title = f"{_text(model.target)}: {_text(DEEP)}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}<p>dkp {__version__}</p></body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n{body}<p>dkp "
+        f"{__version__}</p></body></html>\n"
     )
 
 
-# --- what to look at first --------------------------------------------------------------------------------------------
+# --- what to look at first ------------------------------------------------------------------------
 
 
 def _warnings(model: TableModel, prediction: Any) -> str:
@@ -68,19 +71,30 @@ def _warnings(model: TableModel, prediction: Any) -> str:
 def _fit_warnings(posterior: Any) -> list[str]:
     found, summary, trace = [], posterior.summary(), np.asarray(posterior.elbo_trace)
     if summary["stopped"] == "interrupted":
-        found.append("The fit was interrupted: this is its best state until then. Run dkp fit again for more steps.")
+        found.append(
+            "The fit was interrupted: this is its best state until then. Run dkp fit again for "
+            "more steps."
+        )
     if summary["skipped"]:
-        found.append(f"{summary['skipped']} of {len(trace)} steps were not finite, and were skipped: try float64.")
+        found.append(
+            f"{summary['skipped']} of {len(trace)} steps were not finite, and were skipped: try "
+            "float64."
+        )
     if summary["jitter"] > _SMALL:
-        found.append(f"Up to {summary['jitter']:.2g} was added to diagonals of matrices to factorise them.")
+        found.append(
+            f"Up to {summary['jitter']:.2g} was added to diagonals of matrices to factorise them."
+        )
     if (rise := _last_rise(trace)) > 0:
-        found.append(f"The ELBO still rose by {rise:.3f} nats a row over the last fifth: more --steps may help.")
+        found.append(
+            f"The ELBO still rose by {rise:.3f} nats a row over the last fifth: more --steps may "
+            "help."
+        )
     return found
 
 
 def _last_rise(trace: np.ndarray) -> float:
-    """How much the mean of the last tenth lies above the tenth before it, where that is more than noise and matters;
-    else 0."""
+    """How much the mean of the last tenth lies above the tenth before it, where that is more than
+    noise and matters; else 0."""
     tenth = len(trace) // 10
     if tenth < 10:
         return 0.0
@@ -98,15 +112,18 @@ def _calibration_warnings(model: TableModel, prediction: Any) -> list[str]:
         inside = int(np.sum((lower <= model.y_test) & (model.y_test <= upper)))
         if stats.binomtest(inside, n, 0.9).pvalue < 0.01:
             found.append(
-                f"90% intervals hold {inside / n:.0%} of {n} held-out targets, more than chance away from 90%."
+                f"90% intervals hold {inside / n:.0%} of {n} held-out targets, more than chance "
+                "away from 90%."
             )
-    best = max(model.scores, key=lambda name: float(model.scores[name]["test log density"].split()[0]))
+    best = max(
+        model.scores, key=lambda name: float(model.scores[name]["test log density"].split()[0])
+    )
     if best != DEEP:
         found.append(f"On the held-out rows the simpler model “{best}” has the higher log density.")
     return found
 
 
-# --- what it is made of -----------------------------------------------------------------------------------------------
+# --- what it is made of ---------------------------------------------------------------------------
 
 
 def _data(model: TableModel) -> str:
@@ -148,13 +165,15 @@ def _hyperparameters(posterior: Any) -> list[tuple[str, str]]:
     found = []
     for name, value in posterior.hyperparameters.items():
         if np.ndim(value) == 1 and len(value) == len(names):
-            found += [(f"{name}, {feature}", f"{v:.4g}") for feature, v in zip(names, value, strict=True)]
+            found += [
+                (f"{name}, {feature}", f"{v:.4g}") for feature, v in zip(names, value, strict=True)
+            ]
         else:
             found.append((name, _shown(value)))
     return found
 
 
-# --- what it predicts -------------------------------------------------------------------------------------------------
+# --- what it predicts -----------------------------------------------------------------------------
 
 
 def _scores(model: TableModel) -> str:
@@ -188,34 +207,47 @@ def _classes(figure: Figure, model: TableModel, probabilities: np.ndarray) -> No
     np.add.at(counts, (labels, np.argmax(probabilities, axis=1)), 1)
     axes[1].imshow(counts, cmap="Blues")
     for (i, j), count in np.ndenumerate(counts):
-        axes[1].text(j, i, str(count), ha="center", va="center", color="white" if 2 * count > counts.max() else "black")
+        axes[1].text(
+            j,
+            i,
+            str(count),
+            ha="center",
+            va="center",
+            color="white" if 2 * count > counts.max() else "black",
+        )
     ticks = {"ticks": range(n), "labels": model.task.classes}
     axes[1].set_xticks(**ticks, rotation=90)
     axes[1].set_yticks(**ticks)
     axes[1].set(xlabel="predicted", ylabel="observed")
 
 
-# --- what it learned --------------------------------------------------------------------------------------------------
+# --- what it learned ------------------------------------------------------------------------------
 
 
 def _representations(model: TableModel, key: jax.Array, key_points: jax.Array) -> str:
     draws = model.posterior.sample(key, _DRAWS_OF_GRAMS)
     grams = gram_draws(model.posterior, draws)
     last = np.asarray(grams.learned[-1]).mean(axis=0)
-    order = np.argsort(np.linalg.eigh(last)[1][:, -1])  # inducing points that the last kernel takes for alike together
+    # inducing points that the last kernel takes for alike together
+    order = np.argsort(np.linalg.eigh(last)[1][:, -1])
 
     def draw(figure: Figure) -> None:
-        plots.gram_matrices(figure.subplots(2, len(grams.learned), squeeze=False), grams, order=order)
+        plots.gram_matrices(
+            figure.subplots(2, len(grams.learned), squeeze=False), grams, order=order
+        )
 
     alignment = np.asarray(label_alignment(model.posterior, draws, key=key_points))
     names = [*(f"G{i + 1}" for i in range(alignment.shape[1] - 1)), "K of the outputs"]
     rows = [("matrix", "alignment with the targets")]
-    rows += [(n, f"{m:.3f} ± {s:.3f}") for n, m, s in zip(names, alignment.mean(0), alignment.std(0), strict=True)]
+    rows += [
+        (n, f"{m:.3f} ± {s:.3f}")
+        for n, m, s in zip(names, alignment.mean(0), alignment.std(0), strict=True)
+    ]
     text = "<p>Kernel matrices of the inducing points: learned, and without learned representations.</p>"
     return text + _image(draw, height=6.0) + _table(rows, header=True)
 
 
-# --- HTML -------------------------------------------------------------------------------------------------------------
+# --- HTML -----------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> str:
@@ -241,4 +273,6 @@ def _image(draw: Any, height: float = 4.0) -> str:
     draw(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return (
+        f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    )

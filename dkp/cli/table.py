@@ -1,5 +1,5 @@
-"""A user's CSV or Parquet file as named columns of numbers and text; what cannot be read is an error that names the
-file, the line and the column."""
+"""A user's CSV or Parquet file as named columns of numbers and text; what cannot be read is an
+error that names the file, the line and the column."""
 
 import csv
 import dataclasses
@@ -21,7 +21,8 @@ Row = tuple[int, list[str]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns of equal length by name: float64 with NaN where a cell is missing, or text with "" where it is.
+    """Columns of equal length by name: float64 with NaN where a cell is missing, or text with ""
+    where it is.
 
     places: what the rows are called in messages.
     """
@@ -45,7 +46,9 @@ class Columns:
             close = difflib.get_close_matches(name, self.columns, n=1)
             hint = f": did you mean {close[0]!r}?" if close else ""
             shown = ", ".join(list(self.columns)[:20]) + (", …" if len(self.columns) > 20 else "")
-            raise ValueError(f"Expected {what} to be a column of {self.source}: {shown}. Got {name!r}{hint}")
+            raise ValueError(
+                f"Expected {what} to be a column of {self.source}: {shown}. Got {name!r}{hint}"
+            )
         return self.columns[name]
 
     def rows(self, index: np.ndarray) -> "Columns":
@@ -67,17 +70,17 @@ def is_missing(column: np.ndarray) -> np.ndarray:
 def read_columns(path: Path) -> Columns:
     """Read a file: Parquet where its name ends in ``.parquet`` or ``.pq``, else CSV with a header.
 
-    A column is one of numbers when all cells that are not missing are numbers. Missing are empty cells, ``?``, ``-``,
-    and ``NA``, ``n/a``, ``NaN``, ``null`` and ``none`` in any case.
+    A column is one of numbers when all cells that are not missing are numbers. Missing are empty
+    cells, ``?``, ``-``, and ``NA``, ``n/a``, ``NaN``, ``null`` and ``none`` in any case.
 
     Args:
-        path: text in UTF-8; cells are separated by commas, semicolons or tabs, whichever the header has most of.
-            Blank lines are skipped.
+        path: text in UTF-8; cells are separated by commas, semicolons or tabs, whichever the header
+            has most of. Blank lines are skipped.
 
     Raises:
-        ValueError: for an empty file, a header that is missing or has a name twice or an empty one, rows of another
-            length, infinite numbers, columns that hold neither numbers nor text; and when the file cannot be read, or
-            pyarrow, which reads Parquet, is not installed.
+        ValueError: for an empty file, a header that is missing or has a name twice or an empty one,
+            rows of another length, infinite numbers, columns that hold neither numbers nor text;
+            and when the file cannot be read, or pyarrow, which reads Parquet, is not installed.
     """
     return _read_parquet(path) if path.suffix.lower() in (".parquet", ".pq") else _read_csv(path)
 
@@ -89,7 +92,8 @@ def _read_csv(path: Path) -> Columns:
     for line, row in rows:
         if len(row) != len(header):
             raise ValueError(
-                f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got {len(row)}: correct it."
+                f"Expected {len(header)} cells in line {line} of {path}, as in its header. Got "
+                f"{len(row)}: correct it."
             )
         lines.append(f"line {line}")
         cells.append(row)
@@ -107,33 +111,46 @@ def _rows(path: Path) -> tuple[Row, Iterator[Row]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"Expected {path} to be text in UTF-8. Got other bytes: save it as CSV in UTF-8.") from error
+        raise ValueError(
+            f"Expected {path} to be text in UTF-8. Got other bytes: save it as CSV in UTF-8."
+        ) from error
     except OSError as error:
-        raise ValueError(f"Expected data to name a CSV file. Got {path}: {error.strerror}.") from error
+        raise ValueError(
+            f"Expected data to name a CSV file. Got {path}: {error.strerror}."
+        ) from error
     first = next((line for line in lines if line.strip()), "")
     reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), skipinitialspace=True)
     try:
         rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
-        raise ValueError(f"Expected {path} to be CSV. Got {error} in line {reader.line_num}.") from error
+        raise ValueError(
+            f"Expected {path} to be CSV. Got {error} in line {reader.line_num}."
+        ) from error
     filled = (row for row in rows if any(row[1]))
     header = next(filled, None)
     if header is None:
-        raise ValueError(f"Expected {path} to have a header and rows of numbers. Got an empty file.")
+        raise ValueError(
+            f"Expected {path} to have a header and rows of numbers. Got an empty file."
+        )
     return header, filled
 
 
 def _check_header(path: Path, header: list[str]) -> None:
     if all(_parsed(cell) is not None for cell in header):
-        raise ValueError(f"Expected the first line of {path} to name the columns. Got numbers: add a header line.")
+        raise ValueError(
+            f"Expected the first line of {path} to name the columns. Got numbers: add a header "
+            "line."
+        )
     for position, name in enumerate(header, start=1):
         if not name:
             raise ValueError(
-                f"Expected every column of {path} to have a name. Got none for column {position}: name it."
+                f"Expected every column of {path} to have a name. Got none for column {position}: "
+                "name it."
             )
         if header.count(name) > 1:
             raise ValueError(
-                f"Expected different column names in {path}. Got {name!r} {header.count(name)} times: rename one."
+                f"Expected different column names in {path}. Got {name!r} {header.count(name)} "
+                "times: rename one."
             )
 
 
@@ -148,7 +165,10 @@ def _numbers_or_text(cells: Sequence[str], place: str, rows: Sequence[str]) -> n
 def _finite(values: np.ndarray, place: str, rows: Sequence[str]) -> np.ndarray:
     if np.isinf(values).any():
         first = int(np.flatnonzero(np.isinf(values))[0])
-        raise ValueError(f"Expected finite numbers in {place}. Got {values[first]} in {rows[first]}: leave it out.")
+        raise ValueError(
+            f"Expected finite numbers in {place}. Got {values[first]} in {rows[first]}: leave it "
+            "out."
+        )
     return values
 
 
@@ -165,7 +185,8 @@ def _read_parquet(path: Path) -> Columns:
         from pyarrow import parquet  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError(
-            f"Expected pyarrow, which reads Parquet, to be installed for {path}. Got none: pip install pyarrow."
+            f"Expected pyarrow, which reads Parquet, to be installed for {path}. Got none: pip "
+            "install pyarrow."
         ) from error
     try:
         table = parquet.read_table(path)
@@ -173,7 +194,9 @@ def _read_parquet(path: Path) -> Columns:
         reason = error.strerror or "another file, or a damaged one"
         raise ValueError(f"Expected data to name a Parquet file. Got {path}: {reason}.") from error
     except pyarrow.ArrowException as error:
-        raise ValueError(f"Expected {path} to be a Parquet file. Got another, or a damaged one.") from error
+        raise ValueError(
+            f"Expected {path} to be a Parquet file. Got another, or a damaged one."
+        ) from error
     if table.num_rows == 0 or table.num_columns == 0:
         raise ValueError(f"Expected {path} to have rows and columns. Got shape {table.shape}.")
     rows = [f"row {i}" for i in range(table.num_rows)]
@@ -193,8 +216,11 @@ def _from_arrow(values: list[Any], place: str, rows: Sequence[str]) -> np.ndarra
         numbers = np.asarray([math.nan if value is None else float(value) for value in values])
         return _finite(numbers, place, rows)
     if all(isinstance(value, str) for value in present):
-        return _numbers_or_text(["" if value is None else value.strip() for value in values], place, rows)
+        return _numbers_or_text(
+            ["" if value is None else value.strip() for value in values], place, rows
+        )
     kinds = sorted({type(value).__name__ for value in present})
     raise ValueError(
-        f"Expected numbers or text in {place}. Got {', '.join(kinds)}: leave the column out, or encode it."
+        f"Expected numbers or text in {place}. Got {', '.join(kinds)}: leave the column out, or "
+        "encode it."
     )

@@ -1,5 +1,5 @@
-"""What a target column asks for: regression, classification or counts, each with its likelihood, its simpler models to
-compare with, and its scores."""
+"""What a target column asks for: regression, classification or counts, each with its likelihood,
+its simpler models to compare with, and its scores."""
 
 import abc
 import dataclasses
@@ -33,7 +33,8 @@ _FEW = 10  # different whole numbers that are taken for classes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """How the targets of a table are modelled and scored. classes: their labels, sorted, as text."""
+    """How the targets of a table are modelled and scored. classes: their labels, sorted, as
+    text."""
 
     classes: tuple[str, ...] = ()
 
@@ -56,8 +57,11 @@ class Task(abc.ABC):
         """The noise of the deep model."""
 
     @abc.abstractmethod
-    def simpler(self, data: Dataset, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[np.ndarray], Any]]:
-        """Models to compare with, fitted to training rows: from a name to a function that predicts at rows of x."""
+    def simpler(
+        self, data: Dataset, x: np.ndarray, y: np.ndarray
+    ) -> dict[str, Callable[[np.ndarray], Any]]:
+        """Models to compare with, fitted to training rows: from a name to a function that predicts
+        at rows of x."""
 
     @abc.abstractmethod
     def scores(self, prediction: Any, y: np.ndarray) -> dict[str, str]:
@@ -111,7 +115,9 @@ class _Numbers(Task):
     @classmethod
     def of(cls, column: np.ndarray) -> "Task":
         if column.dtype.kind != "f":
-            raise ValueError(f"Expected numbers for {cls.__name__.lower()}. Got text, such as {column[0]!r}.")
+            raise ValueError(
+                f"Expected numbers for {cls.__name__.lower()}. Got text, such as {column[0]!r}."
+            )
         return cls()
 
     def encode(self, column: np.ndarray) -> np.ndarray:
@@ -129,7 +135,12 @@ class _Numbers(Task):
 
     def columns(self, prediction: Any) -> dict[str, np.ndarray]:
         lower, upper = prediction.quantile([0.05, 0.95])
-        return {"mean": prediction.mean, "sd": np.sqrt(prediction.variance), "q05": lower, "q95": upper}
+        return {
+            "mean": prediction.mean,
+            "sd": np.sqrt(prediction.variance),
+            "q05": lower,
+            "q95": upper,
+        }
 
 
 class Regression(_Numbers):
@@ -139,15 +150,22 @@ class Regression(_Numbers):
     def likelihood(self) -> Likelihood:
         return likelihoods.Gaussian()
 
-    def simpler(self, data: Dataset, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[np.ndarray], Any]]:
+    def simpler(
+        self, data: Dataset, x: np.ndarray, y: np.ndarray
+    ) -> dict[str, Callable[[np.ndarray], Any]]:
         found: dict[str, Callable[[np.ndarray], Any]] = {}
         if data.n <= _LARGEST_EXACT:
             gp: Any = condition(ard_gaussian_process(), data)
             found["exact Gaussian process"] = lambda rows: predict(gp, rows, key=jax.random.key(0))
         else:
-            print(f"no exact Gaussian process: it is for at most {_LARGEST_EXACT} training rows", file=sys.stderr)
+            print(
+                f"no exact Gaussian process: it is for at most {_LARGEST_EXACT} training rows",
+                file=sys.stderr,
+            )
         normal = stats.norm(y.mean(), y.std(ddof=1) or 1.0)
-        found["mean"] = lambda rows: Law(stats.norm(np.full(len(rows), normal.mean()), normal.std()))
+        found["mean"] = lambda rows: Law(
+            stats.norm(np.full(len(rows), normal.mean()), normal.std())
+        )
         return found
 
 
@@ -166,11 +184,15 @@ class Counts(_Numbers):
     def likelihood(self) -> Likelihood:
         return likelihoods.NegativeBinomial()
 
-    def simpler(self, data: Dataset, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[np.ndarray], Any]]:
+    def simpler(
+        self, data: Dataset, x: np.ndarray, y: np.ndarray
+    ) -> dict[str, Callable[[np.ndarray], Any]]:
         regression = make_pipeline(StandardScaler(), PoissonRegressor(max_iter=1000)).fit(x, y)
         rate = max(y.mean(), 1e-12)
         return {
-            "Poisson regression": lambda rows: Law(stats.poisson(np.maximum(regression.predict(rows), 1e-12))),
+            "Poisson regression": lambda rows: Law(
+                stats.poisson(np.maximum(regression.predict(rows), 1e-12))
+            ),
             "one Poisson law": lambda rows: Law(stats.poisson(np.full(len(rows), rate))),
         }
 
@@ -183,7 +205,9 @@ class Classification(Task):
         labels = _labels(column)
         classes = tuple(sorted(set(labels.tolist()), key=_in_order))
         if len(classes) < 2:
-            raise ValueError(f"Expected targets of at least two classes. Got {', '.join(classes)} alone.")
+            raise ValueError(
+                f"Expected targets of at least two classes. Got {', '.join(classes)} alone."
+            )
         return cls(classes=classes)
 
     def encode(self, column: np.ndarray) -> np.ndarray:
@@ -202,7 +226,9 @@ class Classification(Task):
         n = len(self.classes)
         return likelihoods.Bernoulli() if n == 2 else likelihoods.Categorical(n)
 
-    def simpler(self, data: Dataset, x: np.ndarray, y: np.ndarray) -> dict[str, Callable[[np.ndarray], Any]]:
+    def simpler(
+        self, data: Dataset, x: np.ndarray, y: np.ndarray
+    ) -> dict[str, Callable[[np.ndarray], Any]]:
         regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)).fit(x, y)
         known = regression.classes_.astype(int)
 
@@ -211,7 +237,9 @@ class Classification(Task):
             found[:, known] = regression.predict_proba(rows)
             return Probabilities(found)
 
-        shares = (np.bincount(y.astype(int), minlength=len(self.classes)) + 1) / (len(y) + len(self.classes))
+        shares = (np.bincount(y.astype(int), minlength=len(self.classes)) + 1) / (
+            len(y) + len(self.classes)
+        )
         return {
             "logistic regression": logistic,
             "frequencies": lambda rows: Probabilities(np.tile(shares, (len(rows), 1))),
@@ -230,7 +258,9 @@ class Classification(Task):
     def columns(self, prediction: Any) -> dict[str, np.ndarray]:
         p = prediction.probabilities
         likeliest = self.decode(np.argmax(p, axis=1))
-        return {"class": likeliest} | {f"p({label})": p[:, i] for i, label in enumerate(self.classes)}
+        return {"class": likeliest} | {
+            f"p({label})": p[:, i] for i, label in enumerate(self.classes)
+        }
 
 
 TASKS: Mapping[str, type[Task]] = {
@@ -241,8 +271,9 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def guess_task(column: np.ndarray) -> str:
-    """A key of ``TASKS`` for a column of targets: text, two values, and up to ten successive whole numbers from 0 or 1
-    are classes; other whole numbers, from 0 or 1 on, are counts; everything else is regression."""
+    """A key of ``TASKS`` for a column of targets: text, two values, and up to ten successive whole
+    numbers from 0 or 1 are classes; other whole numbers, from 0 or 1 on, are counts; everything
+    else is regression."""
     if column.dtype.kind != "f":
         return "classification"
     present = np.unique(column[~is_missing(column)])

@@ -1,4 +1,5 @@
-"""Data: sets as models see them, where they come from, how they are prepared and cut into batches."""
+"""Data: sets as models see them, where they come from, how they are prepared and cut into
+batches."""
 
 from dkp.data.dataset import Dataset, Standardization
 

@@ -9,8 +9,8 @@ __all__ = ["Batches"]
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s always gets the
-    same rows."""
+    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s
+    always gets the same rows."""
 
     n: int
     size: int
@@ -20,6 +20,8 @@ class Batches:
         """Rows of steps start … stop - 1, (stop - start, size)."""
         first, last = start * self.size, stop * self.size
         epochs = range(first // self.n, (last - 1) // self.n + 1)
-        order = np.concatenate([np.random.default_rng((self.seed, e)).permutation(self.n) for e in epochs])
+        order = np.concatenate(
+            [np.random.default_rng((self.seed, e)).permutation(self.n) for e in epochs]
+        )
         offset = first - epochs[0] * self.n
         return order[offset : offset + last - first].reshape(-1, self.size).astype(np.int32)

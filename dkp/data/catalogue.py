@@ -1,11 +1,12 @@
 """Real data sets by name, and where they come from.
 
-Four small sets are embedded in scikit-learn. The UCI regression sets and the image sets are files: they are taken
-from the directory that the environment variable DKP_DATA_DIR names, else from a cache of this user, else they are
-downloaded from OpenML into that cache. ``Table.source`` says which, and so does the log of ``dkp.datasets``.
+Four small sets are embedded in scikit-learn. The UCI regression sets and the image sets are files:
+they are taken from the directory that the environment variable DKP_DATA_DIR names, else from a
+cache of this user, else they are downloaded from OpenML into that cache. ``Table.source`` says
+which, and so does the log of ``dkp.datasets``.
 
-Files: ``uci/<name>.npz`` (arrays X, y and, for published splits, test_index_<k>), ``mnist.npz`` (x_train, y_train,
-x_test, y_test) and ``cifar10_jpeg.npz`` (jpeg bytes, offsets, labels, is_train).
+Files: ``uci/<name>.npz`` (arrays X, y and, for published splits, test_index_<k>), ``mnist.npz``
+(x_train, y_train, x_test, y_test) and ``cifar10_jpeg.npz`` (jpeg bytes, offsets, labels, is_train).
 """
 
 import contextlib
@@ -28,10 +29,20 @@ __all__ = ["Table", "cubic", "load", "names"]
 
 _logger = logging.getLogger("dkp.datasets")
 
-_EMBEDDED = {"diabetes": "disease_progression", "digits": "digit", "breast_cancer": "benign", "wine": "cultivar"}
+_EMBEDDED = {
+    "diabetes": "disease_progression",
+    "digits": "digit",
+    "breast_cancer": "benign",
+    "wine": "cultivar",
+}
 _UCI = ("boston", "concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
-_FILES = {**{f"uci/{name}": f"uci/{name}.npz" for name in _UCI}, "mnist": "mnist.npz", "cifar10": "cifar10_jpeg.npz"}
-# OpenML data_id, rows and features that must arrive. Its naval leaves out the two features that are constant.
+_FILES = {
+    **{f"uci/{name}": f"uci/{name}.npz" for name in _UCI},
+    "mnist": "mnist.npz",
+    "cifar10": "cifar10_jpeg.npz",
+}
+# OpenML data_id, rows and features that must arrive. Its naval leaves out the two features that are
+# constant.
 _OPENML = {
     "uci/boston": (531, 506, 13),
     "uci/concrete": (44959, 1030, 8),
@@ -78,14 +89,16 @@ def load(name: str, split: int | None = None) -> Table:
     """A data set by name: "diabetes", "uci/energy", "mnist" and others; see :func:`names`.
 
     Args:
-        name: "wine" is scikit-learn's classification of cultivars, "uci/wine" the regression on red wine's quality.
-        split: number of a train/test split, from 0. Sets with published splits use those: 20 for the UCI sets (5
-            for protein) when their file has them, one for mnist and cifar10. The others have 20 seeded shuffles,
-            with a tenth of the rows, rounded, held out. None: all rows.
+        name: "wine" is scikit-learn's classification of cultivars, "uci/wine" the regression on red
+            wine's quality.
+        split: number of a train/test split, from 0. Sets with published splits use those: 20 for
+            the UCI sets (5 for protein) when their file has them, one for mnist and cifar10. The
+            others have 20 seeded shuffles, with a tenth of the rows, rounded, held out. None: all
+            rows.
 
     Raises:
-        ValueError: when the name or the split is not known, DKP_DATA_DIR is not a directory, a file has not the
-            layout above, or a set that cannot be downloaded is found nowhere.
+        ValueError: when the name or the split is not known, DKP_DATA_DIR is not a directory, a file
+            has not the layout above, or a set that cannot be downloaded is found nowhere.
         ConnectionError: when a download fails.
     """
     checks.one_of("name", name, names())
@@ -95,17 +108,25 @@ def load(name: str, split: int | None = None) -> Table:
 
 
 def cubic(seed: int = 0) -> Table:
-    """A toy regression: 40 points, x uniform on [-4, -2] (20) and [2, 4] (20), y = x³ + 3 e with e ~ N(0, 1).
+    """A toy regression: 40 points, x uniform on [-4, -2] (20) and [2, 4] (20), y = x³ + 3 e with e
+    ~ N(0, 1).
 
-    The gap between the two groups shows how a posterior extrapolates; the noise's standard deviation is 3.
-    """
+    The gap between the two groups shows how a posterior extrapolates; the noise's standard
+    deviation is 3."""
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.uniform(-4, -2, 20), rng.uniform(2, 4, 20)])
     y = x**3 + 3 * rng.standard_normal(40)
-    return Table(x=x[:, None], y=y, feature_names=("x",), target_name="y", source=f"synthetic: cubic, seed {seed}")
+    return Table(
+        x=x[:, None],
+        y=y,
+        feature_names=("x",),
+        target_name="y",
+        source=f"synthetic: cubic, seed {seed}",
+    )
 
 
-# Train and test rows ------------------------------------------------------------------------------------------------
+# Train and test rows
+# ------------------------------------------------------------------------------------------------
 
 TestRows = list[np.ndarray] | None
 
@@ -120,10 +141,13 @@ def _split(table: Table, published: TestRows, split: Any) -> Table:
         test, text = published[split], f"published split {split}"
     train = np.setdiff1d(np.arange(n), test)
     held_out = {"x_test": table.x[test], "y_test": table.y[test]}
-    return dataclasses.replace(table, x=table.x[train], y=table.y[train], split_source=text, **held_out)
+    return dataclasses.replace(
+        table, x=table.x[train], y=table.y[train], split_source=text, **held_out
+    )
 
 
-# Embedded -----------------------------------------------------------------------------------------------------------
+# Embedded
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _embedded(name: str) -> tuple[Table, TestRows]:
@@ -141,7 +165,8 @@ def _embedded(name: str) -> tuple[Table, TestRows]:
     return table, None
 
 
-# Files --------------------------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------------------------
 
 
 def _stored(name: str) -> tuple[Table, TestRows]:
@@ -160,7 +185,10 @@ def _locate(name: str) -> tuple[Path, str]:
     """The file that holds `name`, and where that is; downloaded when it is nowhere."""
     if directory := os.environ.get("DKP_DATA_DIR"):
         if not Path(directory).is_dir():
-            raise ValueError(f"Expected DKP_DATA_DIR to name a directory. Got {directory!r}: correct it, or unset it.")
+            raise ValueError(
+                f"Expected DKP_DATA_DIR to name a directory. Got {directory!r}: correct it, or "
+                "unset it."
+            )
         path = Path(directory) / _FILES[name]
         if path.exists():
             return path, f"DKP_DATA_DIR ({path})"
@@ -184,11 +212,15 @@ def _cache_directory() -> Path:
 def _read_uci(arrays: Any, source: str) -> tuple[Table, TestRows]:
     x, y = arrays["X"].astype(np.float64), arrays["y"].astype(np.float64).ravel()
     named = "feature_names" in arrays
-    feature_names = arrays["feature_names"].tolist() if named else [f"x{j}" for j in range(x.shape[1])]
+    feature_names = (
+        arrays["feature_names"].tolist() if named else [f"x{j}" for j in range(x.shape[1])]
+    )
     target_name = str(arrays["target_name"]) if named else "y"
     n_splits = sum(key.startswith("test_index_") for key in arrays.files)
     test_rows = [arrays[f"test_index_{k}"] for k in range(n_splits)] or None
-    return Table(x=x, y=y, feature_names=tuple(feature_names), target_name=target_name, source=source), test_rows
+    return Table(
+        x=x, y=y, feature_names=tuple(feature_names), target_name=target_name, source=source
+    ), test_rows
 
 
 def _read_mnist(arrays: Any, source: str) -> tuple[Table, TestRows]:
@@ -202,34 +234,52 @@ def _read_cifar10(arrays: Any, source: str) -> tuple[Table, TestRows]:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError("Expected Pillow, which decodes cifar10. Got none: pip install pillow.") from error
+        raise ImportError(
+            "Expected Pillow, which decodes cifar10. Got none: pip install pillow."
+        ) from error
     jpeg, offsets = arrays["jpeg"], arrays["offsets"]
     bounds = zip(offsets[:-1], offsets[1:], strict=True)
-    x = np.stack([np.asarray(Image.open(io.BytesIO(jpeg[start:end].tobytes()))) for start, end in bounds])
-    table = Table(x=x, y=arrays["labels"].astype(np.int64), feature_names=(), target_name="class", source=source)
+    x = np.stack(
+        [np.asarray(Image.open(io.BytesIO(jpeg[start:end].tobytes()))) for start, end in bounds]
+    )
+    table = Table(
+        x=x,
+        y=arrays["labels"].astype(np.int64),
+        feature_names=(),
+        target_name="class",
+        source=source,
+    )
     return table, [np.flatnonzero(~arrays["is_train"])]
 
 
-# Download -----------------------------------------------------------------------------------------------------------
+# Download
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _download(name: str, path: Path) -> None:
     """Fetch `name` from OpenML and write it to `path` in the layout that the readers know."""
     where = f"{_FILES[name]} in the directory that DKP_DATA_DIR names, or the file {path}"
     if name not in _OPENML:
-        raise ValueError(f"Expected {where}. Got neither, and {name!r} has no automatic download: set DKP_DATA_DIR.")
+        raise ValueError(
+            f"Expected {where}. Got neither, and {name!r} has no automatic download: set "
+            "DKP_DATA_DIR."
+        )
     data_id, rows, features = _OPENML[name]
     from sklearn.datasets import fetch_openml
 
     try:
-        # This parser needs no pandas, and codes a nominal feature by its position among its categories.
+        # This parser needs no pandas, and codes a nominal feature by its position among its
+        # categories.
         bunch: Any = fetch_openml(data_id=data_id, as_frame=False, parser="liac-arff", cache=False)
     except (OSError, ValueError) as error:
-        raise ConnectionError(f"Expected {where}, or to download {name!r} from OpenML. Got {error}.") from error
+        raise ConnectionError(
+            f"Expected {where}, or to download {name!r} from OpenML. Got {error}."
+        ) from error
     x = _numeric(bunch)
     if x.shape != (rows, features):
         raise ValueError(
-            f"Expected OpenML's {data_id} to have shape {(rows, features)}. Got {x.shape}: set DKP_DATA_DIR."
+            f"Expected OpenML's {data_id} to have shape {(rows, features)}. Got {x.shape}: set "
+            "DKP_DATA_DIR."
         )
     arrays = _mnist_arrays if name == "mnist" else _uci_arrays
     _save(path, arrays(x, np.asarray(bunch.target, np.float64), bunch))
@@ -245,7 +295,10 @@ def _numeric(bunch: Any) -> np.ndarray:
 
 
 def _uci_arrays(x: np.ndarray, y: np.ndarray, bunch: Any) -> dict[str, np.ndarray]:
-    names = {"feature_names": np.array(bunch.feature_names), "target_name": np.array(bunch.target_names[0])}
+    names = {
+        "feature_names": np.array(bunch.feature_names),
+        "target_name": np.array(bunch.target_names[0]),
+    }
     return {"X": x, "y": y, **names}
 
 

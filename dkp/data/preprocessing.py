@@ -17,8 +17,8 @@ __all__ = ["ZCA", "random_flips", "random_shifts", "zca"]
 class ZCA:
     """A fitted whitening x -> (x - mean) W; make it with :func:`zca`.
 
-    mean: (d,). matrix: W, (d, d), symmetric. d counts all numbers of a point, such as H W C of an image.
-    """
+    mean: (d,). matrix: W, (d, d), symmetric. d counts all numbers of a point, such as H W C of an
+    image."""
 
     mean: Float[np.ndarray, " d"]
     matrix: Float[np.ndarray, "d d"]
@@ -32,7 +32,9 @@ class ZCA:
         values = checks.features("x", x)
         flat = values.reshape(len(values), -1)
         if flat.shape[1] != len(self.mean):
-            raise ValueError(f"Expected points of {len(self.mean)} numbers, as in training. Got {flat.shape[1]}.")
+            raise ValueError(
+                f"Expected points of {len(self.mean)} numbers, as in training. Got {flat.shape[1]}."
+            )
         return ((flat - self.mean) @ self.matrix).reshape(values.shape)
 
 
@@ -43,17 +45,19 @@ def zca(x: Any, eps: float = 0.1) -> ZCA:
 
         W = U diag((l_i + eps tr(C) / d)^(-1/2)) U^T.
 
-    Among all whitenings this one stays closest to the data. `eps` is relative to the mean eigenvalue: 0 whitens fully,
-    and for large values W is a multiple of the identity.
+    Among all whitenings this one stays closest to the data. `eps` is relative to the mean
+    eigenvalue: 0 whitens fully, and for large values W is a multiple of the identity.
 
     Args:
         x: (N, D), or images (N, H, W, channels).
         eps: at least 0; above 0 where there are fewer points than numbers.
 
     Raises:
-        ValueError: for anything else, for constant data, or for ``eps=0`` where the covariance is singular.
+        ValueError: for anything else, for constant data, or for ``eps=0`` where the covariance is
+            singular.
 
-    Source: Bell & Sejnowski 1997, *Vision Research* 37(23); regularised as in Lee et al. 2020 (arXiv 2007.15801).
+    Source: Bell & Sejnowski 1997, *Vision Research* 37(23); regularised as in Lee et al. 2020
+        (arXiv 2007.15801).
     """
     values, eps = checks.features("x", x), checks.nonnegative_number("eps", eps)
     flat = values.reshape(len(values), -1)
@@ -64,7 +68,8 @@ def zca(x: Any, eps: float = 0.1) -> ZCA:
     if variances[-1] <= 0 or shifted[0] <= noise:
         raise ValueError(
             "Expected the regularised covariance to be positive definite. "
-            f"Got a smallest eigenvalue of {shifted[0]:.1e} from {len(flat)} points of {len(mean)} numbers: raise eps."
+            f"Got a smallest eigenvalue of {shifted[0]:.1e} from {len(flat)} points of "
+            f"{len(mean)} numbers: raise eps."
         )
     return ZCA(mean=mean, matrix=(directions / np.sqrt(shifted)) @ directions.T)
 
@@ -92,7 +97,9 @@ def random_shifts(key: PRNGKeyArray, images: Array, pixels: int = 4) -> Float[Ar
     corners = jax.random.randint(key, (images.shape[0], 2), 0, 2 * reach + 1)
 
     def crop(image: Array, corner: Array) -> Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros_like(corner[0])), images.shape[1:])
+        return jax.lax.dynamic_slice(
+            image, (corner[0], corner[1], jnp.zeros_like(corner[0])), images.shape[1:]
+        )
 
     return jax.vmap(crop)(jnp.pad(images, widths), corners)
 

@@ -1,4 +1,5 @@
-"""How far two posteriors of one model are from each other: an audit of an approximation by an exact sampler."""
+"""How far two posteriors of one model are from each other: an audit of an approximation by an exact
+sampler."""
 
 import dataclasses
 import math
@@ -25,9 +26,9 @@ _FOLDS = 20
 class Distance(NamedTuple):
     """Distance between two sets of draws of a vector.
 
-    shift: largest |mean_a - mean_b| in standard deviations of b, over the entries. mean_shift: its root mean square.
-    spread: geometric mean of sd_a / sd_b. energy: energy distance, with its standard error.
-    """
+    shift: largest |mean_a - mean_b| in standard deviations of b, over the entries. mean_shift: its
+    root mean square. spread: geometric mean of sd_a / sd_b. energy: energy distance, with its
+    standard error."""
 
     shift: float
     mean_shift: float
@@ -39,11 +40,11 @@ class Distance(NamedTuple):
 class Comparison:
     """Two posteriors, a against b; see :func:`compare`.
 
-    predictive: of y at the points, standardised by b. grams: of the Gram matrix of each bottleneck at the points, and
-    last of the kernel of the outputs. elbo: of each posterior that has one (nats, all data, standardised targets), and
-    None. k_hat: Pareto shape of the importance weights of each variational guide; below 0.7 the guide covers the
-    posterior. importance_evidence: log evidence from those weights. evidence: as given, nats.
-    """
+    predictive: of y at the points, standardised by b. grams: of the Gram matrix of each bottleneck
+    at the points, and last of the kernel of the outputs. elbo: of each posterior that has one
+    (nats, all data, standardised targets), and None. k_hat: Pareto shape of the importance weights
+    of each variational guide; below 0.7 the guide covers the posterior. importance_evidence: log
+    evidence from those weights. evidence: as given, nats."""
 
     predictive: Distance
     grams: tuple[Distance, ...]
@@ -54,13 +55,21 @@ class Comparison:
 
     @property
     def gap(self) -> tuple[float | None, float | None]:
-        """Evidence minus ELBO, nats: the divergence of each guide from the posterior, where both are known."""
-        a, b = (None if e is None or self.evidence is None else self.evidence - e.mean for e in self.elbo)
+        """Evidence minus ELBO, nats: the divergence of each guide from the posterior, where both
+        are known."""
+        a, b = (
+            None if e is None or self.evidence is None else self.evidence - e.mean
+            for e in self.elbo
+        )
         return a, b
 
     def __str__(self) -> str:
         """A table of the distances, and a line for each variational posterior."""
-        names = ["predictive", *(f"gram {i}" for i in range(1, len(self.grams))), "kernel of outputs"]
+        names = [
+            "predictive",
+            *(f"gram {i}" for i in range(1, len(self.grams))),
+            "kernel of outputs",
+        ]
         head = f"{'':17}  {'largest shift':>13} {'rms shift':>9} {'sd ratio':>8} {'energy distance':>19}"
         rows = [
             f"{name:17}  {d.shift:>13.3f} {d.mean_shift:>9.3f} {d.spread:>8.3f} "
@@ -77,7 +86,11 @@ class Comparison:
             if elbo is None:
                 continue
             text = f"{which}: ELBO {elbo.mean:.2f} +- {elbo.standard_error:.2f}"
-            text += "" if k is None else f", k-hat {k:.2f}, evidence by importance sampling {importance:.2f}"
+            text += (
+                ""
+                if k is None
+                else f", k-hat {k:.2f}, evidence by importance sampling {importance:.2f}"
+            )
             lines.append(text + ("" if gap is None else f", evidence - ELBO {gap:.2f}"))
         return lines
 
@@ -91,22 +104,27 @@ def compare(
     n_samples: int = 400,
     evidence: float | None = None,
 ) -> Comparison:
-    """Compare two posteriors of one model and data set: an approximation (a) and the one that judges it (b).
+    """Compare two posteriors of one model and data set: an approximation (a) and the one that
+    judges it (b).
 
-    Their predictive draws at `x` and their Gram matrices at `x` (drawn from the joint conditional prior given each
-    draw) are compared by means, standard deviations and energy distance; a variational posterior also by its ELBO and
-    the importance weights of its guide.
+    Their predictive draws at `x` and their Gram matrices at `x` (drawn from the joint conditional
+    prior given each draw) are compared by means, standard deviations and energy distance; a
+    variational posterior also by its ELBO and the importance weights of its guide.
 
     Args:
-        x: points (B, D) in the original units; a few dozen at most, since Gram matrices are compared entry by entry.
+        x: points (B, D) in the original units; a few dozen at most, since Gram matrices are
+            compared entry by entry.
         key: for the draws.
-        n_samples: draws of each, at least 3. Draws of Markov chains count as independent in the standard errors.
-        evidence: log evidence in nats, all data and standardised targets, such as ``dkp.log_evidence(…).log_evidence``.
+        n_samples: draws of each, at least 3. Draws of Markov chains count as independent in the
+            standard errors.
+        evidence: log evidence in nats, all data and standardised targets, such as
+            ``dkp.log_evidence(…).log_evidence``.
 
     Raises:
         ValueError: when the posteriors have other layers, or were conditioned on other data.
 
-    Source: energy distance: Székely & Rizzo 2013; Pareto k-hat of a guide: Yao, Vehtari, Simpson & Gelman 2018.
+    Source: energy distance: Székely & Rizzo 2013; Pareto k-hat of a guide: Yao, Vehtari, Simpson &
+        Gelman 2018.
     """
     pair = (posterior_a, posterior_b)
     _check_pair(*pair)
@@ -116,11 +134,15 @@ def compare(
     checks.random_key("key", key)
     rows = posterior_b.data.standardize_inputs(x)
     predictions, grams, audits = [], [], []
-    for posterior, own_key in zip(pair, jax.random.split(key), strict=True):  # common random numbers would correlate
+    # common random numbers would correlate
+    for posterior, own_key in zip(pair, jax.random.split(key), strict=True):
         key_predict, key_draws, key_grams, key_guide = jax.random.split(own_key, 4)
-        predictions.append(predict(posterior, x, key=key_predict, n_samples=n).samples.reshape(n, -1))
+        predictions.append(
+            predict(posterior, x, key=key_predict, n_samples=n).samples.reshape(n, -1)
+        )
         draws = posterior.sample(key_draws, n)
-        which = np.arange(n) % draws.inducing.shape[0]  # a posterior that is known exactly has one draw
+        # a posterior that is known exactly has one draw
+        which = np.arange(n) % draws.inducing.shape[0]
         draws = jax.tree.map(lambda a, which=which: a[which], draws)
         grams.append(grams_at(posterior, draws, rows, key=key_grams))
         audits.append(_audit(posterior, key_guide, n))
@@ -135,7 +157,8 @@ def compare(
 
 
 def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) -> Estimate:
-    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, without bias, and its jackknife standard error.
+    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, without bias, and its jackknife
+    standard error.
 
     It is zero for equal laws and positive for others, in the units of the vectors.
 
@@ -159,8 +182,8 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
 
 
 def pareto_k(log_weights: Any) -> float:
-    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024): their mean is reliable
-    below 0.7."""
+    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024): their
+    mean is reliable below 0.7."""
     values = np.asarray(log_weights, float)
     try:
         from arviz_stats.base import array_stats  # ArviZ 1.x  # pyright: ignore[reportMissingImports]
@@ -185,7 +208,8 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> Distance:
-    """Both in standard deviations of b, entry by entry; the energy distance is divided by the root of their number."""
+    """Both in standard deviations of b, entry by entry; the energy distance is divided by the root
+    of their number."""
     spread = b.std(axis=0, ddof=1)
     varies = spread > 0
     a, b, spread = a[:, varies], b[:, varies], spread[varies]
@@ -209,7 +233,9 @@ def _entries(gram: Any) -> np.ndarray:
     return values[(slice(None), *np.tril_indices(values.shape[-1]))]
 
 
-def _audit(posterior: Posterior, key: PRNGKeyArray, n: int) -> tuple[Estimate | None, float | None, float | None]:
+def _audit(
+    posterior: Posterior, key: PRNGKeyArray, n: int
+) -> tuple[Estimate | None, float | None, float | None]:
     """ELBO, k-hat and importance-sampling evidence of a variational posterior."""
     if not isinstance(posterior, VariationalPosterior):
         return None, None, None
@@ -223,7 +249,9 @@ def _audit(posterior: Posterior, key: PRNGKeyArray, n: int) -> tuple[Estimate | 
 def _check_pair(a: Any, b: Any) -> None:
     for name, posterior in (("posterior_a", a), ("posterior_b", b)):
         if not isinstance(posterior, Posterior):
-            raise ValueError(f"Expected {name} to come from an engine. Got {type(posterior).__name__}.")
+            raise ValueError(
+                f"Expected {name} to come from an engine. Got {type(posterior).__name__}."
+            )
     if tuple(map(type, a.model.layers)) != tuple(map(type, b.model.layers)):
         raise ValueError("Expected two posteriors of one model. Got others' layers.")
     pairs = [(a.data.x, b.data.x), (a.data.y, b.data.y)]

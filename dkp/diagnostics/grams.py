@@ -1,9 +1,8 @@
 """Gram matrices of posterior draws, and what they say about the representation that was learned.
 
-A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the same network
-would do without randomness (the limit of an infinitely wide network, in which nothing is learned) is computed beside
-them for comparison.
-"""
+A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the
+same network would do without randomness (the limit of an infinitely wide network, in which nothing
+is learned) is computed beside them for comparison."""
 
 from typing import Any, NamedTuple
 
@@ -29,9 +28,9 @@ __all__ = ["GramDraws", "gram_draws", "gram_summaries", "grams_at", "label_align
 class GramDraws(NamedTuple):
     """Gram matrices at the inducing points, one a draw.
 
-    learned: G_1, G_2, … after each bottleneck, and last the kernel matrix K of the outputs. fixed: the same matrices of
-    the deterministic network with the same hyperparameters, in which every bottleneck returns what enters it.
-    """
+    learned: G_1, G_2, … after each bottleneck, and last the kernel matrix K of the outputs. fixed:
+    the same matrices of the deterministic network with the same hyperparameters, in which every
+    bottleneck returns what enters it."""
 
     learned: tuple[Float[Array, "S P P"], ...]
     fixed: tuple[Float[Array, "S P P"], ...]
@@ -47,7 +46,9 @@ def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
     def one(draw: Draw) -> GramDraws:
         layers = resolve_draw(posterior.model, draw, posterior.data.n_outputs).layers
         points = Inputs(i=draw.inducing)
-        learned = _walk(layers, points, lambda index, layer, kernel: Gram(ii=_product(draw.factors[index - 1])))
+        learned = _walk(
+            layers, points, lambda index, layer, kernel: Gram(ii=_product(draw.factors[index - 1]))
+        )
         fixed = _walk(layers, points, lambda index, layer, kernel: kernel)
         return GramDraws(*(tuple(gram.ii for gram in grams) for grams in (learned, fixed)))
 
@@ -57,8 +58,8 @@ def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
 def grams_at(
     posterior: Posterior, draws: Draw, x: Float[Array, "B *space D"], *, key: PRNGKeyArray
 ) -> tuple[Array, ...]:
-    """Gram matrices of `draws` at any standardised points together: of each bottleneck, and last the kernel matrix K
-    of the outputs; (S, B, B) each.
+    """Gram matrices of `draws` at any standardised points together: of each bottleneck, and last
+    the kernel matrix K of the outputs; (S, B, B) each.
 
     Given a draw, they come from the joint conditional prior of the points. Cost cubic in P + B.
     """
@@ -69,13 +70,17 @@ def grams_at(
 
 
 @compiled(static_argnums=(1,))
-def _grams_at(model: DeepKernelProcess, n_outputs: int, draws: Draw, x: Array, keys: Array) -> tuple[Array, ...]:
+def _grams_at(
+    model: DeepKernelProcess, n_outputs: int, draws: Draw, x: Array, keys: Array
+) -> tuple[Array, ...]:
     def one(pair: tuple[Draw, PRNGKeyArray]) -> tuple[Array, ...]:
         draw, key = pair
         p = draw.inducing.shape[0]
 
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-            factor = layer.extend(jax.random.fold_in(key, index), kernel.ii, draw.factors[index - 1])
+            factor = layer.extend(
+                jax.random.fold_in(key, index), kernel.ii, draw.factors[index - 1]
+            )
             return Gram(ii=factor @ factor.T)
 
         layers = resolve_draw(model, draw, n_outputs).layers
@@ -86,11 +91,12 @@ def _grams_at(model: DeepKernelProcess, n_outputs: int, draws: Draw, x: Array, k
 
 
 def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
-    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular values s of their
-    factors.
+    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular
+    values s of their factors.
 
-    log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues. effective_rank is exp(H(p))
-    with the entropy H of p = s^2 / sum s^2, between 1 and P: Roy & Vetterli 2007, The effective rank, definition 1.
+    log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues.
+    effective_rank is exp(H(p)) with the entropy H of p = s^2 / sum s^2, between 1 and P: Roy &
+    Vetterli 2007, The effective rank, definition 1.
 
     Args:
         factor: S, (S, P, M), full rank.
@@ -103,15 +109,21 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
     trace = eigenvalues.sum(axis=-1)
     share = eigenvalues / trace[:, None]
     entropy = -np.sum(share * np.log(np.where(share > 0, share, 1.0)), axis=-1)
-    return {"log_det": np.log(eigenvalues).sum(axis=-1), "trace": trace, "effective_rank": np.exp(entropy)}
+    return {
+        "log_det": np.log(eigenvalues).sum(axis=-1),
+        "trace": trace,
+        "effective_rank": np.exp(entropy),
+    }
 
 
-def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> Float[np.ndarray, "S L"]:
-    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training points, one row a
-    draw.
+def label_alignment(
+    posterior: Posterior, draws: Draw, *, key: PRNGKeyArray
+) -> Float[np.ndarray, "S L"]:
+    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training
+    points, one row a draw.
 
-    The columns are the matrices of :func:`gram_draws`. A Gram matrix at the data is projected on the inducing points,
-    G_ti G_ii^-1 G_it: exact where the inducing points are the data.
+    The columns are the matrices of :func:`gram_draws`. A Gram matrix at the data is projected on
+    the inducing points, G_ti G_ii^-1 G_it: exact where the inducing points are the data.
 
     Args:
         key: for the data blocks of the Gram matrices.
@@ -120,14 +132,20 @@ def label_alignment(posterior: Posterior, draws: Draw, *, key: PRNGKeyArray) -> 
 
     def one(key: PRNGKeyArray, draw: Draw) -> Array:
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
-            return layer.condition(jax.random.fold_in(key, index), kernel, cholesky(kernel.ii), draw.factors[index - 1])
+            return layer.condition(
+                jax.random.fold_in(key, index), kernel, cholesky(kernel.ii), draw.factors[index - 1]
+            )
 
         layers = resolve_draw(posterior.model, draw, data.n_outputs).layers
         grams = _walk(layers, Inputs(i=draw.inducing, t=data.x), bottleneck)
-        return jnp.stack([centred_alignment(_projected(gram), jnp.nan_to_num(data.y)) for gram in grams])
+        return jnp.stack(
+            [centred_alignment(_projected(gram), jnp.nan_to_num(data.y)) for gram in grams]
+        )
 
     keys = jax.random.split(key, draws.inducing.shape[0])
-    return np.asarray(jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))(keys, draws))
+    return np.asarray(
+        jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))(keys, draws)
+    )
 
 
 def _walk(layers: Any, points: Inputs, bottleneck: Any) -> list[Gram]:

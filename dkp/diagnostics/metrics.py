@@ -1,13 +1,15 @@
-"""Scores of predictions against what was observed, in the units of the target, on the host in float64.
+"""Scores of predictions against what was observed, in the units of the target, on the host in
+float64.
 
-Observations are (N,), or (N, C) for C outputs; draws and mixture components stand on a leading axis S. The
-functions with one value an output return a number for (N,) and C numbers for (N, C).
+Observations are (N,), or (N, C) for C outputs; draws and mixture components stand on a leading axis
+S. The functions with one value an output return a number for (N,) and C numbers for (N, C).
 
-References: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and estimation, JASA
-102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked probability score for circular variables,
-QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores for ensemble forecasts, QJRMS 140;
-G. W. Brier (1950), Monthly Weather Review 78; M. P. Naeini et al. (2015), AAAI (expected calibration error).
-"""
+References: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and
+    estimation, JASA
+102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked probability score for
+circular variables, QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores
+for ensemble forecasts, QJRMS 140; G. W. Brier (1950), Monthly Weather Review 78; M. P. Naeini et
+al. (2015), AAAI (expected calibration error)."""
 
 from typing import Any, NamedTuple
 
@@ -58,7 +60,8 @@ def rmse(y: Any, prediction: Any) -> PerOutput:
     """Root mean squared error, sqrt(mean (y - prediction)²), of each output.
 
     Raises:
-        ValueError: when an argument is not finite or the shapes differ; so do all functions of this module.
+        ValueError: when an argument is not finite or the shapes differ; so do all functions of this
+            module.
     """
     error = np.subtract(*_pair(y, prediction, "prediction"))
     return np.sqrt(np.mean(error**2, axis=0))
@@ -70,17 +73,19 @@ def mae(y: Any, prediction: Any) -> PerOutput:
 
 
 def mean_log_density(log_density: Any) -> Estimate:
-    """Mean of N log predictive densities, and its standard error: unbiased standard deviation / sqrt(N).
+    """Mean of N log predictive densities, and its standard error: unbiased standard deviation /
+    sqrt(N).
 
     Args:
-        log_density: shape (N,), N >= 2. Minus infinity is a score like any other: the mean is then minus infinity,
-            and the standard error NaN.
+        log_density: shape (N,), N >= 2. Minus infinity is a score like any other: the mean is then
+            minus infinity, and the standard error NaN.
     """
     values = checks.real_array("log_density", log_density)
     if values.ndim != 1 or len(values) < 2 or np.isnan(values).any() or np.isposinf(values).any():
         raise ValueError(
             "Expected log_density to be at least two numbers on one axis, none NaN or +inf. "
-            f"Got shape {values.shape}, {int(np.isnan(values).sum())} NaN, {int(np.isposinf(values).sum())} +inf."
+            f"Got shape {values.shape}, {int(np.isnan(values).sum())} NaN, "
+            f"{int(np.isposinf(values).sum())} +inf."
         )
     with np.errstate(invalid="ignore"):  # the deviation of minus infinity from minus infinity
         return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
@@ -95,8 +100,9 @@ def crps(y: Any, samples: Any, *, fair: bool = True) -> Float[np.ndarray, "N *C"
     Args:
         y: shape (N,) or (N, C).
         samples: shape (S, N) or (S, N, C), S >= 2.
-        fair: m = S(S - 1), whose expectation is the score of the distribution that was drawn from. False: m = S²,
-            the score of the draws' own empirical distribution, larger by E|X - X'| / (2S) on average.
+        fair: m = S(S - 1), whose expectation is the score of the distribution that was drawn from.
+            False: m = S², the score of the draws' own empirical distribution, larger by E|X - X'| /
+            (2S) on average.
     """
     y, samples = _with_leading(y, "samples", samples)
     s = len(samples)
@@ -109,10 +115,12 @@ def crps(y: Any, samples: Any, *, fair: bool = True) -> Float[np.ndarray, "N *C"
 
 
 def crps_gaussian_mixture(y: Any, mean: Any, scale: Any) -> Float[np.ndarray, "N *C"]:
-    """CRPS of the mixture of S Gaussians with equal weights, in closed form, one value an observation.
+    """CRPS of the mixture of S Gaussians with equal weights, in closed form, one value an
+    observation.
 
-    CRPS = mean_s A(y - mean_s, scale_s²) - mean_{s,t} A(mean_s - mean_t, scale_s² + scale_t²) / 2, where
-    A(m, v) = E|N(m, v)| = 2 sqrt(v) phi(m / sqrt(v)) + m (2 Phi(m / sqrt(v)) - 1). Time O(S² N), memory O(S N).
+    CRPS = mean_s A(y - mean_s, scale_s²) - mean_{s,t} A(mean_s - mean_t, scale_s² + scale_t²) / 2,
+    where A(m, v) = E|N(m, v)| = 2 sqrt(v) phi(m / sqrt(v)) + m (2 Phi(m / sqrt(v)) - 1). Time O(S²
+    N), memory O(S N).
 
     Args:
         y: shape (N,) or (N, C).
@@ -125,7 +133,10 @@ def crps_gaussian_mixture(y: Any, mean: Any, scale: Any) -> Float[np.ndarray, "N
     if not (scale > 0).all():
         raise ValueError(f"Expected scale to be positive. Got {scale.min()}.")
     variance = scale**2
-    pairs = sum(_mean_absolute(mean - m, variance + v).mean(axis=0) for m, v in zip(mean, variance, strict=True))
+    pairs = sum(
+        _mean_absolute(mean - m, variance + v).mean(axis=0)
+        for m, v in zip(mean, variance, strict=True)
+    )
     return _mean_absolute(y - mean, variance).mean(axis=0) - 0.5 * pairs / len(mean)
 
 
@@ -154,15 +165,16 @@ def accuracy(labels: Any, probabilities: Any) -> float:
         probabilities: of K classes, (N, K), rows of which sum to one.
 
     Raises:
-        ValueError: for labels that are none of 0, …, K - 1, and rows that are no probabilities; so do all functions of
-            labels and probabilities.
+        ValueError: for labels that are none of 0, …, K - 1, and rows that are no probabilities; so
+            do all functions of labels and probabilities.
     """
     labels, probabilities = _classes(labels, probabilities)
     return float(np.mean(np.argmax(probabilities, axis=1) == labels))
 
 
 def mean_log_probability(labels: Any, probabilities: Any) -> Estimate:
-    """Mean log probability of the observed classes, and its standard error, as :func:`mean_log_density`."""
+    """Mean log probability of the observed classes, and its standard error, as
+    :func:`mean_log_density`."""
     labels, probabilities = _classes(labels, probabilities)
     with np.errstate(divide="ignore"):
         return mean_log_density(np.log(probabilities[np.arange(len(labels)), labels]))
@@ -171,11 +183,14 @@ def mean_log_probability(labels: Any, probabilities: Any) -> Estimate:
 def brier_score(labels: Any, probabilities: Any) -> float:
     """Mean over rows of sum_k (p_k - [label = k])^2: between 0 and 2, less is better."""
     labels, probabilities = _classes(labels, probabilities)
-    return float(np.mean(np.sum((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2, axis=1)))
+    return float(
+        np.mean(np.sum((probabilities - np.eye(probabilities.shape[1])[labels]) ** 2, axis=1))
+    )
 
 
 def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliability:
-    """Confidence and accuracy, the rows in bins of equal width by the probability of their likeliest class.
+    """Confidence and accuracy, the rows in bins of equal width by the probability of their
+    likeliest class.
 
     Args:
         bins: number of bins of [0, 1].
@@ -184,13 +199,16 @@ def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliabili
     confidence, right = probabilities.max(axis=1), np.argmax(probabilities, axis=1) == labels
     index = np.minimum((confidence * checks.positive_int("bins", bins)).astype(int), bins - 1)
     used, place, number = np.unique(index, return_inverse=True, return_counts=True)
-    means = (np.bincount(place, weights=values, minlength=len(used)) / number for values in (confidence, right))
+    means = (
+        np.bincount(place, weights=values, minlength=len(used)) / number
+        for values in (confidence, right)
+    )
     return Reliability(*means, share=number / len(labels))
 
 
 def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy in the bins of :func:`reliability`, sum_b (n_b / N) |accuracy_b -
-    confidence_b|. Chance alone makes it positive, of the order of sqrt(bins / N).
+    """Mean distance of confidence and accuracy in the bins of :func:`reliability`, sum_b (n_b / N)
+    |accuracy_b - confidence_b|. Chance alone makes it positive, of the order of sqrt(bins / N).
 
     Args:
         bins: number of bins of [0, 1].
@@ -205,8 +223,8 @@ def predictive_entropy(probabilities: Any) -> Float[np.ndarray, " N"]:
 
 
 def out_of_distribution_auroc(inside: Any, outside: Any) -> float:
-    """Probability that a row from elsewhere has the larger predictive entropy, ties counted half: the area under the
-    curve of a detector.
+    """Probability that a row from elsewhere has the larger predictive entropy, ties counted half:
+    the area under the curve of a detector.
 
     Args:
         inside: probabilities at rows like those of training, (N, K). outside: at others, (M, K).
@@ -214,16 +232,23 @@ def out_of_distribution_auroc(inside: Any, outside: Any) -> float:
     from sklearn.metrics import roc_auc_score
 
     entropies = [predictive_entropy(inside), predictive_entropy(outside)]
-    return float(roc_auc_score(np.repeat([0, 1], [len(e) for e in entropies]), np.concatenate(entropies)))
+    return float(
+        roc_auc_score(np.repeat([0, 1], [len(e) for e in entropies]), np.concatenate(entropies))
+    )
 
 
 def _classes(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     probabilities = _rows_of_probabilities(probabilities)
     labels = checks.finite_array("labels", labels, ndim=1)
     checks.same_length("labels", labels, "probabilities", probabilities)
-    if np.any(labels != np.floor(labels)) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+    if (
+        np.any(labels != np.floor(labels))
+        or labels.min() < 0
+        or labels.max() >= probabilities.shape[1]
+    ):
         raise ValueError(
-            f"Expected labels to be integers from 0 to {probabilities.shape[1] - 1}. Got {labels.min():g} to "
+            f"Expected labels to be integers from 0 to {probabilities.shape[1] - 1}. Got "
+            f"{labels.min():g} to "
             f"{labels.max():g}."
         )
     return labels.astype(int), probabilities
@@ -234,7 +259,8 @@ def _rows_of_probabilities(values: Any) -> np.ndarray:
     if probabilities.min() < 0 or np.any(np.abs(probabilities.sum(axis=1) - 1) > 1e-4):
         raise ValueError(
             f"Expected rows of probabilities, non-negative and of sum one. Got sums from "
-            f"{probabilities.sum(axis=1).min():g} to {probabilities.sum(axis=1).max():g}, the least entry "
+            f"{probabilities.sum(axis=1).min():g} to {probabilities.sum(axis=1).max():g}, the "
+            "least entry "
             f"{probabilities.min():g}."
         )
     return probabilities
@@ -258,10 +284,16 @@ def _with_leading(y: Any, name: str, values: Any) -> tuple[np.ndarray, np.ndarra
     y = checks.finite_array("y", y, ndim=(1, 2))
     values = checks.finite_array(name, values, ndim=y.ndim + 1)
     if values.shape[1:] != y.shape:
-        raise ValueError(f"Expected {name} to have shape (S, {', '.join(map(str, y.shape))}). Got {values.shape}.")
+        raise ValueError(
+            f"Expected {name} to have shape (S, {', '.join(map(str, y.shape))}). Got "
+            f"{values.shape}."
+        )
     return y, values
 
 
 def _check_ordered(lower: np.ndarray, upper: np.ndarray) -> None:
     if (lower > upper).any():
-        raise ValueError(f"Expected lower <= upper. Got {int((lower > upper).sum())} intervals the other way round.")
+        raise ValueError(
+            f"Expected lower <= upper. Got {int((lower > upper).sum())} intervals the other way "
+            "round."
+        )

@@ -1,4 +1,5 @@
-"""NumPyro distributions: factors of Gram matrices, their conditionals and divergences, and random scales."""
+"""NumPyro distributions: factors of Gram matrices, their conditionals and divergences, and random
+scales."""
 
 from dkp.distributions.bartlett import Bartlett
 from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional

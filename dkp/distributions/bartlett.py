@@ -1,7 +1,7 @@
 """The law of a Bartlett factor: a lower-trapezoidal matrix with independent entries.
 
-It is the base of the laws of all Gram factors: what a sampler sees when a site is written non-centred.
-"""
+It is the base of the laws of all Gram factors: what a sampler sees when a site is written
+non-centred."""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -39,21 +39,26 @@ class LowerTrapezoidal(constraints.Constraint):
         return zeros & jnp.all(diagonal(x) > 0, axis=-1)
 
     def feasible_like(self, prototype: Array) -> Array:
-        return jnp.broadcast_to(jnp.eye(self.rows, self.columns, dtype=prototype.dtype), prototype.shape)
+        return jnp.broadcast_to(
+            jnp.eye(self.rows, self.columns, dtype=prototype.dtype), prototype.shape
+        )
 
     def tree_flatten(self) -> Any:
         return (), ((), {"rows": self.rows, "columns": self.columns})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LowerTrapezoidal) and (self.rows, self.columns) == (other.rows, other.columns)
+        return isinstance(other, LowerTrapezoidal) and (self.rows, self.columns) == (
+            other.rows,
+            other.columns,
+        )
 
     def __hash__(self) -> int:
         return hash((LowerTrapezoidal, self.rows, self.columns))
 
 
 class LowerTrapezoidalTransform(Transform):
-    """From vectors to lower-trapezoidal matrices: entries below the diagonal, row by row, then logarithms of the
-    diagonal."""
+    """From vectors to lower-trapezoidal matrices: entries below the diagonal, row by row, then
+    logarithms of the diagonal."""
 
     domain = constraints.real_vector
 
@@ -72,14 +77,19 @@ class LowerTrapezoidalTransform(Transform):
     def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch P M"]:
         return self.matrix(x[..., : -self.columns], jnp.exp(x[..., -self.columns :]))
 
-    def matrix(self, below: Float[Array, "*batch L"], on: Float[Array, "*batch M"]) -> Float[Array, "*batch P M"]:
+    def matrix(
+        self, below: Float[Array, "*batch L"], on: Float[Array, "*batch M"]
+    ) -> Float[Array, "*batch P M"]:
         """The matrix with these entries below the diagonal, row by row, and on it."""
         # A gather: its derivative, a scatter-add, is as cheap; a scatter forward is not.
         padded = jnp.concatenate([below, jnp.zeros((*below.shape[:-1], 1), below.dtype)], axis=-1)
         return padded[..., self._places] + embed_diagonal(on, self.rows)
 
-    def entries(self, y: Float[Array, "*batch P M"]) -> tuple[Float[Array, "*batch L"], Float[Array, "*batch M"]]:
-        """The entries below the diagonal, row by row, and those on it: the inverse of :meth:`matrix`."""
+    def entries(
+        self, y: Float[Array, "*batch P M"]
+    ) -> tuple[Float[Array, "*batch L"], Float[Array, "*batch M"]]:
+        """The entries below the diagonal, row by row, and those on it: the inverse of
+        :meth:`matrix`."""
         i, j = self._below
         return y[..., i, j], diagonal(y)
 
@@ -102,7 +112,8 @@ class LowerTrapezoidalTransform(Transform):
 
     @property
     def _places(self) -> np.ndarray:
-        """Where each entry of the matrix stands in the vector of entries below the diagonal; last for the others."""
+        """Where each entry of the matrix stands in the vector of entries below the diagonal; last
+        for the others."""
         i, j = self._below
         places = np.full((self.rows, self.columns), len(i))
         places[i, j] = np.arange(len(i))
@@ -123,7 +134,8 @@ def _to_lower_trapezoidal(constraint: LowerTrapezoidal) -> LowerTrapezoidalTrans
 
 
 class Bartlett(Distribution):
-    """Law of a lower-trapezoidal A (p x m) with A_jj^2 ~ chi^2(df_j) and A_ij ~ N(0, 1) below, all independent.
+    """Law of a lower-trapezoidal A (p x m) with A_jj^2 ~ chi^2(df_j) and A_ij ~ N(0, 1) below, all
+    independent.
 
     log p(A) = sum_j [(1 - df_j / 2) log 2 - logGamma(df_j / 2) + (df_j - 1) log A_jj - A_jj^2 / 2]
                - sum_{i > j} (A_ij^2 + log 2 pi) / 2
@@ -142,10 +154,15 @@ class Bartlett(Distribution):
     reparametrized_params = ["df"]
     pytree_aux_fields = ("rows",)
 
-    def __init__(self, df: Float[Array, "*batch M"], rows: int, *, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, df: Float[Array, "*batch M"], rows: int, *, validate_args: bool | None = None
+    ) -> None:
         columns = df.shape[-1]
         if columns > rows:
-            raise ValueError(f"Expected at most as many columns as rows, {rows}. Got {columns} degrees of freedom.")
+            raise ValueError(
+                f"Expected at most as many columns as rows, {rows}. Got {columns} degrees of "
+                "freedom."
+            )
         if not isinstance(df, Tracer) and not np.all(np.asarray(df) > 0):
             raise ValueError(f"Expected positive degrees of freedom. Got {np.min(np.asarray(df))}.")
         self.df, self.rows = df, rows
@@ -155,7 +172,9 @@ class Bartlett(Distribution):
     def support(self) -> LowerTrapezoidal:
         return LowerTrapezoidal(*self.event_shape)
 
-    def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*shape P M"]:
+    def sample(
+        self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()
+    ) -> Float[Array, "*shape P M"]:
         shape = sample_shape + self.batch_shape
         df = jnp.broadcast_to(self.df, (*shape, self.df.shape[-1]))
         draw = bartlett
@@ -167,7 +186,14 @@ class Bartlett(Distribution):
     @validate_sample
     def log_prob(self, value: Float[Array, "*shape P M"]) -> Float[Array, "*shape"]:
         (rows, columns), squares = self.event_shape, jnp.sum(value**2, axis=(-2, -1))
-        df = jnp.broadcast_to(self.df, (*value.shape[:-2], columns)) if value.ndim > self.df.ndim + 1 else self.df
-        entries = jnp.sum((df - 1) * jnp.log(diagonal(value)) - gammaln(df / 2) - (df / 2 - 1) * math.log(2), axis=-1)
+        df = (
+            jnp.broadcast_to(self.df, (*value.shape[:-2], columns))
+            if value.ndim > self.df.ndim + 1
+            else self.df
+        )
+        entries = jnp.sum(
+            (df - 1) * jnp.log(diagonal(value)) - gammaln(df / 2) - (df / 2 - 1) * math.log(2),
+            axis=-1,
+        )
         below = rows * columns - columns * (columns + 1) // 2
         return entries - squares / 2 - below * math.log(2 * math.pi) / 2

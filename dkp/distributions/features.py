@@ -1,4 +1,5 @@
-"""Features of a layer: a matrix whose columns are independent draws of one Gaussian process at the inducing points."""
+"""Features of a layer: a matrix whose columns are independent draws of one Gaussian process at the
+inducing points."""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -21,7 +22,8 @@ class FeatureNormal(Distribution):
 
     Args:
         loc: mu, (*batch, p, m).
-        scale_tril: R, lower-triangular with positive diagonal, (*batch, p, p); None for the identity.
+        scale_tril: R, lower-triangular with positive diagonal, (*batch, p, p); None for the
+            identity.
 
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), the features of a deep Gaussian process.
     """
@@ -41,16 +43,23 @@ class FeatureNormal(Distribution):
         self.loc, self.scale_tril = loc, scale_tril
         super().__init__(loc.shape[:-2], loc.shape[-2:], validate_args=validate_args)
 
-    def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*shape P M"]:
+    def sample(
+        self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()
+    ) -> Float[Array, "*shape P M"]:
         noise = normal(key, (*sample_shape, *self.loc.shape), self.loc.dtype)
-        return _prepended(self.loc, noise) + (noise if self.scale_tril is None else self.scale_tril @ noise)
+        return _prepended(self.loc, noise) + (
+            noise if self.scale_tril is None else self.scale_tril @ noise
+        )
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*shape P M"]) -> Float[Array, "*shape"]:
         rows, columns = self.event_shape
         residual, log_det = value - _prepended(self.loc, value), jnp.zeros((), value.dtype)
         if self.scale_tril is not None:
-            residual, log_det = triangular_inverse(self.scale_tril) @ residual, log_determinant(self.scale_tril)
+            residual, log_det = (
+                triangular_inverse(self.scale_tril) @ residual,
+                log_determinant(self.scale_tril),
+            )
         constant = rows * columns * math.log(2 * math.pi)
         return -(jnp.sum(residual**2, axis=(-2, -1)) + columns * log_det + constant) / 2
 

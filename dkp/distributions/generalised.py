@@ -1,13 +1,13 @@
-"""Generalised singular Wishart distributions, on a factor of their matrix: posteriors of Wishart bottlenecks.
+"""Generalised singular Wishart distributions, on a factor of their matrix: posteriors of Wishart
+bottlenecks.
 
-The Bartlett factor of a Wishart matrix has chi-squared and standard normal entries. Here every entry has parameters of
-its own, and rows and columns are mixed:
+The Bartlett factor of a Wishart matrix has chi-squared and standard normal entries. Here every
+entry has parameters of its own, and rows and columns are mixed:
 
     S = L A T B,   G = S S^T,   T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2) for i > j
 
-Laws are over the lower-trapezoidal S (p x m, m = min(p, nu), positive diagonal), which G determines; the density of G
-follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1).
-"""
+Laws are over the lower-trapezoidal S (p x m, m = min(p, nu), positive diagonal), which G
+determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1)."""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -37,11 +37,14 @@ __all__ = ["ColumnProduct", "GeneralisedBartlett", "GeneralisedWishartFactor", "
 
 
 class GeneralisedBartlett(Distribution):
-    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j), T_ij ~ N(mu_ij, sigma_ij^2) below.
+    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j), T_ij ~ N(mu_ij,
+    sigma_ij^2) below.
 
-    log q(T) = sum_j [log 2 T_jj + log Gamma(T_jj^2; alpha_j, beta_j)] + sum_{i > j} log N(T_ij; mu_ij, sigma_ij^2)
+    log q(T) = sum_j [log 2 T_jj + log Gamma(T_jj^2; alpha_j, beta_j)] + sum_{i > j} log N(T_ij;
+    mu_ij, sigma_ij^2)
 
-    alpha_j = (nu - j + 1) / 2, beta = 1/2, mu = 0 and sigma = 1 is :class:`~dkp.distributions.bartlett.Bartlett`.
+    alpha_j = (nu - j + 1) / 2, beta = 1/2, mu = 0 and sigma = 1 is
+    :class:`~dkp.distributions.bartlett.Bartlett`.
 
     Args:
         concentration: alpha, positive, (*batch, m).
@@ -50,8 +53,8 @@ class GeneralisedBartlett(Distribution):
         scale: sigma, positive, of the same shape.
 
     Raises:
-        ValueError: when concrete parameters are not positive (an underflow of their logarithms, for example), or
-            shapes do not fit.
+        ValueError: when concrete parameters are not positive (an underflow of their logarithms, for
+            example), or shapes do not fit.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), generalised singular Wishart.
     """
@@ -76,13 +79,15 @@ class GeneralisedBartlett(Distribution):
         rows, columns = loc.shape[-2:]
         if columns > rows or concentration.shape[-1] != columns:
             raise ValueError(
-                f"Expected at most as many columns as rows, {rows}, and one concentration a column. Got {columns} "
+                f"Expected at most as many columns as rows, {rows}, and one concentration a "
+                f"column. Got {columns} "
                 f"columns and {concentration.shape[-1]} concentrations."
             )
         for name, value in {"concentration": concentration, "rate": rate, "scale": scale}.items():
             if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
                 raise ValueError(
-                    f"Expected a positive {name}. Got a smallest value of {np.min(np.asarray(value))}: parameters on "
+                    f"Expected a positive {name}. Got a smallest value of "
+                    f"{np.min(np.asarray(value))}: parameters on "
                     "a logarithmic scale may have underflowed."
                 )
         self.concentration, self.rate, self.loc, self.scale = concentration, rate, loc, scale
@@ -97,33 +102,51 @@ class GeneralisedBartlett(Distribution):
         """E T and Var T, entry by entry (p x m), and E log T_jj^2 (m)."""
         mean, variance = gamma_root_moments(self.concentration)
         rows = self.event_shape[0]
-        on_mean, on_variance = embed_diagonal(mean / jnp.sqrt(self.rate), rows), variance / self.rate
+        on_mean, on_variance = (
+            embed_diagonal(mean / jnp.sqrt(self.rate), rows),
+            variance / self.rate,
+        )
         return (
             jnp.tril(self.loc, -1) + on_mean,
             jnp.tril(self.scale, -1) ** 2 + embed_diagonal(on_variance, rows),
             digamma(self.concentration) - jnp.log(self.rate),
         )
 
-    def sample(self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*shape P M"]:
+    def sample(
+        self, key: PRNGKeyArray, sample_shape: tuple[int, ...] = ()
+    ) -> Float[Array, "*shape P M"]:
         shape = (*sample_shape, *self.batch_shape, *self.event_shape)
         concentration = jnp.broadcast_to(self.concentration, (*shape[:-2], shape[-1]))
         squares, noise = gamma_and_normal(key, concentration, shape)
-        loc, scale, rate = (_prepended(a, len(sample_shape)) for a in (self.loc, self.scale, self.rate))
-        return jnp.tril(loc + scale * noise, -1) + embed_diagonal(jnp.sqrt(squares / rate), shape[-2])
+        loc, scale, rate = (
+            _prepended(a, len(sample_shape)) for a in (self.loc, self.scale, self.rate)
+        )
+        return jnp.tril(loc + scale * noise, -1) + embed_diagonal(
+            jnp.sqrt(squares / rate), shape[-2]
+        )
 
     @validate_sample
     def log_prob(self, value: Float[Array, "*shape P M"]) -> Float[Array, "*shape"]:
         extra = value.ndim - self.loc.ndim
-        alpha, beta, loc, scale = (_prepended(a, extra) for a in (self.concentration, self.rate, self.loc, self.scale))
+        alpha, beta, loc, scale = (
+            _prepended(a, extra) for a in (self.concentration, self.rate, self.loc, self.scale)
+        )
         on = diagonal(value)
-        squares = alpha * jnp.log(beta) - gammaln(alpha) + math.log(2) + (2 * alpha - 1) * jnp.log(on) - beta * on**2
+        squares = (
+            alpha * jnp.log(beta)
+            - gammaln(alpha)
+            + math.log(2)
+            + (2 * alpha - 1) * jnp.log(on)
+            - beta * on**2
+        )
         z = (value - loc) / scale
         below = jnp.tril(-(z**2 + math.log(2 * math.pi)) / 2 - jnp.log(scale), -1)
         return jnp.sum(squares, axis=-1) + jnp.sum(below, axis=(-2, -1))
 
 
 class ColumnProduct(Transform):
-    """T -> T B for a lower-triangular B (m x m) with positive diagonal, on lower-trapezoidal T (p x m).
+    """T -> T B for a lower-triangular B (m x m) with positive diagonal, on lower-trapezoidal T (p x
+    m).
 
     |d(T B)/dT| = prod_j B_jj^(p - j + 1).
     """
@@ -145,14 +168,18 @@ class ColumnProduct(Transform):
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: object = None) -> Array:
         log_diagonal = jnp.log(diagonal(self.tril))
-        log_det = log_diagonal @ (self.rows - jnp.arange(self.tril.shape[-1], dtype=log_diagonal.dtype))
+        log_det = log_diagonal @ (
+            self.rows - jnp.arange(self.tril.shape[-1], dtype=log_diagonal.dtype)
+        )
         return jnp.broadcast_to(log_det, jnp.broadcast_shapes(log_det.shape, x.shape[:-2]))
 
     def tree_flatten(self) -> Any:
         return (self.tril,), (("tril",), {"rows": self.rows})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ColumnProduct) and other.tril is self.tril and other.rows == self.rows
+        return (
+            isinstance(other, ColumnProduct) and other.tril is self.tril and other.rows == self.rows
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -190,7 +217,11 @@ class RowProduct(Transform):
         return (self.matrix,), (("matrix",), {"columns": self.columns})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RowProduct) and other.matrix is self.matrix and other.columns == self.columns
+        return (
+            isinstance(other, RowProduct)
+            and other.matrix is self.matrix
+            and other.columns == self.columns
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -202,13 +233,15 @@ class GeneralisedWishartFactor(TransformedDistribution):
     :class:`~dkp.distributions.wishart.WishartFactor`.
 
     Args:
-        scale_tril: L, lower-triangular with positive diagonal, p x p. A lower-triangular A belongs in here: pass L A.
+        scale_tril: L, lower-triangular with positive diagonal, p x p. A lower-triangular A belongs
+            in here: pass L A.
         entries: the law of T.
         columns: B, lower-triangular with positive diagonal, m x m; None for the identity.
-        rows: A, any invertible p x p matrix; None for the identity. Its divergences have no closed form.
+        rows: A, any invertible p x p matrix; None for the identity. Its divergences have no closed
+            form.
 
-    Source: Ober & Aitchison 2021 (arXiv 2107.10125); mixing of rows and columns: Ober, Anson, Milsom & Aitchison 2023
-        (arXiv 2305.14454), densities derived for the construction above.
+    Source: Ober & Aitchison 2021 (arXiv 2107.10125); mixing of rows and columns: Ober, Anson,
+        Milsom & Aitchison 2023 (arXiv 2305.14454), densities derived for the construction above.
     """
 
     pytree_data_fields = ("scale_tril", "columns", "rows")
@@ -226,7 +259,9 @@ class GeneralisedWishartFactor(TransformedDistribution):
         self.scale_tril, self.columns, self.rows = scale_tril, columns, rows
         transforms: list[Any] = [] if columns is None else [ColumnProduct(columns, p)]
         transforms += [] if rows is None else [RowProduct(rows, m)]
-        super().__init__(entries, [*transforms, LowerProduct(scale_tril, m)], validate_args=validate_args)
+        super().__init__(
+            entries, [*transforms, LowerProduct(scale_tril, m)], validate_args=validate_args
+        )
 
 
 def _prepended(array: Array, axes: int) -> Array:

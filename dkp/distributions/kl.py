@@ -1,4 +1,5 @@
-"""Closed-form Kullback-Leibler divergences, registered with ``numpyro.distributions.kl_divergence``."""
+"""Closed-form Kullback-Leibler divergences, registered with
+``numpyro.distributions.kl_divergence``."""
 
 import math
 
@@ -20,15 +21,16 @@ __all__ = ["kl_divergence"]
 
 @kl_divergence.register(InverseWishartFactor, InverseWishartFactor)  # type: ignore[attr-defined]
 def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Array:
-    """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)); the factor map is one to one, so the KL is that of the matrices.
+    """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)); the factor map is one to one, so the KL is that of
+    the matrices.
 
-    nu_p/2 (log|Psi_q| - log|Psi_p|) + nu_q/2 (tr(Psi_q^-1 Psi_p) - P) + logGamma_P(nu_p/2) - logGamma_P(nu_q/2)
-    + (nu_q - nu_p)/2 psi_P(nu_q/2)
-    """
+    nu_p/2 (log|Psi_q| - log|Psi_p|) + nu_q/2 (tr(Psi_q^-1 Psi_p) - P) + logGamma_P(nu_p/2) -
+    logGamma_P(nu_q/2) + (nu_q - nu_p)/2 psi_P(nu_q/2)"""
     size = q.event_shape[-1]
     log_ratio = log_determinant(q.scale_tril) - log_determinant(p.scale_tril)
     halves = jnp.stack(jnp.broadcast_arrays(p.df / 2, q.df / 2))
-    log_gamma_p, log_gamma_q = multigammaln(halves, size)  # one evaluation of a long formula, which compiles faster
+    # one evaluation of a long formula, which compiles faster
+    log_gamma_p, log_gamma_q = multigammaln(halves, size)
     trace = jnp.sum((q.scale_tril_inverse @ p.scale_tril) ** 2, axis=(-2, -1))
     return (
         p.df / 2 * log_ratio
@@ -41,12 +43,14 @@ def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Arr
 
 @kl_divergence.register(GeneralisedWishartFactor, Bartlett)  # type: ignore[attr-defined]
 def _kl_generalised_wishart(q: GeneralisedWishartFactor, p: Bartlett) -> Array:
-    """KL of a generalised Wishart factor S = L T B from a Bartlett factor, the Wishart with unit scale.
+    """KL of a generalised Wishart factor S = L T B from a Bartlett factor, the Wishart with unit
+    scale.
 
     With alpha, beta, mu, sigma of T, and df_j of the Bartlett factor:
 
         sum_j [alpha_j log beta_j - logGamma(alpha_j) + logGamma(df_j / 2) + df_j/2 log 2 - alpha_j
-               + (alpha_j - df_j / 2) E log T_jj^2 - (df_j - 1) log(L_jj B_jj) - (p - j + 1) log B_jj]
+               + (alpha_j - df_j / 2) E log T_jj^2 - (df_j - 1) log(L_jj B_jj) - (p - j + 1) log
+               B_jj]
         - sum_{i > j} (log sigma_ij + 1/2) - sum_i min(i, m) log L_ii + E||L T B||^2 / 2
 
         E||L T B||^2 = ||L E[T] B||^2 + sum_kj (L^T L)_kk Var[T_kj] (B B^T)_jj
@@ -70,9 +74,13 @@ def _kl_generalised_wishart(q: GeneralisedWishartFactor, p: Bartlett) -> Array:
         centre, column_weights = centre @ q.columns, jnp.sum(q.columns**2, axis=-1)
         on += (2 * half_df - 1 + rows - jnp.arange(columns, dtype=alpha.dtype)) * log_columns
     row_weights = jnp.sum(q.scale_tril**2, axis=-2)
-    spread = jnp.sum(row_weights[..., None] * variance * column_weights[..., None, :], axis=(-2, -1))
+    spread = jnp.sum(
+        row_weights[..., None] * variance * column_weights[..., None, :], axis=(-2, -1)
+    )
     power = jnp.minimum(jnp.arange(1, rows + 1, dtype=alpha.dtype), columns)
-    gammas = gammaln(half_df) - gammaln(alpha) + alpha * jnp.log(beta) + half_df * math.log(2) - alpha
+    gammas = (
+        gammaln(half_df) - gammaln(alpha) + alpha * jnp.log(beta) + half_df * math.log(2) - alpha
+    )
     below = jnp.tril(jnp.log(entries.scale) + 0.5, -1)
     return (
         jnp.sum(gammas + (alpha - half_df) * mean_log - on, axis=-1)
@@ -117,6 +125,8 @@ def _kl_features(q: FeatureNormal, p: FeatureNormal) -> Array:
     if p.scale_tril is not None:
         inverse = triangular_inverse(p.scale_tril)
         shift, scale, log_ratio = inverse @ shift, inverse @ scale, log_determinant(p.scale_tril)
-    log_ratio -= jnp.zeros((), shift.dtype) if q.scale_tril is None else log_determinant(q.scale_tril)
+    log_ratio -= (
+        jnp.zeros((), shift.dtype) if q.scale_tril is None else log_determinant(q.scale_tril)
+    )
     spread = jnp.sum(scale**2, axis=(-2, -1)) - rows + log_ratio
     return (columns * spread + jnp.sum(shift**2, axis=(-2, -1))) / 2

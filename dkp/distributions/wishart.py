@@ -1,11 +1,11 @@
 """Wishart and inverse Wishart distributions on a factor of their matrix.
 
-A random Gram matrix G = S S^T is represented by a lower-trapezoidal factor S = L T: L is the factor of the scale matrix
-and T, the *whitened* factor, has a law that does not depend on L. Written as a transformed distribution, one site can
-be sampled centred (S) or non-centred (by ``numpyro.infer.reparam.TransformReparam``): the sampler then sees the
-:class:`~dkp.distributions.bartlett.Bartlett` factor A, whose entries are independent. T is A for the Wishart and A^-1
-for the inverse Wishart.
-"""
+A random Gram matrix G = S S^T is represented by a lower-trapezoidal factor S = L T: L is the factor
+of the scale matrix and T, the *whitened* factor, has a law that does not depend on L. Written as a
+transformed distribution, one site can be sampled centred (S) or non-centred (by
+``numpyro.infer.reparam.TransformReparam``): the sampler then sees the
+:class:`~dkp.distributions.bartlett.Bartlett` factor A, whose entries are independent. T is A for
+the Wishart and A^-1 for the inverse Wishart."""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -28,7 +28,8 @@ __all__ = ["InverseWishartFactor", "LowerProduct", "TriangularInverse", "Wishart
 
 
 class LowerProduct(Transform):
-    """T -> L T for a lower-triangular L (p x p) with positive diagonal, on lower-trapezoidal T (p x m).
+    """T -> L T for a lower-triangular L (p x p) with positive diagonal, on lower-trapezoidal T (p x
+    m).
 
     |d(L T)/dT| = prod_j L_jj^min(j, m).
 
@@ -37,7 +38,10 @@ class LowerProduct(Transform):
     """
 
     def __init__(
-        self, tril: Float[Array, "*batch P P"], columns: int, inverse: Float[Array, "*batch P P"] | None = None
+        self,
+        tril: Float[Array, "*batch P P"],
+        columns: int,
+        inverse: Float[Array, "*batch P P"] | None = None,
     ) -> None:
         self.tril, self.columns, self.inverse = tril, columns, inverse
 
@@ -55,7 +59,9 @@ class LowerProduct(Transform):
 
     def log_abs_det_jacobian(self, x: Array, y: Array, intermediates: object = None) -> Array:
         log_diagonal = jnp.log(diagonal(self.tril))
-        power = jnp.minimum(jnp.arange(1, self.tril.shape[-1] + 1, dtype=log_diagonal.dtype), self.columns)
+        power = jnp.minimum(
+            jnp.arange(1, self.tril.shape[-1] + 1, dtype=log_diagonal.dtype), self.columns
+        )
         log_det = log_diagonal @ power
         return jnp.broadcast_to(log_det, jnp.broadcast_shapes(log_det.shape, x.shape[:-2]))
 
@@ -63,13 +69,18 @@ class LowerProduct(Transform):
         return (self.tril, self.inverse), (("tril", "inverse"), {"columns": self.columns})
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LowerProduct) and other.tril is self.tril and other.columns == self.columns
+        return (
+            isinstance(other, LowerProduct)
+            and other.tril is self.tril
+            and other.columns == self.columns
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
 
 class TriangularInverse(Transform):
-    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal; |d A^-1 / dA| = prod_j A_jj^-(p + 1)."""
+    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal; |d A^-1 / dA| = prod_j
+    A_jj^-(p + 1)."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -99,11 +110,11 @@ class TriangularInverse(Transform):
 
 
 class WishartFactor(TransformedDistribution):
-    """Law of the lower-trapezoidal factor S (p x m, m = min(p, df)) of G = S S^T ~ W(L L^T, df): S = L A with A from
-    :class:`~dkp.distributions.bartlett.Bartlett`.
+    """Law of the lower-trapezoidal factor S (p x m, m = min(p, df)) of G = S S^T ~ W(L L^T, df): S
+    = L A with A from :class:`~dkp.distributions.bartlett.Bartlett`.
 
-    E[G] = df L L^T. For an integer df < p the matrix G is singular, of rank df, and its density with respect to its
-    entries on and below the diagonal in the first df columns is
+    E[G] = df L L^T. For an integer df < p the matrix G is singular, of rank df, and its density
+    with respect to its entries on and below the diagonal in the first df columns is
 
         log p(G) = df (df - p)/2 log pi - df p/2 log 2 - logGamma_df(df/2) - df log|L|
                    + (df - p - 1)/2 log|G_{1:df, 1:df}| - ||L^-1 S||^2 / 2
@@ -111,8 +122,8 @@ class WishartFactor(TransformedDistribution):
     Args:
         df: degrees of freedom: an integer, or any real number above p - 1.
         scale_tril: L, lower-triangular with positive diagonal, p x p.
-        columns: m; for a `df` that is traced and may be smaller than p. By default computed from a concrete `df`,
-            and p for a traced one.
+        columns: m; for a `df` that is traced and may be smaller than p. By default computed from a
+            concrete `df`, and p for a traced one.
         scale_tril_inverse: L^-1 where it is known already; computed on demand otherwise.
 
     Raises:
@@ -194,7 +205,9 @@ def check_degrees_of_freedom(df: Array | float | int, size: int) -> None:
     if isinstance(df, Tracer):
         return
     if not np.all(np.asarray(df) > size - 1):  # by NumPy: a number is a tracer to jnp inside of jit
-        raise ValueError(f"Expected degrees of freedom larger than size - 1 = {size - 1}. Got df={df}.")
+        raise ValueError(
+            f"Expected degrees of freedom larger than size - 1 = {size - 1}. Got df={df}."
+        )
 
 
 def _columns(df: Array | float | int, size: int) -> int:
@@ -203,7 +216,8 @@ def _columns(df: Array | float | int, size: int) -> int:
     values = np.unique(np.asarray(df, float))
     if len(values) > 1 or values[0] < 1 or values[0] != np.round(values[0]):
         raise ValueError(
-            f"Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 = {size - 1}. "
+            "Expected degrees of freedom to be one integer of at least 1, or larger than size - "
+            f"1 = {size - 1}. "
             f"Got df={df}."
         )
     return int(values[0])

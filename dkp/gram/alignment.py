@@ -7,7 +7,9 @@ from dkp._core.types import Array, Float
 __all__ = ["centred_alignment"]
 
 
-def centred_alignment(features: Float[Array, "N M"], labels: Float[Array, "N C"]) -> Float[Array, ""]:
+def centred_alignment(
+    features: Float[Array, "N M"], labels: Float[Array, "N C"]
+) -> Float[Array, ""]:
     """Centred alignment of the Gram matrices K = F F^T and Y Y^T, in [0, 1], without forming them.
 
         <HKH, HYY^TH> / (||HKH|| ||HYY^TH||) = ||F_c^T Y_c||^2 / (||F_c^T F_c|| ||Y_c^T Y_c||),   H = I - 11^T / N

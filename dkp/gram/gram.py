@@ -1,9 +1,8 @@
 """The Gram matrix, as the blocks that inference needs, and the inputs that start it.
 
-With inducing points a Gram is three blocks: ``ii`` among the inducing points, ``ti`` between data and inducing
-points, and only the diagonal ``tt`` among the data, so that time and memory are linear in the number of data
-points. With all the data as its own inducing set it is ``ii`` alone.
-"""
+With inducing points a Gram is three blocks: ``ii`` among the inducing points, ``ti`` between data
+and inducing points, and only the diagonal ``tt`` among the data, so that time and memory are linear
+in the number of data points. With all the data as its own inducing set it is ``ii`` alone."""
 
 from dkp._core.record import value
 from dkp._core.types import Array, Float
@@ -22,7 +21,8 @@ class Inputs:
 
 @value
 class Gram:
-    """Blocks of a symmetric positive semi-definite matrix over inducing points (i) and data points (t).
+    """Blocks of a symmetric positive semi-definite matrix over inducing points (i) and data points
+    (t).
 
     ``ti`` and ``tt`` are both present or both None.
     """

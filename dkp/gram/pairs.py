@@ -1,7 +1,9 @@
-"""A rectangular block of kernel values between two sets of points, as infinite networks compute them.
+"""A rectangular block of kernel values between two sets of points, as infinite networks compute
+them.
 
-Vectors have one number a pair, K(x, y). Images have one for every pair of locations (r, s) that the network needs:
-with ``Flatten`` at its end the same location of both images is enough, with pooling all pairs are needed. The axes are
+Vectors have one number a pair, K(x, y). Images have one for every pair of locations (r, s) that the
+network needs: with ``Flatten`` at its end the same location of both images is enough, with pooling
+all pairs are needed. The axes are
 
     vectors             xy: (M, N)                   xx: (M,)
     same locations      xy: (M, N, H, W)             xx: (M, H, W)
@@ -25,10 +27,9 @@ __all__ = ["Features", "Pairs"]
 class Features:
     """Features of the points x and y, with which a network starts.
 
-    x: (M, D), or images (M, H, W, C). y: the same for N points. equal: where a point of y is that point of x, (M, N),
-    or None where none is. tangent: whether the tangent kernel is wanted. all_locations: whether covariances between
-    different locations of images are.
-    """
+    x: (M, D), or images (M, H, W, C). y: the same for N points. equal: where a point of y is that
+    point of x, (M, N), or None where none is. tangent: whether the tangent kernel is wanted.
+    all_locations: whether covariances between different locations of images are."""
 
     x: Float[Array, "M *space D"]
     y: Float[Array, "N *space D"]
@@ -41,9 +42,9 @@ class Features:
 class Pairs:
     """K(x, y) of M and N points, with the variances K(x, x) and K(y, y) that the next layer needs.
 
-    tangent: the neural tangent kernel, of the shape of `xy`, or None. equal: where a point of y is that point of x,
-    or None where none is; there, and at the same location, `xy` holds exactly the variance.
-    """
+    tangent: the neural tangent kernel, of the shape of `xy`, or None. equal: where a point of y is
+    that point of x, or None where none is; there, and at the same location, `xy` holds exactly the
+    variance."""
 
     xy: Float[Array, "M N *space"]
     xx: Float[Array, "M *own"]
@@ -63,7 +64,8 @@ class Pairs:
         return self.xx[:, None], self.yy[None]
 
     def on_diagonal(self, values: Array, variances: Array) -> Array:
-        """`values`, of the shape of `xy`, with `variances` where a point meets itself at the same location."""
+        """`values`, of the shape of `xy`, with `variances` where a point meets itself at the same
+        location."""
         if self.equal is None:
             return values
         mask = self.equal.reshape(self.equal.shape + (1,) * (values.ndim - 2))
@@ -75,10 +77,16 @@ class Pairs:
         """A linear map of all of K(x, y), K(x, x), K(y, y) and the tangent kernel.
 
         Args:
-            function: of an array and of the number of its axes of points, which come before those of locations.
+            function: of an array and of the number of its axes of points, which come before those
+                of locations.
         """
         tangent = None if self.tangent is None else function(self.tangent, 2)
-        return self.replace(xy=function(self.xy, 2), xx=function(self.xx, 1), yy=function(self.yy, 1), tangent=tangent)
+        return self.replace(
+            xy=function(self.xy, 2),
+            xx=function(self.xx, 1),
+            yy=function(self.yy, 1),
+            tangent=tangent,
+        )
 
     def replace(self, **changes: Array | None) -> "Pairs":
         return dataclasses.replace(self, **changes)

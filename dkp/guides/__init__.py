@@ -1,9 +1,9 @@
 """Variational families: guides of bottlenecks, of the outputs, and of inferred hyperparameters.
 
-The guide of a bottleneck is a small object that makes parameters (a dictionary of arrays) and, given them and the
-kernel matrix that enters, the law of the Gram matrix and its prior in the same coordinates. A new one is a class of the
-protocol :class:`BottleneckGuide` and, to have a name, one row of ``GUIDES``.
-"""
+The guide of a bottleneck is a small object that makes parameters (a dictionary of arrays) and,
+given them and the kernel matrix that enters, the law of the Gram matrix and its prior in the same
+coordinates. A new one is a class of the protocol :class:`BottleneckGuide` and, to have a name, one
+row of ``GUIDES``."""
 
 from collections.abc import Sequence
 
@@ -48,19 +48,29 @@ def choose_guides(
 
     Args:
         bottlenecks: of the model.
-        guide: a name of ``GUIDES``, or a guide, for all bottlenecks that it fits, while the others get the first that
-            fits ("auto"); or one of these for each bottleneck.
+        guide: a name of ``GUIDES``, or a guide, for all bottlenecks that it fits, while the others
+            get the first that fits ("auto"); or one of these for each bottleneck.
 
     Raises:
-        ValueError: when a name is not known, a guide fits none of the bottlenecks, or not the one that it is for.
+        ValueError: when a name is not known, a guide fits none of the bottlenecks, or not the one
+            that it is for.
     """
     if isinstance(guide, (str, BottleneckGuide)):
         found = _named(guide)
-        if found is not None and bottlenecks and not any(found.fits(layer) for layer in bottlenecks):
+        if (
+            found is not None
+            and bottlenecks
+            and not any(found.fits(layer) for layer in bottlenecks)
+        ):
             raise ValueError(_unfit(found, bottlenecks[0]))
-        return tuple(_one(layer, "auto" if found is None or not found.fits(layer) else found) for layer in bottlenecks)
+        return tuple(
+            _one(layer, "auto" if found is None or not found.fits(layer) else found)
+            for layer in bottlenecks
+        )
     if len(guide) != len(bottlenecks):
-        raise ValueError(f"Expected one guide for each of {len(bottlenecks)} bottlenecks. Got {len(guide)}.")
+        raise ValueError(
+            f"Expected one guide for each of {len(bottlenecks)} bottlenecks. Got {len(guide)}."
+        )
     return tuple(_one(layer, choice) for layer, choice in zip(bottlenecks, guide, strict=True))
 
 
@@ -79,7 +89,9 @@ def _named(choice: GuideChoice) -> BottleneckGuide | None:
     if isinstance(choice, BottleneckGuide):
         return choice
     if choice != "auto" and choice not in GUIDES:
-        raise ValueError(f"Expected guide to be one of auto, {', '.join(GUIDES)}, or a guide. Got {choice!r}.")
+        raise ValueError(
+            f"Expected guide to be one of auto, {', '.join(GUIDES)}, or a guide. Got {choice!r}."
+        )
     return GUIDES.get(choice)
 
 

@@ -14,11 +14,11 @@ Parameters = dict[str, Array]
 
 
 class GuidePosterior(NamedTuple):
-    """The law q of the guide and the law p of the prior, over the same random matrix, given the kernel K = L L^T that
-    enters the bottleneck.
+    """The law q of the guide and the law p of the prior, over the same random matrix, given the
+    kernel K = L L^T that enters the bottleneck.
 
-    `unit` times a draw is the whitened root L^-1 S of G = S S^T. jitter: what the guide's factorisation needed.
-    """
+    `unit` times a draw is the whitened root L^-1 S of G = S S^T. jitter: what the guide's
+    factorisation needed."""
 
     q: Distribution
     p: Distribution
@@ -30,8 +30,8 @@ class GuidePosterior(NamedTuple):
 class BottleneckGuide(Protocol):
     """A variational posterior of the Gram matrix of a bottleneck at the inducing points, given K.
 
-    It lives in coordinates of K, so that small changes of K, by hyperparameters or by the layers below, cost little.
-    """
+    It lives in coordinates of K, so that small changes of K, by hyperparameters or by the layers
+    below, cost little."""
 
     @property
     def name(self) -> str:
@@ -48,7 +48,8 @@ class BottleneckGuide(Protocol):
         ...
 
     def init(self, layer: Any, kernel: Float[Array, "P P"]) -> Parameters:
-        """Parameters of a narrow law, where K enters: around K, or around the best matrix of the rank of G."""
+        """Parameters of a narrow law, where K enters: around K, or around the best matrix of the
+        rank of G."""
         ...
 
     def posterior(

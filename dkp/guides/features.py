@@ -1,4 +1,5 @@
-"""The guide of a deep Gaussian process: features of a Wishart bottleneck, one by one, instead of their Gram matrix."""
+"""The guide of a deep Gaussian process: features of a Wishart bottleneck, one by one, instead of
+their Gram matrix."""
 
 import dataclasses
 from typing import Any
@@ -18,15 +19,18 @@ __all__ = ["FeatureGuide"]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureGuide:
-    """q(F | K) for G = F F^T, where the nu columns of F are Gaussian processes: f_j ~ N(0, K / nu) under the prior.
+    """q(F | K) for G = F F^T, where the nu columns of F are Gaussian processes: f_j ~ N(0, K / nu)
+    under the prior.
 
     Pseudo-observations of F with values v and precision Lam Lam^T, shared by the columns, give
 
         q(f_j | K) = N(Sigma Lam w_j, Sigma),   Sigma = (nu K^-1 + Lam Lam^T)^-1,   w = Lam^T v
 
-    Rotations of the features leave G as it is, and the guide covers one of them: the divergence counts the others.
+    Rotations of the features leave G as it is, and the guide covers one of them: the divergence
+    counts the others.
 
-    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing points for deep Gaussian processes.
+    Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing points for deep Gaussian
+        processes.
     """
 
     @property

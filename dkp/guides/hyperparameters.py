@@ -21,7 +21,8 @@ class HyperparameterGuide:
             mean = jnp.asarray(jnp.nan, dtype)
         start = jnp.broadcast_to(mean, h.shape)
         loc = h.unconstrain(jnp.where(jnp.isfinite(start), start, jnp.ones_like(start)))
-        loc = jnp.where(jnp.isfinite(loc), loc, jnp.zeros_like(loc))  # 1 may lie at the end of the support
+        # 1 may lie at the end of the support
+        loc = jnp.where(jnp.isfinite(loc), loc, jnp.zeros_like(loc))
         return {"loc": loc, "log_scale": jnp.full(h.shape, -3.0, dtype)}
 
     def centre(self, h: Hyperparameter, parameters: Parameters) -> Array:
@@ -29,5 +30,7 @@ class HyperparameterGuide:
         return h.constrain(parameters["loc"])
 
     def law(self, h: Hyperparameter, parameters: Parameters) -> Distribution:
-        normal = dist.Normal(parameters["loc"], jnp.exp(parameters["log_scale"])).to_event(len(h.shape))
+        normal = dist.Normal(parameters["loc"], jnp.exp(parameters["log_scale"])).to_event(
+            len(h.shape)
+        )
         return dist.TransformedDistribution(normal, dist.biject_to(h.constraint))

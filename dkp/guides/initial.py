@@ -1,4 +1,5 @@
-"""Where the guides of Wishart bottlenecks start: G of low rank cannot be K, but can have its main directions."""
+"""Where the guides of Wishart bottlenecks start: G of low rank cannot be K, but can have its main
+directions."""
 
 from typing import Any
 
@@ -10,8 +11,9 @@ from dkp.guides.base import Parameters
 __all__ = ["INITIAL_PRECISION", "initial_precision", "precision_tril", "principal_root"]
 
 INITIAL_PRECISION = 3.0
-"""Features start with a noise of at most 1/3, where those of one point have a sum of squares of about 1. With less
-noise the divergences of five layers hide the data; with more, the features say nothing of the inputs."""
+"""Features start with a noise of at most 1/3, where those of one point have a sum of squares of
+about 1. With less noise the divergences of five layers hide the data; with more, the features say
+nothing of the inputs."""
 
 _SMALLEST = 1e-4
 
@@ -28,11 +30,12 @@ def precision_tril(parameters: Parameters) -> Float[Array, "P P"]:
 
 
 def principal_root(kernel: Float[Array, "P P"], columns: int) -> Float[Array, "P M"]:
-    """S with S S^T nearest to K - mean among matrices of rank `columns`: kernel principal components, scaled by the
-    roots of their eigenvalues.
+    """S with S S^T nearest to K - mean among matrices of rank `columns`: kernel principal
+    components, scaled by the roots of their eigenvalues.
 
-    K itself has a nearly constant first component where it is smooth, which distances do not see. With as many columns
-    as rows, S S^T is K. Tiny eigenvalues are raised to 1e-4 of the largest, so that S has the rank.
+    K itself has a nearly constant first component where it is smooth, which distances do not see.
+    With as many columns as rows, S S^T is K. Tiny eigenvalues are raised to 1e-4 of the largest, so
+    that S has the rank.
 
     Source: Schölkopf, Smola & Müller 1998, *Neural Computation* 10(5).
     """

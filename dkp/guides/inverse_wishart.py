@@ -19,13 +19,14 @@ __all__ = ["InverseWishartGuide"]
 class InverseWishartGuide:
     """q(G_ii | K_ii) = IW(delta K + gamma V V^T, delta + P + 1 + gamma) with V = L M, K = L L^T.
 
-    The posterior mean is (delta K + gamma V V^T) / (delta + gamma): gamma pseudo-observations with Gram matrix V V^T
-    join the prior's delta. This is the family of Aitchison, Yang & Ober 2021 (arXiv 2010.01590), with the scale of
-    V V^T tied to gamma, and V in the coordinates of K. In these coordinates the divergence from the prior depends on M,
-    gamma and delta alone, so that a small change of a length-scale costs nothing: with a free V it costs thousands of
-    nats, in the directions where K is small, and a fit that starts well is thrown out of its optimum. M starts at the
-    identity, which centres the guide on the deterministic network (and never at 0, where its gradient vanishes).
-    """
+    The posterior mean is (delta K + gamma V V^T) / (delta + gamma): gamma pseudo-observations with
+    Gram matrix V V^T join the prior's delta. This is the family of Aitchison, Yang & Ober 2021
+    (arXiv 2010.01590), with the scale of V V^T tied to gamma, and V in the coordinates of K. In
+    these coordinates the divergence from the prior depends on M, gamma and delta alone, so that a
+    small change of a length-scale costs nothing: with a free V it costs thousands of nats, in the
+    directions where K is small, and a fit that starts well is thrown out of its optimum. M starts
+    at the identity, which centres the guide on the deterministic network (and never at 0, where its
+    gradient vanishes)."""
 
     initial_gamma: ClassVar[float] = 50.0
 

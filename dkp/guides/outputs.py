@@ -1,4 +1,5 @@
-"""The guide of the outputs: Gaussian observations of the whitened function values at the inducing points."""
+"""The guide of the outputs: Gaussian observations of the whitened function values at the inducing
+points."""
 
 import jax.numpy as jnp
 
@@ -8,16 +9,18 @@ __all__ = ["OutputGuide"]
 
 
 class OutputGuide:
-    """u = L v with K = L L^T, q(v_c) proportional to N(v_c; 0, I) exp(b_c^T v_c - v_c^T H v_c / 2) for outputs c.
+    """u = L v with K = L L^T, q(v_c) proportional to N(v_c; 0, I) exp(b_c^T v_c - v_c^T H v_c / 2)
+    for outputs c.
 
-    b (P, C) and H (positive semi-definite, (P, P) where the outputs share it, else (C, P, P)) are natural parameters:
-    sums over data points, in which a step along the natural gradient is a weighted mean of the old and the new.
+    b (P, C) and H (positive semi-definite, (P, P) where the outputs share it, else (C, P, P)) are
+    natural parameters: sums over data points, in which a step along the natural gradient is a
+    weighted mean of the old and the new.
 
-    The law of v does not depend on K, so the bound is the mean over draws of K of a function that is linear in b and H
-    of each: their means over draws are optimal. Observations of u itself, as in global inducing points, fit every draw
-    of K where the inducing points are the data, but their means are not optimal where they are fewer: on kin8nm and
-    power the bound then fell by 0.05 to 0.1 nats a point over thousands of steps.
-    """
+    The law of v does not depend on K, so the bound is the mean over draws of K of a function that
+    is linear in b and H of each: their means over draws are optimal. Observations of u itself, as
+    in global inducing points, fit every draw of K where the inducing points are the data, but their
+    means are not optimal where they are fewer: on kin8nm and power the bound then fell by 0.05 to
+    0.1 nats a point over thousands of steps."""
 
     def init(self, size: int, n_latent: int, dtype: jnp.dtype, *, shared: bool) -> Parameters:
         """The prior. `shared`: one precision for all outputs."""

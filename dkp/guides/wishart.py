@@ -20,27 +20,28 @@ __all__ = ["WishartGuide"]
 
 @dataclasses.dataclass(frozen=True)
 class WishartGuide:
-    """q(G | K): G = S S^T with S = R A T B, T with independent entries, and R from the kernel matrix K.
+    """q(G | K): G = S S^T with S = R A T B, T with independent entries, and R from the kernel
+    matrix K.
 
         T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2),   A, B lower-triangular
 
     Where no parameter says otherwise it is the prior, G ~ W(K / nu, nu), with R R^T = K / nu.
 
     Args:
-        rows: the matrix A that mixes rows of T: none, lower-triangular, or dense. The divergence of a dense one has no
-            closed form; it is estimated from the draws.
+        rows: the matrix A that mixes rows of T: none, lower-triangular, or dense. The divergence of
+            a dense one has no closed form; it is estimated from the draws.
         columns: whether there is a matrix B that mixes columns.
         mixing: how R is shrunk away from the prior.
 
-            - "precision": R R^T = (nu K^-1 + Lam Lam^T)^-1. Precisions add, as in the posterior of a Gaussian process:
-              R R^T is never larger than K / nu in any direction, so that no change of K costs much, and where Lam is
-              large S hardly moves with K.
-            - "sum": R R^T = (1 - q) K / nu + q V V^T, as published. Where K has small eigenvalues and V does not fit
-              them, the divergence is of the order of their inverse.
+            - "precision": R R^T = (nu K^-1 + Lam Lam^T)^-1. Precisions add, as in the posterior of
+              a Gaussian process: R R^T is never larger than K / nu in any direction, so that no
+              change of K costs much, and where Lam is large S hardly moves with K.
+            - "sum": R R^T = (1 - q) K / nu + q V V^T, as published. Where K has small eigenvalues
+              and V does not fit them, the divergence is of the order of their inverse.
 
-    Source: Ober & Aitchison 2021 (arXiv 2107.10125), equation for Q(G_l | G_l-1); mixing of rows and columns: Ober,
-        Anson, Milsom & Aitchison 2023 (arXiv 2305.14454). Shrinkage by precisions follows Ober & Aitchison 2021 (arXiv
-        2005.08140), where it is that of features.
+    Source: Ober & Aitchison 2021 (arXiv 2107.10125), equation for Q(G_l | G_l-1); mixing of rows
+        and columns: Ober, Anson, Milsom & Aitchison 2023 (arXiv 2305.14454). Shrinkage by
+        precisions follows Ober & Aitchison 2021 (arXiv 2005.08140), where it is that of features.
     """
 
     rows: str | None = None
@@ -49,14 +50,20 @@ class WishartGuide:
 
     def __post_init__(self) -> None:
         if self.rows not in (None, "triangular", "dense"):
-            raise ValueError(f'Expected rows to be None, "triangular" or "dense". Got {self.rows!r}.')
+            raise ValueError(
+                f'Expected rows to be None, "triangular" or "dense". Got {self.rows!r}.'
+            )
         if self.mixing not in ("precision", "sum"):
             raise ValueError(f'Expected mixing to be "precision" or "sum". Got {self.mixing!r}.')
 
     @property
     def name(self) -> str:
         mixed = ("a" if self.rows else "") + ("b" if self.columns else "") or "standard"
-        return mixed + ("-dense" if self.rows == "dense" else "") + ("-sum" if self.mixing == "sum" else "")
+        return (
+            mixed
+            + ("-dense" if self.rows == "dense" else "")
+            + ("-sum" if self.mixing == "sum" else "")
+        )
 
     @property
     def starts_at_kernel(self) -> bool:
@@ -71,7 +78,9 @@ class WishartGuide:
         m = len(df)
         parameters = self._initial_scale(kernel)
         if self.rows is not None:
-            parameters["rows"] = jnp.eye(p, dtype=dtype) if self.rows == "dense" else jnp.zeros((p, p), dtype)
+            parameters["rows"] = (
+                jnp.eye(p, dtype=dtype) if self.rows == "dense" else jnp.zeros((p, p), dtype)
+            )
         if self.columns:
             parameters["columns"] = jnp.zeros((m, m), dtype)
         scale = cholesky(kernel)
@@ -92,7 +101,10 @@ class WishartGuide:
         self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
     ) -> GuidePosterior:
         p, dtype = len(kernel), kernel.dtype
-        width, df = jnp.asarray(layer.width, dtype), _degrees_of_freedom(layer, len(kernel), kernel.dtype)
+        width, df = (
+            jnp.asarray(layer.width, dtype),
+            _degrees_of_freedom(layer, len(kernel), kernel.dtype),
+        )
         relative, jitter = self._relative_tril(width, parameters, kernel, scale)
         if self.rows == "triangular":
             relative = relative @ _positive_tril(parameters["rows"])
@@ -130,7 +142,8 @@ class WishartGuide:
     def _relative_tril(
         self, width: Array, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
     ) -> tuple[Array, Array]:
-        """sqrt(nu) L^-1 R, lower-triangular, and the jitter: the identity where the guide is the prior."""
+        """sqrt(nu) L^-1 R, lower-triangular, and the jitter: the identity where the guide is the
+        prior."""
         if self.mixing == "precision":
             return shrinkage_tril(scale.tril.T @ precision_tril(parameters) / jnp.sqrt(width))
         odds = jnp.exp(parameters["logit"])

@@ -1,8 +1,9 @@
-"""Checkpoints: a call that was killed, made again, goes on where it was and ends as if nothing had happened.
+"""Checkpoints: a call that was killed, made again, goes on where it was and ends as if nothing had
+happened.
 
-The state of an engine is a tree of arrays, saved between compiled chunks. A file belongs to one call (model, data, key
-and options); the file before it is kept, for the case that the last one is damaged.
-"""
+The state of an engine is a tree of arrays, saved between compiled chunks. A file belongs to one
+call (model, data, key and options); the file before it is kept, for the case that the last one is
+damaged."""
 
 import contextlib
 import os
@@ -67,8 +68,8 @@ class Checkpoint:
         return self._terminated or time.monotonic() - self._last >= self._every
 
     def save(self, stage: str, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        """Write a file, and end the process where SIGTERM asked for it. A disk that is full costs the file, with a
-        warning, and not the run."""
+        """Write a file, and end the process where SIGTERM asked for it. A disk that is full costs
+        the file, with a warning, and not the run."""
         try:
             if self.path.exists():
                 self.path.replace(self.previous)
@@ -76,7 +77,8 @@ class Checkpoint:
             archive.write(self.path, _KIND, header, arrays)
         except OSError as error:
             warnings.warn(
-                f"The checkpoint {self.path} could not be written ({error}); the run goes on without it.",
+                f"The checkpoint {self.path} could not be written ({error}); the run goes on "
+                "without it.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -95,11 +97,16 @@ class Checkpoint:
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError) as error:
-                warnings.warn(f"The checkpoint {path} is damaged and not used: {error}", RuntimeWarning, stacklevel=4)
+                warnings.warn(
+                    f"The checkpoint {path} is damaged and not used: {error}",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
                 continue
             if known != self._identity:
                 raise ValueError(
-                    f"Expected checkpoint={str(path)!r} to be of this call. Got one of another model, data set, key or "
+                    f"Expected checkpoint={str(path)!r} to be of this call. Got one of another "
+                    "model, data set, key or "
                     "other options: delete it, or choose another path."
                 )
             return header, arrays
@@ -109,8 +116,8 @@ class Checkpoint:
 def checkpoint_of(
     path: str | os.PathLike[str] | None, every: float, *call: Any
 ) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    """The checkpoint of a call (an engine's name, its model, data, keys and options), as a context; nothing where there
-    is no path.
+    """The checkpoint of a call (an engine's name, its model, data, keys and options), as a context;
+    nothing where there is no path.
 
     Raises:
         ValueError: as :class:`Checkpoint` does.
@@ -134,8 +141,12 @@ def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
     found = [arrays.get(f"{name}/{i}") for i in range(len(leaves))]
     for leaf, array in zip(leaves, found, strict=True):
         if array is None or (array.shape, array.dtype) != (plain(leaf).shape, plain(leaf).dtype):
-            raise ValueError("Expected a checkpoint of this program. Got one of another version: delete it.")
-    return jax.tree.unflatten(structure, [_like(leaf, a) for leaf, a in zip(leaves, found, strict=True)])
+            raise ValueError(
+                "Expected a checkpoint of this program. Got one of another version: delete it."
+            )
+    return jax.tree.unflatten(
+        structure, [_like(leaf, a) for leaf, a in zip(leaves, found, strict=True)]
+    )
 
 
 def _like(leaf: Any, array: Any) -> Any:

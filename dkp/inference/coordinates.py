@@ -1,17 +1,19 @@
-"""The unknowns of a network as one vector z whose prior is close to N(0, I): what Monte Carlo samplers move.
+"""The unknowns of a network as one vector z whose prior is close to N(0, I): what Monte Carlo
+samplers move.
 
-Every bottleneck contributes the Bartlett factor A of its Gram matrix, whose entries are independent and whose law does
-not depend on the layers below: its normals as they are, and the logarithms of its diagonal, centred and scaled, but for
-an entry with one degree of freedom, which is a normal number but for its sign.
-Hyperparameters stand on the unconstrained scale, centred and scaled by their prior. The data enter through the
-likelihood alone: Gaussian noise is integrated out with the outputs, other likelihoods see f = L_K e, with e in z.
+Every bottleneck contributes the Bartlett factor A of its Gram matrix, whose entries are independent
+and whose law does not depend on the layers below: its normals as they are, and the logarithms of
+its diagonal, centred and scaled, but for an entry with one degree of freedom, which is a normal
+number but for its sign. Hyperparameters stand on the unconstrained scale, centred and scaled by
+their prior. The data enter through the likelihood alone: Gaussian noise is integrated out with the
+outputs, other likelihoods see f = L_K e, with e in z.
 
     log p(z, y) = log N(z; 0, I) + correction(z) + log p(y | network(z))
 
-where the correction, the log-ratio of the exact prior density and the normal one, comes from the diagonals and the
-hyperparameters only. Where a Wishart bottleneck has an integer width nu its factor may instead be N x nu features,
-whose prior is exactly normal: more coordinates than the factor has, since rotated features have one Gram matrix.
-"""
+where the correction, the log-ratio of the exact prior density and the normal one, comes from the
+diagonals and the hyperparameters only. Where a Wishart bottleneck has an integer width nu its
+factor may instead be N x nu features, whose prior is exactly normal: more coordinates than the
+factor has, since rotated features have one Gram matrix."""
 
 import dataclasses
 import functools
@@ -44,12 +46,11 @@ _REFERENCE_DRAWS = 1_000
 
 @value
 class Network:
-    """What a point z stands for: the model with its hyperparameters, the factors of its Gram matrices, and K of the
-    outputs.
+    """What a point z stands for: the model with its hyperparameters, the factors of its Gram
+    matrices, and K of the outputs.
 
-    f: latent functions at the data, (N, Q), or None where Gaussian noise integrates them out. correction: log-ratio of
-    the prior density of z and N(z; 0, I).
-    """
+    f: latent functions at the data, (N, Q), or None where Gaussian noise integrates them out.
+    correction: log-ratio of the prior density of z and N(z; 0, I)."""
 
     model: DeepKernelProcess
     values: dict[str, Array]
@@ -62,12 +63,14 @@ class Network:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Coordinates:
-    """The map from z to networks on given data, and the densities that go with it; see the head of this module.
+    """The map from z to networks on given data, and the densities that go with it; see the head of
+    this module.
 
     Args:
         model: with a number or a distribution for every hyperparameter.
         data: the points at which the Gram matrices live, and their targets.
-        features: sample N x nu features where a bottleneck has them (Wishart of integer width below N).
+        features: sample N x nu features where a bottleneck has them (Wishart of integer width below
+            N).
 
     Raises:
         ValueError: when a bottleneck has no Bartlett factor, or does not fit the number of points.
@@ -82,9 +85,12 @@ class Coordinates:
             layer.check_points(self.data.n)
         for index, layer in enumerate(self._typical.bottlenecks, start=1):
             law = layer.whitened_prior(self.data.n, self.dtype)
-            if not (isinstance(law, TransformedDistribution) and isinstance(law.base_dist, Bartlett)):
+            if not (
+                isinstance(law, TransformedDistribution) and isinstance(law.base_dist, Bartlett)
+            ):
                 raise ValueError(
-                    f"Expected bottlenecks whose prior is made from a Bartlett factor. Got {layer!r} (bottleneck "
+                    "Expected bottlenecks whose prior is made from a Bartlett factor. Got "
+                    f"{layer!r} (bottleneck "
                     f"{index}) with {type(law).__name__}."
                 )
 
@@ -94,11 +100,12 @@ class Coordinates:
 
     @functools.cached_property
     def order(self) -> np.ndarray:
-        """The rows of the data in the order in which the factors have them: each the farthest from those before it.
+        """The rows of the data in the order in which the factors have them: each the farthest from
+        those before it.
 
-        The factor of a kernel matrix then begins with points that differ, and changes least when the kernel changes:
-        on a UCI subset chains needed a third of the gradients for an effective draw.
-        """
+        The factor of a kernel matrix then begins with points that differ, and changes least when
+        the kernel changes: on a UCI subset chains needed a third of the gradients for an effective
+        draw."""
         with jax.ensure_compile_time_eval():
             return farthest_first(np.asarray(self.data.x, np.float64).reshape(self.data.n, -1))
 
@@ -129,11 +136,14 @@ class Coordinates:
 
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
-        """Number of coordinates of every hyperparameter, bottleneck, and of the latent functions."""
+        """Number of coordinates of every hyperparameter, bottleneck, and of the latent
+        functions."""
         n, targets = self.data.n, self.data.n_outputs
         hyper = [math.prod(h.shape) for h in self.hyperparameters.values()]
         widths = [(layer, self._feature_columns(layer)) for layer in self._typical.bottlenecks]
-        factors = [self._factor_transform(layer).size if w is None else n * w for layer, w in widths]
+        factors = [
+            self._factor_transform(layer).size if w is None else n * w for layer, w in widths
+        ]
         latent = [] if self.is_collapsed else [n * self.model.likelihood.n_latent(targets)]
         return (*hyper, *factors, *latent)
 
@@ -165,11 +175,13 @@ class Coordinates:
         if not self.is_collapsed:
             f, jitter = cholesky_product(kernel, parts[-1].reshape(self.data.n, -1))
             spent["jitter"] = jnp.maximum(spent["jitter"], jitter)
-        return Network(model=model, values=values, factors=tuple(factors), kernel=kernel, f=f, **spent)
+        return Network(
+            model=model, values=values, factors=tuple(factors), kernel=kernel, f=f, **spent
+        )
 
     def log_densities(self, z: Float[Array, " K"]) -> tuple[Scalar, Scalar]:
-        """The correction and log p(y | network(z)); -infinity where they are not finite, so that no sampler goes
-        there."""
+        """The correction and log p(y | network(z)); -infinity where they are not finite, so that no
+        sampler goes there."""
         network = self.network(z)
         likelihood = self.log_likelihood(network)
         good = jnp.isfinite(likelihood) & jnp.isfinite(network.correction)
@@ -183,7 +195,9 @@ class Coordinates:
             weights, offset = (None if a is None else a[self.order] for a in self.data.rows[2:])
             rows = likelihood.log_density(y, network.f if offset is None else network.f + offset)
             return jnp.asarray(jnp.sum(rows if weights is None else weights * rows), self.dtype)
-        covariance = network.kernel + self.noise_variance(network) * jnp.eye(self.data.n, dtype=self.dtype)
+        covariance = network.kernel + self.noise_variance(network) * jnp.eye(
+            self.data.n, dtype=self.dtype
+        )
         density = observed_log_density if self.data.has_missing else gaussian_log_density
         return density(covariance, y)
 
@@ -216,15 +230,21 @@ class Coordinates:
             if columns is None:
                 law: Any = layer.whitened_prior(self.data.n, self.dtype)
                 part = self.coordinates_of_noise(layer, law.base_dist.sample(layer_key))
-                signs = jax.random.rademacher(jax.random.fold_in(layer_key, 1), (self._n_signed(layer),), self.dtype)
-                parts.append(part * jnp.concatenate([jnp.ones(len(part) - len(signs), self.dtype), signs]))
+                signs = jax.random.rademacher(
+                    jax.random.fold_in(layer_key, 1), (self._n_signed(layer),), self.dtype
+                )
+                parts.append(
+                    part * jnp.concatenate([jnp.ones(len(part) - len(signs), self.dtype), signs])
+                )
             else:
                 parts.append(jax.random.normal(layer_key, (self.data.n * columns,), self.dtype))
         for size in self.sizes[len(parts) :]:
-            parts.append(jax.random.normal(jax.random.fold_in(key, len(parts)), (size,), self.dtype))
+            parts.append(
+                jax.random.normal(jax.random.fold_in(key, len(parts)), (size,), self.dtype)
+            )
         return jnp.concatenate(parts) if parts else jnp.zeros(0, self.dtype)
 
-    # --- parts ------------------------------------------------------------------------------------------------------
+    # --- parts ------------------------------------------------------------------------------------
 
     def _split(self, z: Array) -> list[Array]:
         ends = np.cumsum(self.sizes)[:-1].tolist()
@@ -237,17 +257,22 @@ class Coordinates:
             free = jnp.asarray(centre + spread * part.reshape(h.shape))
             values[name] = h.constrain(free)
             jacobian = jnp.sum(biject_to(h.constraint).log_abs_det_jacobian(free, values[name]))
-            density = jnp.asarray(h.prior.log_prob(values[name]), self.dtype) + jnp.asarray(jacobian, self.dtype)
+            density = jnp.asarray(h.prior.log_prob(values[name]), self.dtype) + jnp.asarray(
+                jacobian, self.dtype
+            )
             excess += density + jnp.sum(jnp.log(spread)) - _log_normal(part)
         return values, excess
 
     @functools.cached_property
     def _references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Centre and spread of every hyperparameter on the unconstrained scale, from draws of its prior."""
+        """Centre and spread of every hyperparameter on the unconstrained scale, from draws of its
+        prior."""
         found = {}
         for i, (name, h) in enumerate(self.hyperparameters.items()):
             with jax.ensure_compile_time_eval():
-                draws = h.prior.sample(jax.random.fold_in(jax.random.key(0), i), (_REFERENCE_DRAWS,))
+                draws = h.prior.sample(
+                    jax.random.fold_in(jax.random.key(0), i), (_REFERENCE_DRAWS,)
+                )
                 free = np.array(h.unconstrain(jnp.asarray(draws)), np.float64)
             free = np.where(np.isfinite(free), free, np.nan)
             low, middle, high = np.nanquantile(free, [0.1587, 0.5, 0.8413], axis=0)
@@ -259,7 +284,10 @@ class Coordinates:
     def _typical(self) -> DeepKernelProcess:
         """The model at the centres of its hyperparameters."""
         with jax.ensure_compile_time_eval():
-            values = {n: h.constrain(jnp.asarray(self._references[n][0])) for n, h in self.hyperparameters.items()}
+            values = {
+                n: h.constrain(jnp.asarray(self._references[n][0]))
+                for n, h in self.hyperparameters.items()
+            }
             return resolve(self.model, values, self.dtype, self.data.d, self.data.n_outputs)
 
     def standardise(self, name: str, draw: Array) -> Float[Array, " H"]:
@@ -271,8 +299,11 @@ class Coordinates:
         law: Any = layer.whitened_prior(self.data.n, self.dtype)
         return LowerTrapezoidalTransform(*law.base_dist.event_shape)
 
-    def _noise(self, layer: Bottleneck, df: Float[Array, " M"], part: Array) -> tuple[Array, Scalar]:
-        """The matrix that the prior's transforms turn into a factor, and the correction of its coordinates."""
+    def _noise(
+        self, layer: Bottleneck, df: Float[Array, " M"], part: Array
+    ) -> tuple[Array, Scalar]:
+        """The matrix that the prior's transforms turn into a factor, and the correction of its
+        coordinates."""
         columns = self._feature_columns(layer)
         if columns is not None:
             return part.reshape(self.data.n, columns), jnp.zeros((), self.dtype)
@@ -283,7 +314,12 @@ class Coordinates:
         centre, spread = _log_chi_moments(df)
         log_diagonal = centre + spread * standard
         # The density of log A_jj, where A_jj^2 ~ chi^2(df_j).
-        density = df * log_diagonal - jnp.exp(2 * log_diagonal) / 2 - gammaln(df / 2) - (df / 2 - 1) * math.log(2)
+        density = (
+            df * log_diagonal
+            - jnp.exp(2 * log_diagonal) / 2
+            - gammaln(df / 2)
+            - (df / 2 - 1) * math.log(2)
+        )
         matrix = transform.matrix(below, jnp.concatenate([jnp.exp(log_diagonal), signed]))
         return matrix, jnp.sum(density + jnp.log(spread)) - _log_normal(standard)
 
@@ -299,11 +335,11 @@ class Coordinates:
         return jnp.concatenate([below, (jnp.log(on[:positive]) - centre) / spread, on[positive:]])
 
     def _n_signed(self, layer: Bottleneck) -> int:
-        """How many diagonal entries, the last ones of the factor, are sampled with a sign: those with one degree of
-        freedom, which are absolute values of normal numbers.
+        """How many diagonal entries, the last ones of the factor, are sampled with a sign: those
+        with one degree of freedom, which are absolute values of normal numbers.
 
-        The Gram matrix does not see the sign of a column; the logarithm of the entry has a steep wall on one side.
-        """
+        The Gram matrix does not see the sign of a column; the logarithm of the entry has a steep
+        wall on one side."""
         width = getattr(layer, "integer", None)
         return int(width is not None and width <= self.data.n)
 
@@ -314,8 +350,9 @@ class Coordinates:
 
 
 def _log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
-    """Mean of log A for A^2 ~ chi^2(df), and its standard deviation to three terms of the series of the trigamma
-    function: any smooth function will do, since the density of the coordinates is exact."""
+    """Mean of log A for A^2 ~ chi^2(df), and its standard deviation to three terms of the series of
+    the trigamma function: any smooth function will do, since the density of the coordinates is
+    exact."""
     half = df / 2
     variance = (1 + (1 / 2 + 1 / (6 * half)) / half) / half
     return (digamma(half) + math.log(2)) / 2, jnp.sqrt(variance) / 2

@@ -1,4 +1,5 @@
-"""A posterior made of draws: networks on all the data, as points z of their :class:`Coordinates`."""
+"""A posterior made of draws: networks on all the data, as points z of their
+:class:`Coordinates`."""
 
 import dataclasses
 from typing import Any
@@ -29,8 +30,8 @@ _BLOCK = 50  # draws whose N x N output laws are in memory at a time
 class DrawsPosterior:
     """Equally weighted draws from a posterior, in chains.
 
-    model: without learned hyperparameters, which have no draws. z: (chains, draws, K) points of `coordinates`.
-    """
+    model: without learned hyperparameters, which have no draws. z: (chains, draws, K) points of
+    `coordinates`."""
 
     model: DeepKernelProcess
     coordinates: Coordinates
@@ -54,7 +55,9 @@ class DrawsPosterior:
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """A stack of n draws, chosen at random: without repetition as long as there are enough."""
         total = self.n_chains * self.n_draws
-        rounds = [jax.random.permutation(jax.random.fold_in(key, i), total) for i in range(-(-n // total))]
+        rounds = [
+            jax.random.permutation(jax.random.fold_in(key, i), total) for i in range(-(-n // total))
+        ]
         chosen = np.asarray(jnp.concatenate(rounds)[:n])
         return networks_of(self.coordinates, jnp.asarray(self.z.reshape(total, -1)[chosen]))
 
@@ -66,27 +69,36 @@ class DrawsPosterior:
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw of a
+        stack."""
         n, parts = draws.inducing.shape[0], []
         for start in range(0, n, _BLOCK):
-            rows = np.minimum(np.arange(start, start + min(n, _BLOCK)), n - 1)  # one shape, one compilation
+            # one shape, one compilation
+            rows = np.minimum(np.arange(start, start + min(n, _BLOCK)), n - 1)
             block = jax.tree.map(lambda a, rows=rows: a[rows], draws)
             block = dataclasses.replace(block, outputs=_output_laws(self.coordinates, block))
             block_key = jax.random.fold_in(key, start)
-            parts.append(moments_row_by_row(self.coordinates.model, self.data.n_outputs, block, block_key, x, chunk))
+            parts.append(
+                moments_row_by_row(
+                    self.coordinates.model, self.data.n_outputs, block, block_key, x, chunk
+                )
+            )
         mean, variance = (jnp.concatenate(blocks)[:n] for blocks in zip(*parts, strict=True))
         return mean, variance
 
     def leave_one_out(self, draws: Draw) -> Float[Array, "S N"]:
-        """log p(y_n | y of all other rows, network), standardised units, for each draw of a network.
+        """log p(y_n | y of all other rows, network), standardised units, for each draw of a
+        network.
 
-        The importance weights of leaving row n out of the posterior over networks are its inverses: with Gaussian
-        noise, PSIS-LOO needs these and not the density given a draw of f, which varies far more.
+        The importance weights of leaving row n out of the posterior over networks are its inverses:
+        with Gaussian noise, PSIS-LOO needs these and not the density given a draw of f, which
+        varies far more.
 
         Raises:
             ValueError: when the noise is not Gaussian.
 
-        Source: Rasmussen & Williams 2006, equation 5.12; integrated importance sampling: Vehtari et al. 2016.
+        Source: Rasmussen & Williams 2006, equation 5.12; integrated importance sampling: Vehtari et
+            al. 2016.
         """
         if not self.model.likelihood.is_gaussian:
             raise ValueError(f"Expected a Gaussian likelihood. Got {self.model.likelihood!r}.")
@@ -104,7 +116,9 @@ def networks_of(coordinates: Coordinates, z: Float[Array, "S K"]) -> Draw:
 
     def one(z: Array) -> Draw:
         network = coordinates.network(z)
-        return Draw(values=network.values, inducing=coordinates.x, factors=network.factors, f=network.f)
+        return Draw(
+            values=network.values, inducing=coordinates.x, factors=network.factors, f=network.f
+        )
 
     return jax.lax.map(one, z)
 
@@ -119,8 +133,11 @@ def _leave_one_out(coordinates: Coordinates, draws: Draw) -> Float[Array, "S N"]
     def one(draw: Draw) -> Array:
         law = output_law(coordinates, draw)
         variance = 1 / jnp.sum(law.removed**2, axis=0)  # removed^T removed = (K + s^2 I)^-1
-        scaled = law.weights**2 * variance[:, None]  # (y_n - mean)^2 / variance, mean = y_n - weights_n variance
-        return coordinates.in_data_order(-jnp.sum(scaled + jnp.log(2 * jnp.pi * variance)[:, None], axis=1) / 2)
+        # (y_n - mean)^2 / variance, mean = y_n - weights_n variance
+        scaled = law.weights**2 * variance[:, None]
+        return coordinates.in_data_order(
+            -jnp.sum(scaled + jnp.log(2 * jnp.pi * variance)[:, None], axis=1) / 2
+        )
 
     return jax.lax.map(one, draws)
 

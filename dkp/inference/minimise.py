@@ -1,8 +1,8 @@
 """The optimisation loop: it knows no model, only a loss, an optax optimiser and a key.
 
-Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes nothing and is
-counted.
-Between chunks the host looks at the trace: it reports progress, keeps the best state, stops early, and answers Ctrl-C
+Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes
+nothing and is counted. Between chunks the host looks at the trace: it reports progress, keeps the
+best state, stops early, and answers Ctrl-C
     by
 returning what there is.
 """
@@ -42,8 +42,8 @@ class LoopState:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished", "converged" or
-    "interrupted"."""
+    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished",
+    "converged" or "interrupted"."""
 
     parameters: Any
     trace: np.ndarray
@@ -53,14 +53,21 @@ class LoopResult:
     seconds: float
 
 
-def make_step(loss: Loss, optimizer: optax.GradientTransformation) -> Callable[..., tuple[LoopState, dict[str, Array]]]:
-    """``step(state, key, batch) -> (state, info)``; a step with a loss or gradient that is not finite is skipped."""
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation
+) -> Callable[..., tuple[LoopState, dict[str, Array]]]:
+    """``step(state, key, batch) -> (state, info)``; a step with a loss or gradient that is not
+    finite is skipped."""
 
     def step(state: LoopState, key: PRNGKeyArray, batch: Any) -> tuple[LoopState, dict[str, Array]]:
-        (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(state.parameters, key, batch)
+        (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.parameters, key, batch
+        )
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.parameters)
         proposed = LoopState(
-            parameters=optax.apply_updates(state.parameters, updates), optimizer=optimizer_state, step=state.step
+            parameters=optax.apply_updates(state.parameters, updates),
+            optimizer=optimizer_state,
+            step=state.step,
         )
         good = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
         kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), proposed, state)
@@ -88,22 +95,27 @@ def minimise(
 
     Args:
         loss: returns the loss and a dictionary of scalars, of which ``jitter`` is reported.
-        data: a tuple of arrays with the data points on the first axis; the batch is a tuple of their rows.
+        data: a tuple of arrays with the data points on the first axis; the batch is a tuple of
+            their rows.
         batches: minibatches, or None for all the data in every step.
         chunk: steps per jitted call.
-        patience: stop after so many chunks without an improvement beyond the noise of the trace; None never stops
-            early.
+        patience: stop after so many chunks without an improvement beyond the noise of the trace;
+            None never stops early.
         saved: where the loop starts and what it saves.
     """
     program = _Chunk(loss, optimizer, steps, chunk)
-    state = LoopState(parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32))
+    state = LoopState(
+        parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32)
+    )
     tracker = _Tracker(parameters, patience)
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
         state, info = _run(program, state, key, rows, data)
         kept = min(chunk, steps - start)
-        return state, tracker.record(state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()})
+        return state, tracker.record(
+            state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()}
+        )
 
     return _drive(advance, state, [tracker], steps, chunk, progress, saved)[0]
 
@@ -122,28 +134,47 @@ def minimise_many(
     progress: Progress | None = None,
     saved: "Saved | None" = None,
 ) -> list[LoopResult]:
-    """:func:`minimise` for several problems of one shape, vectorised: one program makes a step of all of them.
+    """:func:`minimise` for several problems of one shape, vectorised: one program makes a step of
+    all of them.
 
-    Each problem has its own parameters, key, data and batches, skips its own steps and keeps its own best state. With
-    `patience` all stop when the last one has converged.
-    """
+    Each problem has its own parameters, key, data and batches, skips its own steps and keeps its
+    own best state. With `patience` all stop when the last one has converged."""
     count = len(parameters)
     if count == 1:
         alone = None if batches is None else batches[0]
-        settings: Any = {"steps": steps, "chunk": chunk, "patience": patience, "progress": progress, "saved": saved}
-        return [minimise(loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings)]
+        settings: Any = {
+            "steps": steps,
+            "chunk": chunk,
+            "patience": patience,
+            "progress": progress,
+            "saved": saved,
+        }
+        return [
+            minimise(
+                loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings
+            )
+        ]
     program = _Chunk(loss, optimizer, steps, chunk, stacked=True)
     stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
-    state = LoopState(parameters=stacked, optimizer=jax.vmap(optimizer.init)(stacked), step=jnp.zeros(count, jnp.int32))
+    state = LoopState(
+        parameters=stacked,
+        optimizer=jax.vmap(optimizer.init)(stacked),
+        step=jnp.zeros(count, jnp.int32),
+    )
     trackers = [_Tracker(p, patience) for p in parameters]
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
-        rows = None if batches is None else jnp.asarray(np.stack([b.rows(start, start + chunk) for b in batches]))
+        rows = (
+            None
+            if batches is None
+            else jnp.asarray(np.stack([b.rows(start, start + chunk) for b in batches]))
+        )
         state, info = _run(program, state, stacked_keys, rows, stacked_data)
         kept, host = min(chunk, steps - start), {n: np.asarray(a) for n, a in info.items()}
         converged = [
             tracker.record(
-                jax.tree.map(lambda a, i=i: a[i], state.parameters), {n: a[i, :kept] for n, a in host.items()}
+                jax.tree.map(lambda a, i=i: a[i], state.parameters),
+                {n: a[i, :kept] for n, a in host.items()},
             )
             for i, tracker in enumerate(trackers)
         ]
@@ -175,7 +206,9 @@ def _drive(
             if saved is not None and saved.checkpoint.is_due:
                 saved.save(state, trackers, done, time.perf_counter() - started)
             if progress is not None:
-                progress.update(min(done, steps), elbo=-float(np.mean([t.recent for t in trackers])))
+                progress.update(
+                    min(done, steps), elbo=-float(np.mean([t.recent for t in trackers]))
+                )
     except KeyboardInterrupt:
         stopped = "interrupted"
     seconds = time.perf_counter() - started
@@ -191,27 +224,38 @@ class Saved:
     checkpoint: Checkpoint
     stage: str
 
-    def restore(self, state: LoopState, trackers: "Sequence[_Tracker]") -> tuple[LoopState, int, float]:
+    def restore(
+        self, state: LoopState, trackers: "Sequence[_Tracker]"
+    ) -> tuple[LoopState, int, float]:
         """The state, the steps behind it and the seconds that they took: as saved, or as given."""
         found = self.checkpoint.found(self.stage)
         if found is None:
             return state, 0, 0.0
         header, arrays = found
         for i, (tracker, numbers) in enumerate(zip(trackers, header["trackers"], strict=True)):
-            tracker.restore(numbers, from_arrays(f"best{i}", tracker.best, arrays), arrays[f"losses{i}"])
+            tracker.restore(
+                numbers, from_arrays(f"best{i}", tracker.best, arrays), arrays[f"losses{i}"]
+            )
         return from_arrays("state", state, arrays), header["done"], header["seconds"]
 
-    def save(self, state: LoopState, trackers: "Sequence[_Tracker]", done: int, seconds: float) -> None:
+    def save(
+        self, state: LoopState, trackers: "Sequence[_Tracker]", done: int, seconds: float
+    ) -> None:
         arrays = to_arrays("state", state)
         for i, tracker in enumerate(trackers):
             arrays |= {**to_arrays(f"best{i}", tracker.best), f"losses{i}": tracker.trace}
-        header = {"done": done, "seconds": seconds, "trackers": [tracker.numbers for tracker in trackers]}
+        header = {
+            "done": done,
+            "seconds": seconds,
+            "trackers": [tracker.numbers for tracker in trackers],
+        }
         self.checkpoint.save(self.stage, header, arrays)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """`length` steps of an optimiser on a loss, as long as there are `steps`, for one problem or a stack."""
+    """`length` steps of an optimiser on a loss, as long as there are `steps`, for one problem or a
+    stack."""
 
     loss: Loss
     optimizer: optax.GradientTransformation
@@ -243,7 +287,9 @@ def _run_one(
 
     def active(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
         # The last chunk may be longer than what is left: one compiled program serves all.
-        return jax.lax.cond(state.step < chunk.steps, lambda: body(state, row), lambda: (state, unused))
+        return jax.lax.cond(
+            state.step < chunk.steps, lambda: body(state, row), lambda: (state, unused)
+        )
 
     return jax.lax.scan(active, state, rows, length=chunk.length)
 
@@ -275,9 +321,12 @@ class _Tracker:
 
     @property
     def numbers(self) -> dict[str, int | str]:
-        """All but the arrays, for :meth:`restore`; numbers to the last bit, also those that are none."""
+        """All but the arrays, for :meth:`restore`; numbers to the last bit, also those that are
+        none."""
         exact = {"jitter": self.jitter, "recent": self.recent, "best_loss": self._best_loss}
-        return {"skipped": self.skipped, "waited": self._waited} | {n: float(v).hex() for n, v in exact.items()}
+        return {"skipped": self.skipped, "waited": self._waited} | {
+            n: float(v).hex() for n, v in exact.items()
+        }
 
     def restore(self, numbers: dict[str, Any], best: Any, losses: np.ndarray) -> None:
         self.best, self._losses = best, [losses]

@@ -1,4 +1,5 @@
-"""Kernels of infinitely wide layers without a closed form: E[phi(u) phi(v)] over Gaussian (u, v)."""
+"""Kernels of infinitely wide layers without a closed form: E[phi(u) phi(v)] over Gaussian (u,
+v)."""
 
 import functools
 from collections.abc import Callable
@@ -19,30 +20,35 @@ __all__ = ["Activation"]
 class Activation(PointwiseKernel):
     """E[phi(u) phi(v)] for any elementwise function phi, by its Hermite series.
 
-    With c = k_xy / sqrt(k_xx k_yy) and the Hermite polynomials h_j, orthonormal under the standard normal z:
+    With c = k_xy / sqrt(k_xx k_yy) and the Hermite polynomials h_j, orthonormal under the standard
+    normal z:
 
     k' = sum_j a_j(k_xx) a_j(k_yy) c^j,  a_j(s) = E[phi(sqrt(s) z) h_j(z)],  j < terms,
 
-    where the a_j are sums over 281 equidistant nodes z_i. The kernel is positive semi-definite whatever the errors. Its
-    diagonal is E[phi(u)^2] without a series. The derivative kernel has phi' (by ``jax.jvp``) in the place of phi: at
-    a variance of 0, where gradients of k' are 0, it is still right.
+    where the a_j are sums over 281 equidistant nodes z_i. The kernel is positive semi-definite
+    whatever the errors. Its diagonal is E[phi(u)^2] without a series. The derivative kernel has
+    phi' (by ``jax.jvp``) in the place of phi: at a variance of 0, where gradients of k' are 0, it
+    is still right.
 
-    Errors relative to the diagonal, the largest over all correlations below 0.95: for tanh, 1e-14 at variance 1, 1e-10
-    at 4 and 1e-7 at 16; 1e-14 for polynomials and for sin and exp of moderate arguments. They fall exponentially with
-    the root of `terms` for analytic functions, the slower the larger the variance. Functions with kinks or jumps
-    converge like a power of `terms`: use the kernels that have closed forms for them. The derivative of a kernel
-    matrix stores `terms` matrices of its size.
+    Errors relative to the diagonal, the largest over all correlations below 0.95: for tanh, 1e-14
+    at variance 1, 1e-10 at 4 and 1e-7 at 16; 1e-14 for polynomials and for sin and exp of moderate
+    arguments. They fall exponentially with the root of `terms` for analytic functions, the slower
+    the larger the variance. Functions with kinks or jumps converge like a power of `terms`: use the
+    kernels that have closed forms for them. The derivative of a kernel matrix stores `terms`
+    matrices of its size.
 
     Args:
-        fn: a function of JAX arrays that works elementwise and gives floats, such as ``jnp.tanh``; fixed. A kernel can
-            be pickled where `fn` can: functions of a module and ``jax.lax.tanh``, but no lambda and no ``jnp.tanh``.
+        fn: a function of JAX arrays that works elementwise and gives floats, such as ``jnp.tanh``;
+            fixed. A kernel can be pickled where `fn` can: functions of a module and
+            ``jax.lax.tanh``, but no lambda and no ``jnp.tanh``.
         terms: number of terms of the series, from 1 to 256; fixed.
 
     Raises:
-        ValueError: when `fn` is not elementwise, or not finite for |u| <= 14 (the nodes for variance 1), or `terms` is
-            out of range.
+        ValueError: when `fn` is not elementwise, or not finite for |u| <= 14 (the nodes for
+            variance 1), or `terms` is out of range.
 
-    Source: the series is that of Daniely, Frostig & Singer 2016, for any variance; the nodes' equal spacing is Goodwin
+    Source: the series is that of Daniely, Frostig & Singer 2016, for any variance; the nodes' equal
+        spacing is Goodwin
     1949.
     """
 
@@ -92,14 +98,17 @@ class Activation(PointwiseKernel):
         """a_j(variance) on a new first axis."""
         polynomials = jnp.asarray(_hermite(self.terms)[1], variance.dtype)
         weighted = self._weighted(fn, variance)
-        flat = jnp.matmul(polynomials, weighted.reshape(len(weighted), -1), precision=jax.lax.Precision.HIGHEST)
+        flat = jnp.matmul(
+            polynomials, weighted.reshape(len(weighted), -1), precision=jax.lax.Precision.HIGHEST
+        )
         return flat.reshape((self.terms, *variance.shape))
 
     def _second_moment(self, fn: Callable[[Array], Array], variance: Array) -> Array:
         return jnp.sum(self._weighted(fn, variance) ** 2, axis=0)
 
     def _weighted(self, fn: Callable[[Array], Array], variance: Array) -> Array:
-        """phi(sqrt(variance) z) times the root of z's weight, for all nodes z on a new first axis."""
+        """phi(sqrt(variance) z) times the root of z's weight, for all nodes z on a new first
+        axis."""
         z, polynomials = (jnp.asarray(value, variance.dtype) for value in _hermite(self.terms))
         column = (-1, *(1,) * variance.ndim)
         return polynomials[0].reshape(column) * fn(safe_sqrt(variance)[None] * z.reshape(column))
@@ -107,11 +116,11 @@ class Activation(PointwiseKernel):
 
 @functools.cache
 def _hermite(terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Equidistant nodes z_i and the matrix sqrt(w_i) h_j(z_i), whose first row is the root of the weights.
+    """Equidistant nodes z_i and the matrix sqrt(w_i) h_j(z_i), whose first row is the root of the
+    weights.
 
-    For integrands with a Gaussian factor, equal steps converge faster than the nodes of Gauss and Hermite, which
-    spread the more the higher the degree.
-    """
+    For integrands with a Gaussian factor, equal steps converge faster than the nodes of Gauss and
+    Hermite, which spread the more the higher the degree."""
     z = np.linspace(-14, 14, 281)
     rows = [np.sqrt((z[1] - z[0]) / np.sqrt(2 * np.pi)) * np.exp(-z * z / 4)]
     rows.append(z * rows[0])
@@ -122,18 +131,24 @@ def _hermite(terms: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_elementwise(fn: Callable[[Array], Array], nodes: np.ndarray) -> None:
     shuffled = np.random.default_rng(0).permutation(np.append(nodes, nodes / 2))
-    wanted = "Expected Activation(fn) to be an elementwise function of JAX arrays, such as jnp.tanh."
+    wanted = (
+        "Expected Activation(fn) to be an elementwise function of JAX arrays, such as jnp.tanh."
+    )
     try:
         u = jnp.asarray(shuffled)
         value = fn(u)
     except TypeError as error:
         raise ValueError(f"{wanted} Got {fn!r}, which raises: {error}") from error
     if not (isinstance(value, jax.Array) and value.shape == u.shape and value.dtype == u.dtype):
-        raise ValueError(f"{wanted} Got {fn!r}, which gives {jnp.shape(value)} {jnp.result_type(value)} for {u.shape}.")
+        raise ValueError(
+            f"{wanted} Got {fn!r}, which gives {jnp.shape(value)} {jnp.result_type(value)} for "
+            f"{u.shape}."
+        )
     if not np.all(np.isfinite(value)):
         where = float(shuffled[~np.isfinite(np.asarray(value))][0])
         raise ValueError(
-            f"Expected Activation(fn) to be finite for |u| <= 14. Got {fn!r}, which is not at {where:.3g}: "
+            f"Expected Activation(fn) to be finite for |u| <= 14. Got {fn!r}, which is not at "
+            f"{where:.3g}: "
             "pass a function that is finite everywhere."
         )
     again = jnp.concatenate([fn(half) for half in jnp.split(u, 2)])

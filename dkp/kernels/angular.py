@@ -1,10 +1,10 @@
-"""Twice E[u+^n v+^n] over Gaussian (u, v) with covariance k, where u+^n = max(u, 0)^n and u+^0 is the step [u > 0].
+"""Twice E[u+^n v+^n] over Gaussian (u, v) with covariance k, where u+^n = max(u, 0)^n and u+^0 is
+the step [u > 0].
 
-These moments depend on the angle t between two points, cos t = k_xy / sqrt(k_xx k_yy). Near t = 0 the sine and the
-angle must come from the same 1 - |cos t|, or rounding of size eps in the cosine becomes an error of size sqrt(eps) in
-the kernel; and the derivatives, which have closed forms, are written down, because those of sqrt and arccos are
-infinite.
-"""
+These moments depend on the angle t between two points, cos t = k_xy / sqrt(k_xx k_yy). Near t = 0
+the sine and the angle must come from the same 1 - |cos t|, or rounding of size eps in the cosine
+becomes an error of size sqrt(eps) in the kernel; and the derivatives, which have closed forms, are
+written down, because those of sqrt and arccos are infinite."""
 
 import functools
 import math
@@ -42,7 +42,8 @@ def rectified_moment(order: int, kxy: Array, kxx: Array, kyy: Array) -> Array:
 
 
 def rectified_moment_slope(order: int, kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """d/dk_xy of the moment: n^2 times the one of order n - 1; for order 0, 0 stands in for infinity at |cos t| = 1."""
+    """d/dk_xy of the moment: n^2 times the one of order n - 1; for order 0, 0 stands in for
+    infinity at |cos t| = 1."""
     if order > 0:
         return order**2 * rectified_moment(order - 1, kxy, kxx, kyy)
     kxy = jnp.broadcast_to(kxy, jnp.broadcast_shapes(kxy.shape, kxx.shape, kyy.shape))
@@ -55,7 +56,9 @@ def monomial_moments(order: int) -> list[int]:
     Isserlis' theorem: k of the u are paired with k of the v, the rest among themselves.
     """
     return [
-        math.factorial(k) * math.comb(order, k) ** 2 * pairings(order - k) ** 2 if (order - k) % 2 == 0 else 0
+        math.factorial(k) * math.comb(order, k) ** 2 * pairings(order - k) ** 2
+        if (order - k) % 2 == 0
+        else 0
         for k in range(order + 1)
     ]
 
@@ -71,8 +74,9 @@ def _step(kxy: Array, kxx: Array, kyy: Array) -> Array:
 
 @jax.custom_jvp
 def _rectifier(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    # With the acute angle s = min(t, pi - t): max(k_xy, 0) + sqrt(k_xx k_yy) (sin s - s cos s) / pi. The second term
-    # is of size s^3, so that a rounding error in the cosine is not magnified at either end.
+    # With the acute angle s = min(t, pi - t): max(k_xy, 0) + sqrt(k_xx k_yy) (sin s - s cos s) /
+    # pi. The second term is of size s^3, so that a rounding error in the cosine is not magnified at
+    # either end.
     gap = 1 - jnp.abs(correlation(kxy, kxx, kyy))
     excess = _sine(gap) - _acute_angle(gap) * (1 - gap)
     return jnp.maximum(kxy, 0) + (sqrt(kxx) * sqrt(kyy)) * excess / math.pi
@@ -86,7 +90,9 @@ def _rectifier_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> t
     half_sine = _sine(1 - jnp.abs(cosine)) / (2 * math.pi)
     from_x = sqrt(kyy) * (inverse_sqrt(kxx) * kxx_dot)
     from_y = sqrt(kxx) * (inverse_sqrt(kyy) * kyy_dot)
-    return _rectifier(kxy, kxx, kyy), (1 - angle(cosine) / math.pi) * kxy_dot + half_sine * (from_x + from_y)
+    return _rectifier(kxy, kxx, kyy), (1 - angle(cosine) / math.pi) * kxy_dot + half_sine * (
+        from_x + from_y
+    )
 
 
 def _half_power(variance: Array, order: int) -> Array:
@@ -97,13 +103,16 @@ def _half_power(variance: Array, order: int) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _angular(order: int, cosine: Array) -> Array:
-    """J_n / pi = ((pi - t) P_n(cos t) + sin t Q_n(cos t)) / pi for n >= 1, with polynomials P_n and Q_n.
+    """J_n / pi = ((pi - t) P_n(cos t) + sin t Q_n(cos t)) / pi for n >= 1, with polynomials P_n and
+    Q_n.
 
-    In the acute angle s this is P_n(cos s) [t < pi/2] and a remainder of size s^(2n+1): rounding is not magnified.
-    """
+    In the acute angle s this is P_n(cos s) [t < pi/2] and a remainder of size s^(2n+1): rounding is
+    not magnified."""
     size = jnp.abs(cosine)
     even = _horner(monomial_moments(order), size)
-    remainder = (_acute_angle(1 - size) * even - _sine(1 - size) * _horner(_sine_factor(order), size)) / math.pi
+    remainder = (
+        _acute_angle(1 - size) * even - _sine(1 - size) * _horner(_sine_factor(order), size)
+    ) / math.pi
     obtuse = -remainder if order % 2 else remainder
     return jnp.where(cosine < 0, obtuse, even - remainder)
 
@@ -126,9 +135,8 @@ def _horner(coefficients: list[int], x: Array) -> Array:
 def _sine_factor(order: int) -> list[int]:
     """Q_n in powers of the cosine c, lowest first.
 
-    dJ_n/dc = n^2 J_(n-1) says P_n - c Q_n + (1 - c^2) Q_n' = n^2 (1 - c^2) Q_(n-1). Q_n has the parity of n - 1; for
-    odd n it starts with J_n(pi/2) = 2 pi E[u+^n]^2.
-    """
+    dJ_n/dc = n^2 J_(n-1) says P_n - c Q_n + (1 - c^2) Q_n' = n^2 (1 - c^2) Q_(n-1). Q_n has the
+    parity of n - 1; for odd n it starts with J_n(pi/2) = 2 pi E[u+^n]^2."""
     if order == 0:
         return []
     moments, below = monomial_moments(order), dict(enumerate(_sine_factor(order - 1)))
@@ -146,8 +154,11 @@ def correlation(kxy: Array, kxx: Array, kyy: Array) -> Array:
 
 
 @correlation.defjvp
-def _correlation_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    # Logarithmic derivatives: the plain chain rule has k_xx^(-3/2), which overflows for small variances.
+def _correlation_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    # Logarithmic derivatives: the plain chain rule has k_xx^(-3/2), which overflows for small
+    # variances.
     (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
     x, y = inverse_sqrt(kxx), inverse_sqrt(kyy)
     cosine = correlation(kxy, kxx, kyy)
@@ -176,23 +187,28 @@ def _sine(gap: Array) -> Array:
 def _acute_angle(gap: Array) -> Array:
     """arccos(1 - gap) = sqrt(2 gap) p(gap), for gap in [0, 1], to two units in the last place.
 
-    A polynomial is vectorised and fused with its surroundings: seven (float64) to thirty (float32) times faster than
-    ``jnp.arccos``, which would take longer than the matrix products around the kernel.
-    """
+    A polynomial is vectorised and fused with its surroundings: seven (float64) to thirty (float32)
+    times faster than ``jnp.arccos``, which would take longer than the matrix products around the
+    kernel."""
     coefficients = _arccos_coefficients(19 if gap.dtype == jnp.float64 else 8)
-    return sqrt(2 * gap) * functools.reduce(lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1])
+    return sqrt(2 * gap) * functools.reduce(
+        lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1]
+    )
 
 
 @functools.cache
 def _arccos_coefficients(degree: int) -> tuple[float, ...]:
-    """Of p(w) = arccos(1 - w) / sqrt(2 w) on [0, 1] in powers of 2 w - 1, lowest first, by a Chebyshev series.
+    """Of p(w) = arccos(1 - w) / sqrt(2 w) on [0, 1] in powers of 2 w - 1, lowest first, by a
+    Chebyshev series.
 
-    Each Chebyshev coefficient is a sum of positive terms, from p(w) = sum_k C(2k, k) / (2k + 1) (w/8)^k and
-    w^k = 4^-k (C(2k, k) + 2 sum_j C(2k, k-j) T_j(2 w - 1)): it is exact to rounding, however small.
-    """
+    Each Chebyshev coefficient is a sum of positive terms, from p(w) = sum_k C(2k, k) / (2k + 1)
+    (w/8)^k and w^k = 4^-k (C(2k, k) + 2 sum_j C(2k, k-j) T_j(2 w - 1)): it is exact to rounding,
+    however small."""
     terms = range(64)  # the next is below 2^-64
     power = [math.comb(2 * k, k) / (8**k * (2 * k + 1)) for k in terms]
-    series = [sum(power[k] * math.comb(2 * k, k - j) / 4**k for k in terms[j:]) for j in range(degree + 1)]
+    series = [
+        sum(power[k] * math.comb(2 * k, k - j) / 4**k for k in terms[j:]) for j in range(degree + 1)
+    ]
     doubled = [series[0], *(2 * value for value in series[1:])]
     return tuple(float(c) for c in np.polynomial.chebyshev.cheb2poly(doubled))
 
@@ -204,7 +220,8 @@ def sqrt(value: Array) -> Array:
 
 
 def inverse_sqrt(value: Array) -> Array:
-    """1 / sqrt(value), and 0 where value is not positive (or so small that its inverse is no number)."""
+    """1 / sqrt(value), and 0 where value is not positive (or so small that its inverse is no
+    number)."""
     positive = value >= jnp.finfo(value.dtype).tiny
     return jnp.where(positive, 1 / jnp.sqrt(jnp.where(positive, value, 1)), 0)
 
@@ -216,7 +233,8 @@ class NormalisedGaussian(PointwiseKernel):
     |x - y|^2 / 2 = 1 - c, times their norms. The diagonal is variance * k_xx, and multiplying the Gram matrix by a
     number multiplies the kernel by it: in a deep network variances neither saturate nor vanish.
 
-    A point of variance k_xx = 0 has k'(x, y) = 0 and c = 0. The derivative in k_xx, which is infinite there, is 0.
+    A point of variance k_xx = 0 has k'(x, y) = 0 and c = 0. The derivative in k_xx, which is
+    infinite there, is 0.
 
     Args:
         variance: positive.
@@ -224,7 +242,8 @@ class NormalisedGaussian(PointwiseKernel):
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
 
-    Source: Milsom, Anson & Aitchison 2024 (arXiv 2410.06171), the "normalised Gaussian" kernel of their code.
+    Source: Milsom, Anson & Aitchison 2024 (arXiv 2410.06171), the "normalised Gaussian" kernel of
+        their code.
     """
 
     variance: Any = hyperparameter(default=learn(1.0))
@@ -255,12 +274,16 @@ def _normalised_gaussian(kxy: Array, kxx: Array, kyy: Array) -> Array:
 
 
 @_normalised_gaussian.defjvp
-def _normalised_gaussian_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    # d/dk_xy = exp(c - 1) and d/dk_xx = (1 - c) exp(c - 1) sqrt(k_yy / k_xx) / 2: the plain chain rule divides by
-    # k_xx k_yy, which underflows for small variances.
+def _normalised_gaussian_jvp(
+    primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    # d/dk_xy = exp(c - 1) and d/dk_xx = (1 - c) exp(c - 1) sqrt(k_yy / k_xx) / 2: the plain chain
+    # rule divides by k_xx k_yy, which underflows for small variances.
     (kxy, kxx, kyy), (kxy_dot, kxx_dot, kyy_dot) = primals, tangents
     cosine = correlation(kxy, kxx, kyy)
     slope = jnp.exp(cosine - 1)
     from_x = sqrt(kyy) * (inverse_sqrt(kxx) * kxx_dot)
     from_y = sqrt(kxx) * (inverse_sqrt(kyy) * kyy_dot)
-    return _normalised_gaussian(kxy, kxx, kyy), slope * (kxy_dot + (1 - cosine) / 2 * (from_x + from_y))
+    return _normalised_gaussian(kxy, kxx, kyy), slope * (
+        kxy_dot + (1 - cosine) / 2 * (from_x + from_y)
+    )

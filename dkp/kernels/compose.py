@@ -1,8 +1,8 @@
 """Kernels made of kernels: sums, products, multiples, compositions, repetitions.
 
-They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition that starts
-from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is an ``InputKernel``.
-"""
+They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition
+that starts from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is
+an ``InputKernel``."""
 
 import functools
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 
 
 class _Composite(Kernel):
-    """A kernel of the sort of its parts: with input kernels among them, the constructor makes the class's twin."""
+    """A kernel of the sort of its parts: with input kernels among them, the constructor makes the
+    class's twin."""
 
     is_composite: ClassVar[bool] = True
     _twin: ClassVar[type[Any]]
@@ -93,7 +94,8 @@ class Product(_Variadic):
 
 
 class Chain(_Variadic):
-    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order in which they are given.
+    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order in which they are
+    given.
 
     Args:
         *kernels: one or more kernels; the first may be a kernel of features.
@@ -105,7 +107,10 @@ class Chain(_Variadic):
     def __post_init__(self) -> None:
         for kernel in self.kernels[1:]:
             if isinstance(kernel, InputKernel):
-                raise ValueError(f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} later.")
+                raise ValueError(
+                    f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} "
+                    "later."
+                )
 
     def pairs(self, block: Pairs | Features) -> Pairs:
         return _in_turn(self.kernels, block)
@@ -115,7 +120,8 @@ class Residual(_Variadic):
     """K'(G) = G + K_n(… K_1(G)): a block and a connection around it.
 
     Args:
-        *kernels: kernels of Gram matrices, in the order in which they are applied; they must keep the size of images.
+        *kernels: kernels of Gram matrices, in the order in which they are applied; they must keep
+            the size of images.
 
     Raises:
         ValueError: without kernels, or with a kernel of features.
@@ -126,13 +132,16 @@ class Residual(_Variadic):
     def __post_init__(self) -> None:
         for kernel in self.kernels:
             if isinstance(kernel, InputKernel):
-                raise ValueError(f"Expected Residual(…) of kernels of Gram matrices. Got {kernel!r}.")
+                raise ValueError(
+                    f"Expected Residual(…) of kernels of Gram matrices. Got {kernel!r}."
+                )
 
     def pairs(self, block: Pairs) -> Pairs:
         inner = _in_turn(self.kernels, block)
         if inner.xy.shape != block.xy.shape:
             raise ValueError(
-                "Expected Residual(…) to keep the size of the images, to which it is added: use strides of 1 and "
+                "Expected Residual(…) to keep the size of the images, to which it is added: use "
+                "strides of 1 and "
                 f'padding="SAME". Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block.'
             )
         return _sum(block, inner)
@@ -146,7 +155,8 @@ class Scale(_Composite):
         scale: positive.
 
     Raises:
-        ValueError: when `kernel` is no kernel, or a number or an initial value for `scale` is not positive and finite.
+        ValueError: when `kernel` is no kernel, or a number or an initial value for `scale` is not
+            positive and finite.
     """
 
     kernel: Any = part()
@@ -167,7 +177,8 @@ class Scale(_Composite):
 class Repeat(Kernel):
     """The block applied `depth` times, with the same hyperparameters each time.
 
-    In a compiled program the repetition is a loop: the program is no larger for 100 layers than for two.
+    In a compiled program the repetition is a loop: the program is no larger for 100 layers than for
+    two.
 
     Args:
         block: a kernel of Gram matrices, or a list of them that is applied in order.
@@ -184,7 +195,9 @@ class Repeat(Kernel):
     def __init__(self, block: Any, depth: Any) -> None:
         kernel = Chain(*block) if isinstance(block, Sequence) else block
         if not isinstance(kernel, Kernel) or isinstance(kernel, InputKernel):
-            raise ValueError(f"Expected Repeat(block, …) to be kernels of Gram matrices. Got {block!r}.")
+            raise ValueError(
+                f"Expected Repeat(block, …) to be kernels of Gram matrices. Got {block!r}."
+            )
         object.__setattr__(self, "block", kernel)
         object.__setattr__(self, "depth", positive_int("Repeat(depth=…)", depth))
 
@@ -195,7 +208,9 @@ class Repeat(Kernel):
     def pairs(self, block: Pairs) -> Pairs:
         if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, block))):
             return _in_turn(self.depth * [self.block], block)
-        return jax.lax.scan(lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth)[0]
+        return jax.lax.scan(
+            lambda carry, _: (self.block.pairs(carry), None), block, length=self.depth
+        )[0]
 
 
 def _in_turn(kernels: Sequence[Any], block: Any) -> Pairs:
@@ -211,7 +226,9 @@ def _sum(a: Pairs, b: Pairs) -> Pairs:
 @jax.jit
 def _product(a: Pairs, b: Pairs) -> Pairs:
     # Of independent features: the tangent kernel obeys the product rule.
-    tangent = None if a.tangent is None or b.tangent is None else a.tangent * b.xy + a.xy * b.tangent
+    tangent = (
+        None if a.tangent is None or b.tangent is None else a.tangent * b.xy + a.xy * b.tangent
+    )
     return a.replace(xy=a.xy * b.xy, xx=a.xx * b.xx, yy=a.yy * b.yy, tangent=tangent)
 
 
@@ -234,12 +251,15 @@ class _InputScale(Scale, InputKernel):
 def _check_kernels(name: str, kernels: Sequence[Any]) -> None:
     wrong = [kernel for kernel in kernels if not isinstance(kernel, (Kernel, InputKernel))]
     if wrong or not kernels:
-        raise ValueError(f"Expected {name}(…) to be made of kernels. Got {repr(wrong[0]) if wrong else 'none'}.")
+        raise ValueError(
+            f"Expected {name}(…) to be made of kernels. Got {repr(wrong[0]) if wrong else 'none'}."
+        )
 
 
 def _check_same_sort(name: str, kernels: Sequence[Any]) -> None:
     if len({isinstance(kernel, InputKernel) for kernel in kernels}) > 1:
         raise ValueError(
-            f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got {kernels!r}. "
+            f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got "
+            f"{kernels!r}. "
             "Put Linear() and the like in front of the layers, or use Chain(Linear(), …)."
         )

@@ -1,9 +1,9 @@
-"""Convolutional layers as kernels: sums of K(x, y) over shifts of both locations by the same offset.
+"""Convolutional layers as kernels: sums of K(x, y) over shifts of both locations by the same
+offset.
 
-Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets, K'(r, s) = (1 / kl) sum_d
-K(r + d, s + d), where taps outside of the image count as zeros. Offsets along the two axes of an image separate, so a
-filter costs k + l shifted additions instead of k l.
-"""
+Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets, K'(r, s) = (1
+/ kl) sum_d K(r + d, s + d), where taps outside of the image count as zeros. Offsets along the two
+axes of an image separate, so a filter costs k + l shifted additions instead of k l."""
 
 import functools
 import math
@@ -26,7 +26,8 @@ PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
 class Conv(Kernel):
-    """A convolution, its channels infinitely many: K'(r, s) = weight_var / |filter| sum_d K(r + d, s + d) + bias_var.
+    """A convolution, its channels infinitely many: K'(r, s) = weight_var / |filter| sum_d K(r + d,
+    s + d) + bias_var.
 
     The tangent kernel is T' = K' + weight_var / |filter| sum_d T(r + d, s + d).
 
@@ -40,10 +41,11 @@ class Conv(Kernel):
         width: number of channels that enter; the standard parametrisation needs it.
 
     Raises:
-        ValueError: for another padding, sizes that are not positive integers, images that shrink to nothing, vectors
-            where images are needed, or numbers outside their domain.
+        ValueError: for another padding, sizes that are not positive integers, images that shrink to
+            nothing, vectors where images are needed, or numbers outside their domain.
 
-    Source: Novak et al. 2019 (arXiv 1810.05148), equation 7; Arora et al. 2019 (arXiv 1904.11955), section 4.
+    Source: Novak et al. 2019 (arXiv 1810.05148), equation 7; Arora et al. 2019 (arXiv 1904.11955),
+        section 4.
     """
 
     filter_shape: Any
@@ -65,13 +67,18 @@ class Conv(Kernel):
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
         average = functools.partial(
-            _average_over_taps, sizes=self.filter_shape, strides=self.strides, padding=self.padding, together=True
+            _average_over_taps,
+            sizes=self.filter_shape,
+            strides=self.strides,
+            padding=self.padding,
+            together=True,
         )
         return trained(self, block.everywhere(average), taps=math.prod(self.filter_shape))
 
 
 class LocallyConnected(Conv):
-    """A convolution without shared weights: K'(r, s) and T'(r, s) are those of :class:`Conv` for r = s and 0 elsewhere.
+    """A convolution without shared weights: K'(r, s) and T'(r, s) are those of :class:`Conv` for r
+    = s and 0 elsewhere.
 
     Arguments and errors as for :class:`Conv`.
 
@@ -86,7 +93,8 @@ class LocallyConnected(Conv):
 
 
 class AvgPool(Kernel):
-    """Average pooling: K'(r, s) = mean over offsets d, e of K(r + d, s + e), and the same of the tangent kernel.
+    """Average pooling: K'(r, s) = mean over offsets d, e of K(r + d, s + e), and the same of the
+    tangent kernel.
 
     Taps outside of the image ("SAME") count as zeros.
 
@@ -116,7 +124,11 @@ class AvgPool(Kernel):
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
         average = functools.partial(
-            _average_over_taps, sizes=self.window, strides=self.strides, padding=self.padding, together=False
+            _average_over_taps,
+            sizes=self.window,
+            strides=self.strides,
+            padding=self.padding,
+            together=False,
         )
         return block.everywhere(average)
 
@@ -126,7 +138,9 @@ class Flatten(Kernel):
 
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
-        return block.everywhere(_mean_at_same_location if block.has_all_locations else _mean_over_locations)
+        return block.everywhere(
+            _mean_at_same_location if block.has_all_locations else _mean_over_locations
+        )
 
 
 class GlobalAvgPool(Kernel):
@@ -141,8 +155,11 @@ class GlobalAvgPool(Kernel):
         return block.everywhere(_mean_over_locations)
 
 
-def _average_over_taps(k: Array, points: int, *, sizes: Any, strides: Any, padding: str, together: bool) -> Array:
-    """Mean over the taps of a filter, along H and W; `together` shifts both locations by the same offset.
+def _average_over_taps(
+    k: Array, points: int, *, sizes: Any, strides: Any, padding: str, together: bool
+) -> Array:
+    """Mean over the taps of a filter, along H and W; `together` shifts both locations by the same
+    offset.
 
     `points` is the number of axes before those of locations.
     """
@@ -159,7 +176,8 @@ def _average_along(k: Array, axes: list[int], size: int, stride: int, padding: s
     count = (length - size) // stride + 1 if padding == "VALID" else -(-length // stride)
     if count < 1:
         raise ValueError(
-            f"Expected images of at least {size} pixels along each axis that the filter covers. Got {length}: use "
+            f"Expected images of at least {size} pixels along each axis that the filter covers. "
+            f"Got {length}: use "
             'padding="SAME" or a smaller filter.'
         )
     if padding != "VALID":
@@ -195,13 +213,16 @@ def _same_location_only(k: Array, points: int) -> Array:
 def _two(name: str, value: Any) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, (list, tuple)) else (value, value)
     if len(pair) != 2:
-        raise ValueError(f"Expected {name} to be one integer, or two for height and width. Got {value!r}.")
+        raise ValueError(
+            f"Expected {name} to be one integer, or two for height and width. Got {value!r}."
+        )
     return positive_int(name, pair[0]), positive_int(name, pair[1])
 
 
 def _check_images(layer: Kernel, block: Pairs) -> None:
     if block.xy.ndim == 2:
         raise ValueError(
-            f"Expected {type(layer).__name__} to get images, features of shape (N, H, W, C), before any Flatten() or "
+            f"Expected {type(layer).__name__} to get images, features of shape (N, H, W, C), "
+            "before any Flatten() or "
             "GlobalAvgPool(). Got vectors."
         )

@@ -20,17 +20,19 @@ class Linear(InputKernel):
     """k(x, z) = (1/D) sum_d a_d^2 x_d z_d + bias.
 
     Args:
-        ard: give every feature its own weight (automatic relevance determination), learned unless `weights` says
-            otherwise.
-        weights: the factors a_d of the features, positive; shape (D,) with `ard`, a scalar (1 unless given) without.
-            ``dkp.distributions.SqrtPositiveStable(alpha / 2)`` makes the weights of each feature alpha-stable.
+        ard: give every feature its own weight (automatic relevance determination), learned unless
+            `weights` says otherwise.
+        weights: the factors a_d of the features, positive; shape (D,) with `ard`, a scalar (1
+            unless given) without. ``dkp.distributions.SqrtPositiveStable(alpha / 2)`` makes the
+            weights of each feature alpha-stable.
         bias: variance of a constant feature, nonnegative.
 
     Raises:
-        ValueError: when a number or an initial value lies outside its domain, or, when called, if the number of
-            weights is not the number of features.
+        ValueError: when a number or an initial value lies outside its domain, or, when called, if
+            the number of weights is not the number of features.
 
-    Source: Rasmussen & Williams 2006, section 4.2.2; with infinitely wide layers on top, Neal 1996, chapter 2.
+    Source: Rasmussen & Williams 2006, section 4.2.2; with infinitely wide layers on top, Neal 1996,
+        chapter 2.
     """
 
     ard: bool = False
@@ -65,12 +67,16 @@ class Linear(InputKernel):
         weights = jnp.asarray(self.weights, x.dtype)
         if weights.shape not in ((), x.shape[-1:]):
             raise ValueError(
-                f"Expected Linear(weights=…) to be one number, or one for each of the {x.shape[-1]} features. "
+                "Expected Linear(weights=…) to be one number, or one for each of the "
+                f"{x.shape[-1]} features. "
                 f"Got shape {weights.shape}."
             )
         return x * jnp.broadcast_to(weights, (1,) * (x.ndim - 1) + x.shape[-1:])
 
-    def _products(self, axes: str, x: Float[Array, "N *space D"], z: Float[Array, "M *space D"]) -> Array:
-        # The full precision of the dtype on accelerators too: distances come from differences of these numbers.
+    def _products(
+        self, axes: str, x: Float[Array, "N *space D"], z: Float[Array, "M *space D"]
+    ) -> Array:
+        # The full precision of the dtype on accelerators too: distances come from differences of
+        # these numbers.
         products = jnp.einsum(axes, x, z, precision=jax.lax.Precision.HIGHEST) / x.shape[-1]
         return products + jnp.asarray(self.bias, x.dtype)

@@ -1,8 +1,8 @@
-"""Kernels of the squared distance R = k_xx - 2 k_xy + k_yy between points of the feature space of a Gram matrix.
+"""Kernels of the squared distance R = k_xx - 2 k_xy + k_yy between points of the feature space of a
+Gram matrix.
 
-R is per unit of width: for G = F F^T / nu it is |f_x - f_y|^2 / nu. Rounding never makes it negative, and on the
-diagonal it is exactly 0.
-"""
+R is per unit of width: for G = F F^T / nu it is |f_x - f_y|^2 / nu. Rounding never makes it
+negative, and on the diagonal it is exactly 0."""
 
 import functools
 from typing import Any
@@ -47,7 +47,8 @@ class SquaredExponential(_Isotropic):
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
 
-    Source: Rasmussen & Williams 2006, equation 4.9; as a function of a Gram matrix: Aitchison, Yang & Ober 2021
+    Source: Rasmussen & Williams 2006, equation 4.9; as a function of a Gram matrix: Aitchison, Yang
+        & Ober 2021
     (arXiv 2010.01590).
     """
 
@@ -59,10 +60,12 @@ class SquaredExponential(_Isotropic):
 
 
 class Matern(_Isotropic):
-    """k'(x, y) = variance * 2^(1-nu) / Gamma(nu) * s^nu K_nu(s), with s = sqrt(2 nu R) / lengthscale.
+    """k'(x, y) = variance * 2^(1-nu) / Gamma(nu) * s^nu K_nu(s), with s = sqrt(2 nu R) /
+    lengthscale.
 
-    For half-integer `nu` this is exp(-s) times a polynomial: exp(-s) for 1/2, (1 + s) exp(-s) for 3/2,
-    (1 + s + s^2/3) exp(-s) for 5/2. For 1/2 the derivative in R is infinite at R = 0, where 0 stands in for it.
+    For half-integer `nu` this is exp(-s) times a polynomial: exp(-s) for 1/2, (1 + s) exp(-s) for
+    3/2, (1 + s + s^2/3) exp(-s) for 5/2. For 1/2 the derivative in R is infinite at R = 0, where 0
+    stands in for it.
 
     Args:
         nu: smoothness, one of 0.5, 1.5, 2.5, …; fixed.
@@ -70,8 +73,8 @@ class Matern(_Isotropic):
         variance: positive; the diagonal of the kernel.
 
     Raises:
-        ValueError: when `nu` is not a positive half-integer, or a number or an initial value is not positive and
-            finite.
+        ValueError: when `nu` is not a positive half-integer, or a number or an initial value is not
+            positive and finite.
 
     Source: Rasmussen & Williams 2006, equations 4.14 and 4.16.
     """
@@ -82,7 +85,10 @@ class Matern(_Isotropic):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.nu, float) and self.nu > 0 and self.nu % 1 == 0.5):
-            raise ValueError(f"Expected Matern(nu, …) to be a half-integer such as 0.5, 1.5 or 2.5. Got {self.nu!r}.")
+            raise ValueError(
+                "Expected Matern(nu, …) to be a half-integer such as 0.5, 1.5 or 2.5. Got "
+                f"{self.nu!r}."
+            )
         self.check_hyperparameters()
 
     def of_squared_distance(self, r2: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -92,8 +98,8 @@ class Matern(_Isotropic):
 class RationalQuadratic(_Isotropic):
     """k'(x, y) = variance * (1 + R / (2 alpha lengthscale^2))^(-alpha).
 
-    A mixture of squared exponentials over Gamma-distributed inverse squared length-scales; alpha -> infinity is the
-    squared exponential.
+    A mixture of squared exponentials over Gamma-distributed inverse squared length-scales; alpha ->
+    infinity is the squared exponential.
 
     Args:
         alpha: shape, positive.
@@ -111,18 +117,22 @@ class RationalQuadratic(_Isotropic):
     variance: Any = hyperparameter(default=learn(1.0))
 
     def of_squared_distance(self, r2: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return self.variance * jnp.exp(-self.alpha * jnp.log1p(0.5 * r2 / (self.alpha * self.lengthscale**2)))
+        return self.variance * jnp.exp(
+            -self.alpha * jnp.log1p(0.5 * r2 / (self.alpha * self.lengthscale**2))
+        )
 
 
 def _squared_distance(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """R, raised to 0 where rounding made it negative; its derivative is that of the formula even there."""
+    """R, raised to 0 where rounding made it negative; its derivative is that of the formula even
+    there."""
     r2 = (kxx + kyy) - 2 * kxy
     return r2 + jax.lax.stop_gradient(jnp.maximum(-r2, 0))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _matern(nu: float, u: Array) -> Array:
-    """phi_nu(u) = 2^(1-nu) / Gamma(nu) * s^nu K_nu(s) at s = sqrt(u), by the recurrence of K_nu in nu."""
+    """phi_nu(u) = 2^(1-nu) / Gamma(nu) * s^nu K_nu(s) at s = sqrt(u), by the recurrence of K_nu in
+    nu."""
     root = safe_sqrt(u)
     below, value = jnp.exp(-root), (1 + root) * jnp.exp(-root)
     if nu == 0.5:
@@ -134,7 +144,8 @@ def _matern(nu: float, u: Array) -> Array:
 
 @_matern.defjvp
 def _matern_jvp(nu: float, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    # phi_nu' = -phi_(nu-1) / (4 (nu - 1)): finite and exact at u = 0, where the chain rule through s is 0/0.
+    # phi_nu' = -phi_(nu-1) / (4 (nu - 1)): finite and exact at u = 0, where the chain rule through
+    # s is 0/0.
     (u,), (u_dot,) = primals, tangents
     if nu == 0.5:
         return jax.jvp(lambda u: jnp.exp(-safe_sqrt(u)), (u,), (u_dot,))

@@ -1,8 +1,8 @@
-"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)] over Gaussian (u, v) with covariance k.
+"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)] over Gaussian (u, v) with
+covariance k.
 
-All of them are one series in k_xy with the factors E[d^j p(u)] / j!, exact because it ends (Mehler's formula, with the
-variances folded into the coefficients of the Hermite polynomials).
-"""
+All of them are one series in k_xy with the factors E[d^j p(u)] / j!, exact because it ends
+(Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials)."""
 
 import math
 import operator
@@ -59,7 +59,8 @@ class Identity(_PowerSeries):
 
 
 class Monomial(_PowerSeries):
-    """E[u^n v^n] = sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with n - j even.
+    """E[u^n v^n] = sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with
+    n - j even.
 
     The diagonal is (2n - 1)!! k_xx^n.
 
@@ -87,12 +88,14 @@ class Polynomial(_PowerSeries):
     h_j(s) = E[d^j p(u)] / j! = sum_m a_(j+2m) C(j + 2m, j) (2m - 1)!! s^m, for u of variance s.
 
     Args:
-        coefficients: a_0, a_1, …, finite numbers, lowest power first and at most 101 of them; fixed.
+        coefficients: a_0, a_1, …, finite numbers, lowest power first and at most 101 of them;
+            fixed.
 
     Raises:
         ValueError: when they are anything else.
 
-    Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the dual's power series).
+    Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the
+        dual's power series).
     """
 
     coefficients: Sequence[float] | np.ndarray | Array
@@ -100,7 +103,10 @@ class Polynomial(_PowerSeries):
     def __post_init__(self) -> None:
         values = finite_array("Polynomial(coefficients)", self.coefficients, ndim=1)
         if values.size > 101:
-            raise ValueError(f"Expected Polynomial(coefficients) of degree 100 at most. Got degree {values.size - 1}.")
+            raise ValueError(
+                "Expected Polynomial(coefficients) of degree 100 at most. Got degree "
+                f"{values.size - 1}."
+            )
         object.__setattr__(self, "coefficients", tuple(values.tolist()))
 
     def _coefficients(self) -> tuple[float, ...]:
@@ -116,7 +122,8 @@ def _expectation(coefficients: tuple[float, ...], kxy: Array, kxx: Array, kyy: A
         ]
         total = total * kxy
         if any(factor):
-            total += math.factorial(j) * (_horner(factor, kxx) * _horner(factor, kyy))  # bitwise symmetric
+            # bitwise symmetric
+            total += math.factorial(j) * (_horner(factor, kxx) * _horner(factor, kyy))
     return total
 
 

@@ -1,7 +1,8 @@
-"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)] over Gaussian (u, v).
+"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)] over
+Gaussian (u, v).
 
-(u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a rectifier.
-"""
+(u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a
+rectifier."""
 
 import math
 from typing import Any
@@ -42,11 +43,14 @@ class _Rectified(PointwiseKernel):
 
     def derivative_diagonal(self, kxx: Float[Array, "*x"]) -> Float[Array, "*x"]:
         order, factor = self._order_and_factor()
-        return factor * order**2 * _moment_diagonal(order - 1, kxx) if order else jnp.zeros_like(kxx)
+        return (
+            factor * order**2 * _moment_diagonal(order - 1, kxx) if order else jnp.zeros_like(kxx)
+        )
 
 
 class ArcCosine(_Rectified):
-    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order, the step [u > 0] for order 0.
+    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order, the step [u > 0]
+    for order 0.
 
     With t = arccos(k_xy / sqrt(k_xx k_yy)) in [0, pi]:
 
@@ -54,11 +58,12 @@ class ArcCosine(_Rectified):
     - order 1: k' = sqrt(k_xx k_yy) (sin t + (pi - t) cos t) / pi,
     - order 2: k' = k_xx k_yy (3 sin t cos t + (pi - t) (1 + 2 cos^2 t)) / pi.
 
-    This normalisation makes the diagonal 1 (order 0), keeps it (order 1: k'_xx = k_xx, He's initialisation) or makes
-    it 3 k_xx^2 (order 2). A point of variance k_xx = 0 is uncorrelated with all others: cos t = 0.
+    This normalisation makes the diagonal 1 (order 0), keeps it (order 1: k'_xx = k_xx, He's
+    initialisation) or makes it 3 k_xx^2 (order 2). A point of variance k_xx = 0 is uncorrelated
+    with all others: cos t = 0.
 
-    Derivatives are finite everywhere: where the true one is infinite (order 0 at |cos t| = 1, orders 0 and 1 at
-    k_xx = 0), 0 stands in for it. So ``derivative_diagonal`` is 0 for order 0.
+    Derivatives are finite everywhere: where the true one is infinite (order 0 at |cos t| = 1,
+    orders 0 and 1 at k_xx = 0), 0 stands in for it. So ``derivative_diagonal`` is 0 for order 0.
 
     Args:
         order: 0, 1 or 2; fixed. :class:`RectifiedMonomial` has the higher ones.
@@ -83,9 +88,9 @@ class ArcCosine(_Rectified):
 class RectifiedMonomial(_Rectified):
     """E[phi(u) phi(v)] for phi(u) = max(u, 0)^degree, the step [u > 0] for degree 0.
 
-    k' = (k_xx k_yy)^(n/2) J_n(t) / (2 pi) with J_n(t) = (-1)^n sin(t)^(2n+1) ((1 / sin t) d/dt)^n ((pi - t) / sin t);
-    the diagonal is (2n - 1)!! k_xx^n / 2. For degree 0 the derivative kernel is infinite at |cos t| = 1, where 0
-    stands in for it.
+    k' = (k_xx k_yy)^(n/2) J_n(t) / (2 pi) with J_n(t) = (-1)^n sin(t)^(2n+1) ((1 / sin t) d/dt)^n
+    ((pi - t) / sin t); the diagonal is (2n - 1)!! k_xx^n / 2. For degree 0 the derivative kernel is
+    infinite at |cos t| = 1, where 0 stands in for it.
 
     Args:
         degree: n, an integer from 0 to 100; fixed. The moments of high degrees overflow in float32.
@@ -148,7 +153,8 @@ class ReLU(_PiecewiseLinear):
 
 
 class LeakyReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0): slope k_xy + (1 - slope)^2 E[max(u, 0) max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0): slope k_xy + (1 - slope)^2
+    E[max(u, 0) max(v, 0)].
 
     Args:
         slope: real.
@@ -166,7 +172,8 @@ class LeakyReLU(_PiecewiseLinear):
 
 
 class ABReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0): a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0): a b k_xy + (b - a)^2 E[max(u, 0)
+    max(v, 0)].
 
     Args:
         a: the slope below 0, real.
@@ -196,10 +203,11 @@ class Abs(_PiecewiseLinear):
 
 
 class Sign(PointwiseKernel):
-    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)): the diagonal is 1, even where k_xx = 0.
+    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)): the diagonal is 1, even where
+    k_xx = 0.
 
-    The derivative kernel is infinite at perfect correlation, where 0 stands in for it; so ``derivative_diagonal``
-    is 0.
+    The derivative kernel is infinite at perfect correlation, where 0 stands in for it; so
+    ``derivative_diagonal`` is 0.
 
     Source: four times the step's expectation, Cho & Saul 2009, equation 3 with n = 0, less 1.
     """

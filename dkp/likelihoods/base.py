@@ -1,7 +1,8 @@
 """What a likelihood is: the law of a row of y given a row of latent functions f.
 
-Engines use ``expected_log_density`` and ``conditional``; prediction uses ``predictive``. Only a likelihood that says so
-through ``is_gaussian`` is collapsed (its latent functions are integrated out in closed form).
+Engines use ``expected_log_density`` and ``conditional``; prediction uses ``predictive``. Only a
+likelihood that says so through ``is_gaussian`` is collapsed (its latent functions are integrated
+out in closed form).
 
 Targets that are NaN are missing: they have no part in any density.
 """
@@ -21,19 +22,23 @@ __all__ = ["Likelihood", "PointwiseLikelihood"]
 
 
 class Likelihood(Spec):
-    """p(y | f) for rows y of C outputs and rows f of Q latent functions; outputs are independent given f."""
+    """p(y | f) for rows y of C outputs and rows f of Q latent functions; outputs are independent
+    given f."""
 
     standardises_targets = True
-    """Whether y may be shifted and scaled: true of real-valued targets, false of counts and classes."""
+    """Whether y may be shifted and scaled: true of real-valued targets, false of counts and
+    classes."""
 
     is_of_classes = False
     """Whether y is the number of a class."""
 
     takes_exposure = False
-    """Whether the mean of y is proportional to exp(f), so that an exposure adds its logarithm to f."""
+    """Whether the mean of y is proportional to exp(f), so that an exposure adds its logarithm to
+    f."""
 
     is_gaussian = False
-    """Whether y is f plus Gaussian noise of one known variance, so that engines may integrate f out in closed form."""
+    """Whether y is f plus Gaussian noise of one known variance, so that engines may integrate f out
+    in closed form."""
 
     def n_latent(self, n_outputs: int) -> int:
         """Q, the number of latent functions for C outputs."""
@@ -51,9 +56,11 @@ class Likelihood(Spec):
         """log p(y | f): the sum over the outputs that are not NaN."""
         return sum_observed(y, self.law(f).log_prob)
 
-    def predictive(self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]) -> Distribution | None:
-        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature; None where f has to
-        be drawn."""
+    def predictive(
+        self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
+    ) -> Distribution | None:
+        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature;
+        None where f has to be drawn."""
         return None
 
     def expected_log_density(
@@ -63,7 +70,8 @@ class Likelihood(Spec):
         variance: Float[Array, "B Q"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " B"]:
-        """E log p(y | f) under f ~ N(mean, variance), independent over Q: the sum over the outputs that are not NaN.
+        """E log p(y | f) under f ~ N(mean, variance), independent over Q: the sum over the outputs
+        that are not NaN.
 
         Args:
             key: for likelihoods that estimate it from draws.
@@ -92,13 +100,18 @@ class Likelihood(Spec):
 
 
 class PointwiseLikelihood(Likelihood):
-    """A likelihood of outputs that depend on one latent function each: expectations are one-dimensional integrals."""
+    """A likelihood of outputs that depend on one latent function each: expectations are
+    one-dimensional integrals."""
 
     def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> Distribution:
         return LatentMixture(self, mean, variance)
 
     def expected_log_densities(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B C"],
+        variance: Float[Array, "B C"],
+        key: Any = None,
     ) -> Float[Array, "B C"]:
         return expectation(lambda f: jnp.asarray(self.law(f).log_prob(y)), mean, variance)
 
@@ -106,8 +119,8 @@ class PointwiseLikelihood(Likelihood):
 def sum_observed(y: Float[Array, "B C"], densities: Callable[[Array], Any]) -> Float[Array, " B"]:
     """``densities(y)``, one for each target, summed over the targets of a row that are not NaN.
 
-    A place-holder stands where a target is missing, because the gradient of a NaN that is left out is NaN.
-    """
+    A place-holder stands where a target is missing, because the gradient of a NaN that is left out
+    is NaN."""
     observed = ~jnp.isnan(y)
     values = jnp.asarray(densities(jnp.where(observed, y, 0)))
     return jnp.sum(jnp.where(observed, values, 0), axis=-1)
@@ -121,10 +134,13 @@ def like(value: Any, f: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:
 def check_integers(name: str, y: Float[np.ndarray, "N C"], upper: int | None = None) -> None:
     """Raise ValueError unless all targets but NaN are integers from 0 (to `upper`)."""
     given = y[~np.isnan(y)]
-    bad = given[(given != np.floor(given)) | (given < 0) | (given > (np.inf if upper is None else upper))]
+    bad = given[
+        (given != np.floor(given)) | (given < 0) | (given > (np.inf if upper is None else upper))
+    ]
     if bad.size:
         range_ = "non-negative integers" if upper is None else f"integers from 0 to {upper}"
         raise ValueError(
-            f"Expected the targets of {name} to be {range_}, as they are (standardize_targets=False). "
+            f"Expected the targets of {name} to be {range_}, as they are "
+            "(standardize_targets=False). "
             f"Got {bad.size} that are not, such as {bad[0]:g}."
         )

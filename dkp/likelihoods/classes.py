@@ -76,15 +76,19 @@ class Bernoulli(PointwiseLikelihood):
         logits = f if self.link == "logit" else log_ndtr(f) - log_ndtr(-f)
         return _Binary(logits)
 
-    def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> dist.Distribution:
-        """P(y = 1) = Phi(mean / sqrt(1 + variance)) for the probit link; by quadrature for the logit."""
+    def predictive(
+        self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]
+    ) -> dist.Distribution:
+        """P(y = 1) = Phi(mean / sqrt(1 + variance)) for the probit link; by quadrature for the
+        logit."""
         if self.link == "probit":
             return self.law(mean / jnp.sqrt(1 + variance))
         return super().predictive(mean, variance)
 
 
 class Categorical(Likelihood):
-    """P(y = k | f) = exp(f_k) / sum_j exp(f_j), for classes k = 0, …, K - 1 and one latent function for each.
+    """P(y = k | f) = exp(f_k) / sum_j exp(f_j), for classes k = 0, …, K - 1 and one latent function
+    for each.
 
     E log p is estimated from draws of f, without bias: log sum_j exp(f_j) has no closed-form mean.
 
@@ -109,7 +113,9 @@ class Categorical(Likelihood):
 
     def check_targets(self, y: Float[np.ndarray, "N C"]) -> None:
         if y.shape[1] != 1:
-            raise ValueError(f"Expected one column of class labels for Categorical. Got {y.shape[1]} columns.")
+            raise ValueError(
+                f"Expected one column of class labels for Categorical. Got {y.shape[1]} columns."
+            )
         check_integers("Categorical", y, self.n_classes - 1)
 
     def law(self, f: Float[Array, "*S B K"]) -> dist.Distribution:
@@ -124,7 +130,9 @@ class Categorical(Likelihood):
     ) -> Float[Array, "B 1"]:
         """mean_y - E log sum_j exp(f_j), the latter the average over pairs of opposite draws."""
         if key is None:
-            raise ValueError("Expected a random key for the expected log density of Categorical. Got none.")
+            raise ValueError(
+                "Expected a random key for the expected log density of Categorical. Got none."
+            )
         half = jax.random.normal(key, (_DRAWS // 2, *mean.shape), mean.dtype)
         f = mean[None] + jnp.sqrt(variance)[None] * jnp.concatenate([half, -half])
         total = jnp.mean(logsumexp(f, axis=-1), axis=0)
@@ -132,7 +140,8 @@ class Categorical(Likelihood):
 
 
 class Ordinal(PointwiseLikelihood):
-    """P(y <= k | f) = 1 / (1 + exp(f - b_k)), for ordered classes k = 0, …, K - 1 and cut points b_0 < … < b_K-2.
+    """P(y <= k | f) = 1 / (1 + exp(f - b_k)), for ordered classes k = 0, …, K - 1 and cut points
+    b_0 < … < b_K-2.
 
     The cut points are b_0, and b_0 plus running sums of gaps.
 
@@ -142,7 +151,8 @@ class Ordinal(PointwiseLikelihood):
         gaps: differences of successive cut points, K - 2 positive numbers.
 
     Raises:
-        ValueError: when `n_classes` is no integer of at least 3, or a number lies outside its domain.
+        ValueError: when `n_classes` is no integer of at least 3, or a number lies outside its
+            domain.
     """
 
     standardises_targets = False
@@ -154,7 +164,10 @@ class Ordinal(PointwiseLikelihood):
 
     def __post_init__(self) -> None:
         if positive_int("n_classes", self.n_classes) < 3:
-            raise ValueError(f"Expected n_classes to be at least 3; for 2 take Bernoulli(). Got {self.n_classes}.")
+            raise ValueError(
+                "Expected n_classes to be at least 3; for 2 take Bernoulli(). Got "
+                f"{self.n_classes}."
+            )
         self.check_hyperparameters()
 
     def hyperparameter_shapes(self, n_features: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
@@ -172,10 +185,12 @@ class Ordinal(PointwiseLikelihood):
         check_integers("Ordinal", y, self.n_classes - 1)
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
-        """log P(y = k) = log s(b_k - f) + log s(f - b_k-1) + log(1 - exp(b_k-1 - b_k)), s the logistic function:
-        nothing cancels."""
+        """log P(y = k) = log s(b_k - f) + log s(f - b_k-1) + log(1 - exp(b_k-1 - b_k)), s the
+        logistic function: nothing cancels."""
         gaps = jnp.asarray(self.gaps, f.dtype)
-        cuts = jnp.asarray(self.first, f.dtype) + jnp.concatenate([jnp.zeros(1, f.dtype), jnp.cumsum(gaps)])
+        cuts = jnp.asarray(self.first, f.dtype) + jnp.concatenate(
+            [jnp.zeros(1, f.dtype), jnp.cumsum(gaps)]
+        )
         distance = jnp.broadcast_to(cuts, (*f.shape, len(cuts))) - f[..., None]
         below, above = log_sigmoid(distance), log_sigmoid(-distance)
         between = below[..., 1:] + above[..., :-1]

@@ -15,8 +15,8 @@ __all__ = ["LinearCoregionalization"]
 
 
 class LinearCoregionalization(Likelihood):
-    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions: outputs share what they have in
-    common.
+    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions: outputs share
+    what they have in common.
 
     Args:
         likelihood: of outputs that depend on one function each, such as ``Gaussian()``.
@@ -26,7 +26,8 @@ class LinearCoregionalization(Likelihood):
     Raises:
         ValueError: when `likelihood` is none of that sort, or `n_functions` no positive integer.
 
-    Source: Journel & Huijbregts 1978; Alvarez, Rosasco & Lawrence 2012 (arXiv 1106.6251), section 4.2.
+    Source: Journel & Huijbregts 1978; Alvarez, Rosasco & Lawrence 2012 (arXiv 1106.6251), section
+        4.2.
     """
 
     likelihood: Likelihood = part()
@@ -37,7 +38,8 @@ class LinearCoregionalization(Likelihood):
         positive_int("n_functions", self.n_functions)
         if not isinstance(self.likelihood, PointwiseLikelihood):
             raise ValueError(
-                "Expected likelihood to be one of outputs that depend on one latent function each, such as Gaussian(). "
+                "Expected likelihood to be one of outputs that depend on one latent function "
+                "each, such as Gaussian(). "
                 f"Got {self.likelihood!r}."
             )
         self.check_hyperparameters()
@@ -53,8 +55,8 @@ class LinearCoregionalization(Likelihood):
         return {"mixing": (n_outputs, self.n_functions)}
 
     def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
-        """Principal directions times the standard deviations along them; a little of each function everywhere, where
-        there are more functions than directions."""
+        """Principal directions times the standard deviations along them; a little of each function
+        everywhere, where there are more functions than directions."""
         centred = np.nan_to_num(np.asarray(y) - np.nanmean(np.asarray(y), axis=0))
         _, values, directions = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
         found = min(self.n_functions, len(values))
@@ -68,7 +70,9 @@ class LinearCoregionalization(Likelihood):
     def law(self, f: Float[Array, "*S B Q"]) -> Distribution:
         return self.likelihood.law(f @ self._mixing(f).T)
 
-    def predictive(self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]) -> Distribution | None:
+    def predictive(
+        self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
+    ) -> Distribution | None:
         return self.likelihood.predictive(*self._mix(mean, variance))
 
     def expected_log_densities(

@@ -61,7 +61,11 @@ class Poisson(_Counts):
         return _Poisson(jnp.exp(self._log_mean(f)))
 
     def expected_log_densities(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B C"],
+        variance: Float[Array, "B C"],
+        key: Any = None,
     ) -> Float[Array, "B C"]:
         """y (log rate + mean) - rate exp(mean + variance / 2) - log y!."""
         centre = self._log_mean(mean)
@@ -90,7 +94,9 @@ class NegativeBinomial(_Counts):
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
         concentration = like(self.concentration, f)
-        return dist.NegativeBinomialLogits(concentration, self._log_mean(f) - jnp.log(concentration))
+        return dist.NegativeBinomialLogits(
+            concentration, self._log_mean(f) - jnp.log(concentration)
+        )
 
 
 class ZeroInflatedPoisson(_Counts):
@@ -114,4 +120,6 @@ class ZeroInflatedPoisson(_Counts):
         return {"rate": (n_outputs,), "gate": (n_outputs,)}
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
-        return dist.ZeroInflatedDistribution(_Poisson(jnp.exp(self._log_mean(f))), gate=like(self.gate, f))
+        return dist.ZeroInflatedDistribution(
+            _Poisson(jnp.exp(self._log_mean(f))), gate=like(self.gate, f)
+        )

@@ -1,4 +1,5 @@
-"""Gaussian noise: of one variance, of one a output, or of a variance that is a function of the inputs."""
+"""Gaussian noise: of one variance, of one a output, or of a variance that is a function of the
+inputs."""
 
 from typing import Any
 
@@ -14,8 +15,8 @@ __all__ = ["Gaussian", "Heteroskedastic", "residual_scale"]
 
 
 def residual_scale(x: Array, y: Array) -> Float[Array, " C"]:
-    """Half the residual standard deviations of a linear fit, where a noise starts: a nonlinear model explains more than
-    a linear one. Targets that are NaN do not count."""
+    """Half the residual standard deviations of a linear fit, where a noise starts: a nonlinear
+    model explains more than a linear one. Targets that are NaN do not count."""
     x = x.reshape(x.shape[0], -1)
     design = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
     # A little ridge, because columns may be copies of one another.
@@ -24,7 +25,9 @@ def residual_scale(x: Array, y: Array) -> Float[Array, " C"]:
     def of_column(column: Array) -> Array:
         seen = ~jnp.isnan(column)
         rows = jnp.where(seen[:, None], design, 0)
-        fitted = design @ jnp.linalg.solve(rows.T @ rows + ridge, rows.T @ jnp.where(seen, column, 0))
+        fitted = design @ jnp.linalg.solve(
+            rows.T @ rows + ridge, rows.T @ jnp.where(seen, column, 0)
+        )
         return jnp.nanstd(column - fitted)
 
     return jnp.clip(jax.vmap(of_column)(y.T) / 2, 0.05, 1.0)
@@ -34,8 +37,8 @@ class Gaussian(PointwiseLikelihood):
     """y = f + noise * e, e ~ N(0, I).
 
     Args:
-        noise: standard deviation, positive, in the units of the standardised target; ``learn()`` (the default) starts
-            from the residual of a linear fit.
+        noise: standard deviation, positive, in the units of the standardised target; ``learn()``
+            (the default) starts from the residual of a linear fit.
         per_output: one noise for each output rather than one for all.
 
     Raises:
@@ -60,16 +63,26 @@ class Gaussian(PointwiseLikelihood):
         return {"noise": each if self.per_output else jnp.sqrt(jnp.mean(each**2))}
 
     def noise_variance(self, n_outputs: int) -> Float[Array, " C"] | None:
-        return jnp.broadcast_to(jnp.asarray(self.noise), (n_outputs,)) ** 2 if self.is_gaussian else None
+        return (
+            jnp.broadcast_to(jnp.asarray(self.noise), (n_outputs,)) ** 2
+            if self.is_gaussian
+            else None
+        )
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
         return dist.Normal(f, like(self.noise, f))
 
-    def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> dist.Distribution:
+    def predictive(
+        self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]
+    ) -> dist.Distribution:
         return dist.Normal(mean, jnp.sqrt(variance + like(self.noise, mean) ** 2))
 
     def expected_log_densities(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B C"],
+        variance: Float[Array, "B C"],
+        key: Any = None,
     ) -> Float[Array, "B C"]:
         """-log(2 pi s^2) / 2 - ((y - mean)^2 + variance) / (2 s^2)."""
         noise = like(self.noise, y) ** 2
@@ -77,12 +90,14 @@ class Gaussian(PointwiseLikelihood):
 
 
 class Heteroskedastic(Likelihood):
-    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function with the prior of f.
+    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function with the prior of
+    f.
 
     The first C latent functions are f, the others g.
 
     Args:
-        noise: standard deviation where g is 0, one for each output, positive, in the units of the standardised target.
+        noise: standard deviation where g is 0, one for each output, positive, in the units of the
+            standardised target.
 
     Raises:
         ValueError: when a number or an initial value for `noise` is not positive and finite.
@@ -109,7 +124,11 @@ class Heteroskedastic(Likelihood):
         return dist.Normal(centre, like(self.noise, centre) * jnp.exp(log_scale))
 
     def expected_log_densities(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B Q"], variance: Float[Array, "B Q"], key: Any = None
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B Q"],
+        variance: Float[Array, "B Q"],
+        key: Any = None,
     ) -> Float[Array, "B C"]:
         """-log(2 pi s^2) / 2 - m_g - ((y - m_f)^2 + v_f) exp(2 v_g - 2 m_g) / (2 s^2)."""
         (m_f, m_g), (v_f, v_g) = jnp.split(mean, 2, axis=-1), jnp.split(variance, 2, axis=-1)

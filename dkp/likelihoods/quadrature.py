@@ -15,11 +15,14 @@ from dkp._core.types import Array, Float
 __all__ = ["NODES", "LatentMixture", "expectation"]
 
 NODES = 32
-"""Exact for polynomials of degree 63; for log densities with kinks or narrow peaks the error falls slowly."""
+"""Exact for polynomials of degree 63; for log densities with kinks or narrow peaks the error falls
+slowly."""
 
 
 def expectation(
-    function: Callable[[Array], Array], mean: Float[Array, "*batch"], variance: Float[Array, "*batch"]
+    function: Callable[[Array], Array],
+    mean: Float[Array, "*batch"],
+    variance: Float[Array, "*batch"],
 ) -> Float[Array, "*batch"]:
     """E function(f), f ~ N(mean, variance), entry by entry."""
     nodes, weights = _rule(mean.dtype)
@@ -31,14 +34,17 @@ def expectation(
 
 
 class LatentMixture(dist.Distribution):
-    """p(y) = int p(y | f) N(f; mean, variance) df, entry by entry, for the law p(y | f) of a likelihood.
+    """p(y) = int p(y | f) N(f; mean, variance) df, entry by entry, for the law p(y | f) of a
+    likelihood.
 
     Densities, moments and the distribution function are by quadrature; samples draw f.
     """
 
     pytree_data_fields = ("likelihood", "latent_mean", "latent_variance")
 
-    def __init__(self, likelihood: Any, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> None:
+    def __init__(
+        self, likelihood: Any, mean: Float[Array, "B C"], variance: Float[Array, "B C"]
+    ) -> None:
         self.likelihood, self.latent_mean, self.latent_variance = likelihood, mean, variance
         super().__init__(batch_shape=jnp.shape(mean), validate_args=False)
 
@@ -46,7 +52,9 @@ class LatentMixture(dist.Distribution):
     def _at_nodes(self) -> tuple[Any, Array]:
         """The law at the nodes, which are the first axis, and their weights."""
         nodes, weights = (a[:, None, None] for a in _rule(self.latent_mean.dtype))
-        return self.likelihood.law(self.latent_mean[None] + jnp.sqrt(self.latent_variance)[None] * nodes), weights
+        return self.likelihood.law(
+            self.latent_mean[None] + jnp.sqrt(self.latent_variance)[None] * nodes
+        ), weights
 
     def _everywhere(self, value: Any) -> Array:
         return jnp.broadcast_to(jnp.asarray(value), (NODES, *self.batch_shape))
@@ -59,12 +67,16 @@ class LatentMixture(dist.Distribution):
         key_f, key_y = jax.random.split(key)
         shape = (*sample_shape, *self.batch_shape)
         noise = jax.random.normal(key_f, shape, self.latent_mean.dtype)
-        mean, spread = (jnp.broadcast_to(a, shape) for a in (self.latent_mean, jnp.sqrt(self.latent_variance)))
+        mean, spread = (
+            jnp.broadcast_to(a, shape) for a in (self.latent_mean, jnp.sqrt(self.latent_variance))
+        )
         return jnp.asarray(self.likelihood.law(mean + spread * noise).sample(key_y))
 
     def log_prob(self, value: Any, intermediates: Any = None) -> Array:
         law, weights = self._at_nodes
-        return logsumexp(jnp.log(weights) + jnp.asarray(law.log_prob(self._everywhere(value))), axis=0)
+        return logsumexp(
+            jnp.log(weights) + jnp.asarray(law.log_prob(self._everywhere(value))), axis=0
+        )
 
     def cdf(self, value: Any) -> Array:
         law, weights = self._at_nodes

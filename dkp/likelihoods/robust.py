@@ -30,8 +30,8 @@ class _Scaled(PointwiseLikelihood):
 
 
 class _StudentT(dist.StudentT):
-    """Its centre stands for the mean where there is none, up to one degree of freedom, and its variance is infinite up
-    to two, where NumPyro has infinity and NaN."""
+    """Its centre stands for the mean where there is none, up to one degree of freedom, and its
+    variance is infinite up to two, where NumPyro has infinity and NaN."""
 
     @property
     def mean(self) -> Array:  # type: ignore[override]
@@ -41,15 +41,17 @@ class _StudentT(dist.StudentT):
     def variance(self) -> Array:  # type: ignore[override]
         df, scale = jnp.asarray(self.df), jnp.asarray(self.scale)
         moderate = jnp.where(df > 2, df, 3.0)
-        return jnp.broadcast_to(jnp.where(df > 2, scale**2 * moderate / (moderate - 2), jnp.inf), self.batch_shape)
+        return jnp.broadcast_to(
+            jnp.where(df > 2, scale**2 * moderate / (moderate - 2), jnp.inf), self.batch_shape
+        )
 
 
 class StudentT(_Scaled):
     """y = f + scale * t, t of Student's law with df degrees of freedom.
 
     Args:
-        df: degrees of freedom, positive. The variance is infinite up to 2; up to 1 there is no mean, and predictions
-            have that of f for it.
+        df: degrees of freedom, positive. The variance is infinite up to 2; up to 1 there is no
+            mean, and predictions have that of f for it.
         scale: one for each output, positive, in the units of the standardised target.
 
     Raises:
@@ -64,7 +66,8 @@ class StudentT(_Scaled):
 
 
 class NormalLaplace(dist.Distribution):
-    """The sum of a normal and a Laplace variable. With d = y - loc, s = spread, b = scale and z = d / s,
+    """The sum of a normal and a Laplace variable. With d = y - loc, s = spread, b = scale and z = d
+    / s,
 
         p(y) = exp(s^2 / (2 b^2)) [exp(-d / b) Phi(z - s / b) + exp(d / b) Phi(-z - s / b)] / (2 b)
 
@@ -82,7 +85,9 @@ class NormalLaplace(dist.Distribution):
         """z, and the logarithms of the two terms of the density without their factor 1 / (2 b)."""
         value = jnp.asarray(value, self.loc.dtype)
         shape = jnp.broadcast_shapes(value.shape, self.batch_shape)
-        value, loc, s, b = (jnp.broadcast_to(a, shape) for a in (value, self.loc, self.spread, self.scale))
+        value, loc, s, b = (
+            jnp.broadcast_to(a, shape) for a in (value, self.loc, self.spread, self.scale)
+        )
         z, ratio = (value - loc) / s, s / b
         right = ratio**2 / 2 - z * ratio + log_ndtr(z - ratio)
         left = ratio**2 / 2 + z * ratio + log_ndtr(-z - ratio)
@@ -98,7 +103,9 @@ class NormalLaplace(dist.Distribution):
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         shape, (key_normal, key_laplace) = (*sample_shape, *self.batch_shape), jax.random.split(key)
-        loc, spread, scale = (jnp.broadcast_to(a, shape) for a in (self.loc, self.spread, self.scale))
+        loc, spread, scale = (
+            jnp.broadcast_to(a, shape) for a in (self.loc, self.spread, self.scale)
+        )
         normal = jax.random.normal(key_normal, shape, loc.dtype)
         return loc + spread * normal + scale * jax.random.laplace(key_laplace, shape, loc.dtype)
 
@@ -115,7 +122,8 @@ class Laplace(_Scaled):
     """y = f + scale * e, with the density exp(-|e|) / 2 of e.
 
     Args:
-        scale: mean absolute noise, one for each output, positive, in the units of the standardised target.
+        scale: mean absolute noise, one for each output, positive, in the units of the standardised
+            target.
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
@@ -126,16 +134,25 @@ class Laplace(_Scaled):
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
         return dist.Laplace(f, like(self.scale, f))
 
-    def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> dist.Distribution:
+    def predictive(
+        self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]
+    ) -> dist.Distribution:
         return NormalLaplace(mean, jnp.sqrt(variance), like(self.scale, mean))
 
     def expected_log_densities(
-        self, y: Float[Array, "B C"], mean: Float[Array, "B C"], variance: Float[Array, "B C"], key: Any = None
+        self,
+        y: Float[Array, "B C"],
+        mean: Float[Array, "B C"],
+        variance: Float[Array, "B C"],
+        key: Any = None,
     ) -> Float[Array, "B C"]:
-        """-log(2 b) - E|y - f| / b, with the mean of a folded normal law: d = y - mean, s^2 = variance,
+        """-log(2 b) - E|y - f| / b, with the mean of a folded normal law: d = y - mean, s^2 =
+        variance,
 
         E|y - f| = s sqrt(2 / pi) exp(-d^2 / (2 s^2)) + d (2 Phi(d / s) - 1)
         """
         b, s, d = like(self.scale, y), jnp.sqrt(variance), y - mean
-        absolute = s * jnp.sqrt(2 / jnp.pi) * jnp.exp(-(d**2) / (2 * variance)) + d * (2 * ndtr(d / s) - 1)
+        absolute = s * jnp.sqrt(2 / jnp.pi) * jnp.exp(-(d**2) / (2 * variance)) + d * (
+            2 * ndtr(d / s) - 1
+        )
         return -jnp.log(2 * b) - absolute / b

@@ -1,10 +1,10 @@
 """Bartlett factors: lower-trapezoidal matrices with independent entries whose products are Wishart.
 
-``A`` (p x m): A_jj^2 ~ chi^2(df_j), A_ij ~ N(0, 1) below the diagonal. With df_j = nu - j + 1 (j from 1) and m = min(p,
-nu), A A^T ~ W(I, nu), of rank m. With df_j = nu - p + j and m = p, A^-1 is the Cholesky factor of a matrix of IW(I,
-nu): A^T is the upper-triangular factor of the Wishart matrix of the reversed order of the coordinates. (Bartlett 1933;
-singular: Ober & Aitchison 2021, arXiv 2107.10125.)
-"""
+``A`` (p x m): A_jj^2 ~ chi^2(df_j), A_ij ~ N(0, 1) below the diagonal. With df_j = nu - j + 1 (j
+from 1) and m = min(p, nu), A A^T ~ W(I, nu), of rank m. With df_j = nu - p + j and m = p, A^-1 is
+the Cholesky factor of a matrix of IW(I, nu): A^T is the upper-triangular factor of the Wishart
+matrix of the reversed order of the coordinates. (Bartlett 1933; singular: Ober & Aitchison 2021,
+arXiv 2107.10125.)"""
 
 import jax.numpy as jnp
 
@@ -42,11 +42,14 @@ def _counting(df: Array, count: int) -> Array:
 
 
 def trapezoid(root: Float[Array, "P R"]) -> Float[Array, "P M"]:
-    """The lower-trapezoidal T with positive diagonal and T T^T = root root^T, M = min(P, R): root times a rotation.
+    """The lower-trapezoidal T with positive diagonal and T T^T = root root^T, M = min(P, R): root
+    times a rotation.
 
     The rotation is that of the first M rows, which must be linearly independent.
     """
     lead = root[: root.shape[1]]
     rotation, upper = jnp.linalg.qr(lead.T)
     signs = jnp.where(diagonal(upper) < 0, -jnp.ones_like(upper[0]), jnp.ones_like(upper[0]))
-    return jnp.concatenate([(upper * signs[:, None]).T, root[len(lead) :] @ (rotation * signs[None, :])])
+    return jnp.concatenate(
+        [(upper * signs[:, None]).T, root[len(lead) :] @ (rotation * signs[None, :])]
+    )

@@ -1,19 +1,22 @@
-"""Random numbers for Monte Carlo integration: normals, and gamma draws with a cheap gradient in their shape.
+"""Random numbers for Monte Carlo integration: normals, and gamma draws with a cheap gradient in
+their shape.
 
-A gamma draw x has a derivative in its shape a, taken at a fixed quantile (implicit reparameterisation: Figurnov,
-Mohamed and Mnih, *Implicit Reparameterization Gradients*, 2018, equation 6). With y(u) = a u - x (1 - exp(-u)),
-substituting t = x exp(-u) in the incomplete gamma function and adding the total derivative of exp(-y) gives
+A gamma draw x has a derivative in its shape a, taken at a fixed quantile (implicit
+reparameterisation: Figurnov, Mohamed and Mnih, *Implicit Reparameterization Gradients*, 2018,
+equation 6). With y(u) = a u - x (1 - exp(-u)), substituting t = x exp(-u) in the incomplete gamma
+function and adding the total derivative of exp(-y) gives
 
     d log x / d log a = 1 + ∫_0^∞ (c + y(u)) exp(-y(u)) du,    c = a (ψ(a) - log x) - (a - x)      for x < a,
 
-and 1 - ∫_{-∞}^0 of the same integrand for x >= a. Away from the mode y grows monotonically and is convex, so a
-fixed Gauss-Legendre rule on the range y <= 17, with two terms for the tail beyond, is accurate: the relative error
-is below 1e-10 in float64 and 2e-6 in float32, for a in [1, 1e6] and quantiles from 1e-8 to 1 - 1e-8.
+and 1 - ∫_{-∞}^0 of the same integrand for x >= a. Away from the mode y grows monotonically and is
+convex, so a fixed Gauss-Legendre rule on the range y <= 17, with two terms for the tail beyond, is
+accurate: the relative error is below 1e-10 in float64 and 2e-6 in float32, for a in [1, 1e6] and
+quantiles from 1e-8 to 1 - 1e-8.
 
-Bits are drawn and proposals accepted in float32 in both precisions. The draws then lie on a fine grid and miss a mass
-of about 1e-7 in the tails, and an acceptance probability is off by about 1e-6 on average. An expectation of a bounded
-function changes by a few 1e-6 of its range at most, which an average of fewer than 1e10 draws cannot resolve.
-"""
+Bits are drawn and proposals accepted in float32 in both precisions. The draws then lie on a fine
+grid and miss a mass of about 1e-7 in the tails, and an acceptance probability is off by about 1e-6
+on average. An expectation of a bounded function changes by a few 1e-6 of its range at most, which
+an average of fewer than 1e10 draws cannot resolve."""
 
 import functools
 import math
@@ -29,24 +32,32 @@ from dkp._core.types import Array, Bool, Float, Key
 
 __all__ = ["chi", "chi_square", "gamma", "gamma_and_normal", "log_gamma", "normal"]
 
-_ROUNDS = 7  # a proposal is rejected with probability 0.0484 at most (a = 1): all of them with 6.3e-10
-_BLOCK = 128  # the generator is up to five times slower where the number of words is not a multiple of a power of two
+# a proposal is rejected with probability 0.0484 at most (a = 1): all of them with 6.3e-10
+_ROUNDS = 7
+# the generator is up to five times slower where the number of words is not a multiple of a power of
+# two
+_BLOCK = 128
 _CUTOFF = 17.0
 _NODES, _WEIGHTS = (array / 2 for array in np.polynomial.legendre.leggauss(24))
 _NODES = _NODES + 0.5
 
 
-def normal(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = float) -> Float[Array, "..."]:
+def normal(
+    key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = float
+) -> Float[Array, "..."]:
     """Standard normal draws with the resolution of float32, widened to `dtype`.
 
-    In float64 this is several times cheaper than drawing all 64 bits. The draws lie on a grid of 2²³ equally likely
-    values with |z| < 5.5, which is fine for the noise of Monte Carlo integration, not for the study of rare events.
+    In float64 this is several times cheaper than drawing all 64 bits. The draws lie on a grid of
+    2²³ equally likely values with |z| < 5.5, which is fine for the noise of Monte Carlo
+    integration, not for the study of rare events.
 
     Raises:
         ValueError: when `dtype` is not a floating dtype.
     """
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"Expected dtype to be a floating dtype, such as jnp.float32. Got {dtype!r}.")
+        raise ValueError(
+            f"Expected dtype to be a floating dtype, such as jnp.float32. Got {dtype!r}."
+        )
     return _normal(*_uniforms(key, shape)).astype(dtype)
 
 
@@ -55,21 +66,23 @@ def gamma_and_normal(
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Draws of :func:`gamma`, and independent ones of :func:`normal` of a shape and the same dtype.
 
-    They come from one call of the generator, which takes most of the time that a program of random numbers needs to
-    compile.
-    """
+    They come from one call of the generator, which takes most of the time that a program of random
+    numbers needs to compile."""
     a = _checked("concentration", concentration)
     *uniforms, rest = _uniforms(key, *_shapes(a.shape), shape)
     x, log_boost = _boosted(a, *uniforms)
     return x * jnp.exp(log_boost), _normal(rest).astype(a.dtype)
 
 
-def gamma(key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+def gamma(
+    key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int, ...] = ()
+) -> Float[Array, "..."]:
     """Draws from the gamma distribution with shape `concentration` and rate 1.
 
-    Differentiable in `concentration` to any order; see the head of this module for formula and accuracy. The algorithm
-    is that of Marsaglia and Tsang, *A Simple Method for Generating Gamma Variables* (2000), with a fixed number of
-    proposals; for a < 1 a draw of shape a + 1 is multiplied by U^(1/a).
+    Differentiable in `concentration` to any order; see the head of this module for formula and
+    accuracy. The algorithm is that of Marsaglia and Tsang, *A Simple Method for Generating Gamma
+    Variables* (2000), with a fixed number of proposals; for a < 1 a draw of shape a + 1 is
+    multiplied by U^(1/a).
 
     Args:
         key: PRNG key.
@@ -77,25 +90,33 @@ def gamma(key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int
         sample_shape: shape of independent draws, which precedes the shape of `concentration`.
 
     Raises:
-        ValueError: when `concentration` has no floating dtype, or when its values are known and one is not positive.
-            Under a transformation such as `jit` such draws are NaN.
+        ValueError: when `concentration` has no floating dtype, or when its values are known and one
+            is not positive. Under a transformation such as `jit` such draws are NaN.
     """
     x, log_boost = _draw(key, _checked("concentration", concentration), sample_shape)
     return x * jnp.exp(log_boost)
 
 
-def log_gamma(key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-    """Logarithms of the draws of :func:`gamma`, finite where a small `concentration` makes the draws underflow."""
+def log_gamma(
+    key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int, ...] = ()
+) -> Float[Array, "..."]:
+    """Logarithms of the draws of :func:`gamma`, finite where a small `concentration` makes the
+    draws underflow."""
     x, log_boost = _draw(key, _checked("concentration", concentration), sample_shape)
     return jnp.log(x) + log_boost
 
 
-def chi_square(key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-    """Draws from the chi-squared distribution with `df` > 0 degrees of freedom, a real array: 2 Gamma(df/2)."""
+def chi_square(
+    key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()
+) -> Float[Array, "..."]:
+    """Draws from the chi-squared distribution with `df` > 0 degrees of freedom, a real array: 2
+    Gamma(df/2)."""
     return 2 * gamma(key, _checked("df", df) / 2, sample_shape)
 
 
-def chi(key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+def chi(
+    key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()
+) -> Float[Array, "..."]:
     """Square roots of the draws of :func:`chi_square`: the diagonal of a Bartlett factor."""
     x, log_boost = _draw(key, _checked("df", df) / 2, sample_shape)
     return jnp.sqrt(2 * x) * jnp.exp(log_boost / 2)
@@ -104,13 +125,18 @@ def chi(key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()) 
 def _checked(name: str, value: ArrayLike) -> Float[Array, "..."]:
     dtype = jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"Expected {name} to have a floating dtype; convert it first. Got {dtype}.")
+        raise ValueError(
+            f"Expected {name} to have a floating dtype; convert it first. Got {dtype}."
+        )
     if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
-        raise ValueError(f"Expected {name} to be positive. Got a smallest value of {np.min(np.asarray(value))}.")
+        raise ValueError(
+            f"Expected {name} to be positive. Got a smallest value of {np.min(np.asarray(value))}."
+        )
     return jnp.asarray(value, dtype)
 
 
-@functools.partial(jax.jit, static_argnames="sample_shape")  # also outside jit: one compilation, not one an operation
+# also outside jit: one compilation, not one an operation
+@functools.partial(jax.jit, static_argnames="sample_shape")
 def _draw(
     key: Key[Array, ""], a: Float[Array, "..."], sample_shape: tuple[int, ...]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -119,7 +145,8 @@ def _draw(
 
 
 def _shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the uniform numbers behind a gamma draw: proposals, their acceptance, and the boost for a < 1."""
+    """Shapes of the uniform numbers behind a gamma draw: proposals, their acceptance, and the boost
+    for a < 1."""
     return (_ROUNDS, *shape), (_ROUNDS, *shape), shape
 
 
@@ -128,7 +155,9 @@ def _uniforms(key: Key[Array, ""], *shapes: tuple[int, ...]) -> list[Float[Array
     ends = [int(end) for end in np.cumsum([math.prod(shape) for shape in shapes])]
     words = jax.random.bits(key, (-(-ends[-1] // _BLOCK) * _BLOCK,), jnp.uint32)[: ends[-1]]
     flat = ((words >> 9).astype(jnp.float32) + 0.5) * jnp.float32(2**-23)
-    return [part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)]
+    return [
+        part.reshape(shape) for part, shape in zip(jnp.split(flat, ends[:-1]), shapes, strict=True)
+    ]
 
 
 def _normal(uniform: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -136,19 +165,28 @@ def _normal(uniform: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _boosted(
-    a: Float[Array, "..."], proposal: Float[Array, "..."], acceptance: Float[Array, "..."], boost: Float[Array, "..."]
+    a: Float[Array, "..."],
+    proposal: Float[Array, "..."],
+    acceptance: Float[Array, "..."],
+    boost: Float[Array, "..."],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """A draw of shape a, or a + 1 for a < 1, and the logarithm of the factor that makes it one of shape a."""
+    """A draw of shape a, or a + 1 for a < 1, and the logarithm of the factor that makes it one of
+    shape a."""
     small = a < 1
     raised = jnp.where(a > 0, jnp.where(small, a + 1, a), jnp.nan)
     draw = _marsaglia_tsang(jax.lax.stop_gradient(raised), _normal(proposal), acceptance)
-    return _at_fixed_quantile(raised, draw), jnp.where(small, jnp.log(boost).astype(a.dtype) / a, jnp.zeros_like(a))
+    return _at_fixed_quantile(raised, draw), jnp.where(
+        small, jnp.log(boost).astype(a.dtype) / a, jnp.zeros_like(a)
+    )
 
 
 def _marsaglia_tsang(
-    a: Float[Array, "*shape"], z: Float[Array, "rounds *shape"], uniform: Float[Array, "rounds *shape"]
+    a: Float[Array, "*shape"],
+    z: Float[Array, "rounds *shape"],
+    uniform: Float[Array, "rounds *shape"],
 ) -> Float[Array, "*shape"]:
-    """Draws of shape a >= 1: d (1 + z/sqrt(9 d))³, d = a - 1/3, with the first normal z that is accepted, or z = 0."""
+    """Draws of shape a >= 1: d (1 + z/sqrt(9 d))³, d = a - 1/3, with the first normal z that is
+    accepted, or z = 0."""
     d = a - 1 / 3
     slope = jax.lax.rsqrt(9 * d)
     d32, slope32 = (jnp.broadcast_to(v.astype(jnp.float32), z.shape) for v in (d, slope))
@@ -159,17 +197,22 @@ def _marsaglia_tsang(
 
 
 def _acceptance(t: Float[Array, "..."], d: Float[Array, "..."]) -> Float[Array, "..."]:
-    """exp(3 d (log(1 + t) - t + t²/2 - t³/3)), and 0 where 1 + t is not positive; by its series for small t."""
-    positive = t > -1 + 1e-6  # the margin keeps 1 + t positive when it is computed again in another precision
+    """exp(3 d (log(1 + t) - t + t²/2 - t³/3)), and 0 where 1 + t is not positive; by its series for
+    small t."""
+    # the margin keeps 1 + t positive when it is computed again in another precision
+    positive = t > -1 + 1e-6
     inside = jnp.where(positive, t, 0)
     direct = jnp.log1p(inside) - inside * (1 - inside * (1 / 2 - inside / 3))
-    series = -(inside**4) * (1 / 4 - inside * (1 / 5 - inside * (1 / 6 - inside * (1 / 7 - inside / 8))))
+    series = -(inside**4) * (
+        1 / 4 - inside * (1 / 5 - inside * (1 / 6 - inside * (1 / 7 - inside / 8)))
+    )
     return jnp.where(positive, jnp.exp(3 * d * jnp.where(jnp.abs(inside) < 0.1, series, direct)), 0)
 
 
 @jax.custom_jvp
 def _at_fixed_quantile(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x itself; as a function of a it is the quantile function of Gamma(a, 1) at the quantile of x."""
+    """x itself; as a function of a it is the quantile function of Gamma(a, 1) at the quantile of
+    x."""
     return x
 
 
@@ -201,18 +244,24 @@ def _log_log_slope(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Arra
 
 
 def _constant(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """a (ψ(a) - log x) - (a - x) without its cancellations for large a, where ψ(a) = log a - 1/(2a) - 1/(12a²) + …."""
+    """a (ψ(a) - log x) - (a - x) without its cancellations for large a, where ψ(a) = log a - 1/(2a)
+    - 1/(12a²) + …."""
     large = a > 8
     square = jnp.where(large, a, 8) ** -2
-    series = -1 / 2 - (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240))) / jnp.where(large, a, 8)
+    series = -1 / 2 - (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240))) / jnp.where(
+        large, a, 8
+    )
     exact = a * (digamma(jnp.where(large, 8, a)) - jnp.log(a))
     excess = (x - a) / a
     log_ratio = jnp.where(x < a / 2, jnp.log(x / a), jnp.log1p(excess))
     return jnp.where(large, series, exact) + a * (excess - log_ratio)
 
 
-def _range(a: Float[Array, "..."], x: Float[Array, "..."], below: Bool[Array, "..."]) -> Float[Array, "..."]:
-    """A bound on |u| where y(u) reaches the cut-off, from exp(-u) - 1 + u >= u²/(2 + u) and exp(u) - 1 - u >= u²/2."""
+def _range(
+    a: Float[Array, "..."], x: Float[Array, "..."], below: Bool[Array, "..."]
+) -> Float[Array, "..."]:
+    """A bound on |u| where y(u) reaches the cut-off, from exp(-u) - 1 + u >= u²/(2 + u) and exp(u)
+    - 1 - u >= u²/2."""
     distance = jnp.abs(a - x)
     linear = 2 * distance - _CUTOFF
     left = 4 * _CUTOFF / (linear + jnp.sqrt(linear**2 + 8 * _CUTOFF * a))

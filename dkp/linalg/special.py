@@ -1,9 +1,10 @@
-"""Special functions: multivariate gamma and digamma, moments of roots, a square root with finite derivatives.
+"""Special functions: multivariate gamma and digamma, moments of roots, a square root with finite
+derivatives.
 
-Kernels evaluate the square root at the end of its domain, on the diagonal of every Gram matrix, where the true
-derivative is infinite; rounding even steps outside. The safe version below has derivative zero there. A kernel whose
-own derivative has a finite limit at such a point takes care of it itself.
-"""
+Kernels evaluate the square root at the end of its domain, on the diagonal of every Gram matrix,
+where the true derivative is infinite; rounding even steps outside. The safe version below has
+derivative zero there. A kernel whose own derivative has a finite limit at such a point takes care
+of it itself."""
 
 import math
 
@@ -22,8 +23,8 @@ def multigammaln(a: Float[Array, "*shape"], p: int) -> Float[Array, "*shape"]:
 
     log Γ_p(a) = p (p - 1)/4 log π + Σ_{j=0}^{p-1} log Γ(a - j/2)
 
-    (Muirhead, *Aspects of Multivariate Statistical Theory*, 1982, Theorem 2.1.12.) Its derivative in `a` is
-    :func:`multidigamma`.
+    (Muirhead, *Aspects of Multivariate Statistical Theory*, 1982, Theorem 2.1.12.) Its derivative
+    in `a` is :func:`multidigamma`.
 
     Args:
         a: real, larger than (p - 1)/2; elsewhere the result is NaN.
@@ -65,7 +66,8 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
     Derivatives of every order are finite wherever they can be represented.
     """
-    # Written so that plain differentiation is finite too: a second derivative through `lax.scan` drops the rule below.
+    # Written so that plain differentiation is finite too: a second derivative through `lax.scan`
+    # drops the rule below.
     outside = x <= 0  # False for NaN, which stays NaN
     return jnp.where(outside, jnp.zeros_like(x), jnp.sqrt(jnp.where(outside, jnp.ones_like(x), x)))
 
@@ -78,7 +80,8 @@ def _safe_sqrt_jvp(primals, tangents):
 
 
 def _reciprocal_where(mask: Array, x: Array) -> Array:
-    """1/x where `mask` holds and 0 elsewhere; the inner `where` keeps the division out of the derivatives as well."""
+    """1/x where `mask` holds and 0 elsewhere; the inner `where` keeps the division out of the
+    derivatives as well."""
     return jnp.where(mask, 1 / jnp.where(mask, x, jnp.ones_like(x)), jnp.zeros_like(x))
 
 
@@ -86,13 +89,15 @@ _SERIES = (-1 / 8, 1 / 128, 5 / 1024, -21 / 32768, -399 / 262144, 869 / 4194304,
 _LARGE = 16.0
 
 
-def gamma_root_moments(a: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+def gamma_root_moments(
+    a: Float[Array, "*shape"],
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     r"""Mean and variance of √X for X ~ Gamma(a, 1), a > 0.
 
     E √X = Γ(a + 1/2) / Γ(a),   Var √X = a - (E √X)²,   which tends to 1/4.
 
-    For large `a` by the series of the ratio in 1/a (DLMF 5.11.13), which neither overflows nor cancels.
-    """
+    For large `a` by the series of the ratio in 1/a (DLMF 5.11.13), which neither overflows nor
+    cancels."""
     large = a > _LARGE
     safe = jnp.where(large, a, jnp.full_like(a, _LARGE))
     shortfall, power = jnp.zeros_like(a), jnp.ones_like(a)

@@ -1,8 +1,8 @@
-"""The eigendecomposition of a kernel matrix: ridge systems for every ridge, gradient flow for every time.
+"""The eigendecomposition of a kernel matrix: ridge systems for every ridge, gradient flow for every
+time.
 
-One decomposition, cubic in N, turns all functions of the matrix into products. It also shows the smallest
-eigenvalue, below which a floating-point number knows nothing about the matrix.
-"""
+One decomposition, cubic in N, turns all functions of the matrix into products. It also shows the
+smallest eigenvalue, below which a floating-point number knows nothing about the matrix."""
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,13 @@ class Spectrum:
         return jnp.mean(self.values)
 
     def shifted(self, ridge: Array | float) -> Float[Array, " N"]:
-        """Eigenvalues of K + ridge I, raised to `noise` where they lie below it: smaller ones are rounding errors."""
+        """Eigenvalues of K + ridge I, raised to `noise` where they lie below it: smaller ones are
+        rounding errors."""
         return jnp.maximum(self.values + ridge, self.noise)
 
     def apply(self, weights: Float[Array, " N"], y: Float[Array, "N C"]) -> Float[Array, "N C"]:
-        """V diag(weights) V^T y: a function of K, given by its values at the eigenvalues, times y."""
+        """V diag(weights) V^T y: a function of K, given by its values at the eigenvalues, times
+        y."""
         return self.vectors @ (weights[:, None] * (self.vectors.T @ y))
 
     def diagonal_of(self, weights: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -51,11 +53,11 @@ class Spectrum:
 def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
     """Decompose a symmetric positive semi-definite matrix.
 
-    The noise is eps (lambda_max + 2 sqrt(N) tr K / N): the error of the decomposition (Anderson et al. 1999, *LAPACK
-    Users' Guide*, section 4.7) and, for entries that are rounded independently, the edge of Wigner's semicircle. Errors
-    of the entries that are larger, such as those of tangent kernels between points that almost agree, show in negative
-    eigenvalues: where these are more negative than that, the noise is their size.
-    """
+    The noise is eps (lambda_max + 2 sqrt(N) tr K / N): the error of the decomposition (Anderson et
+    al. 1999, *LAPACK Users' Guide*, section 4.7) and, for entries that are rounded independently,
+    the edge of Wigner's semicircle. Errors of the entries that are larger, such as those of tangent
+    kernels between points that almost agree, show in negative eigenvalues: where these are more
+    negative than that, the noise is their size."""
     values, vectors = jnp.linalg.eigh(matrix)
     size = matrix.shape[0]
     spread = jnp.abs(values[-1]) + 2 * size**0.5 * jnp.mean(jnp.abs(diagonal(matrix)))
@@ -66,7 +68,8 @@ def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
 def leave_one_out(
     kernel: Spectrum, y: Float[Array, "N C"], ridge: Array | float
 ) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-    """Mean and variance of each y_n given all the others, y ~ N(0, K + ridge I): with A = (K + ridge I)^-1,
+    """Mean and variance of each y_n given all the others, y ~ N(0, K + ridge I): with A = (K +
+    ridge I)^-1,
 
         mean = y_n - (A y)_n / A_nn,    variance = 1 / A_nn.
 

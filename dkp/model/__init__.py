@@ -1,4 +1,5 @@
-"""The deep kernel process: layers and a likelihood, the walk through them, and kernels of networks without bottlenecks."""
+"""The deep kernel process: layers and a likelihood, the walk through them, and kernels of networks
+without bottlenecks."""
 
 from dkp.model.process import DeepKernelProcess
 

@@ -1,4 +1,5 @@
-"""The models to start from, in one place: the command line, the benchmarks and the examples use these."""
+"""The models to start from, in one place: the command line, the benchmarks and the examples use
+these."""
 
 from dkp import kernels, likelihoods
 from dkp._core.checks import positive_int
@@ -12,7 +13,8 @@ __all__ = ["ard_gaussian_process", "deep_wishart_process", "default_model"]
 
 
 def default_model(kernel: Kernel | None = None) -> DeepKernelProcess:
-    """A deep inverse Wishart process with one bottleneck between two squared-exponential kernels, and Gaussian noise.
+    """A deep inverse Wishart process with one bottleneck between two squared-exponential kernels,
+    and Gaussian noise.
 
     The learned concentration starts near the deterministic network.
 
@@ -36,16 +38,19 @@ def ard_gaussian_process(kernel: Kernel | None = None) -> DeepKernelProcess:
     Args:
         kernel: a squared exponential where it is not given.
     """
-    layers = [kernels.Linear(ard=True), kernels.SquaredExponential(variance=learn(1.0)) if kernel is None else kernel]
+    layers = [
+        kernels.Linear(ard=True),
+        kernels.SquaredExponential(variance=learn(1.0)) if kernel is None else kernel,
+    ]
     return DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian())
 
 
 def deep_wishart_process(width: float | int, depth: int = 3) -> DeepKernelProcess:
-    """`depth` squared-exponential kernels with a Wishart bottleneck between any two, and Gaussian noise: the prior of a
-    deep Gaussian process of `depth` layers with `width` units each.
+    """`depth` squared-exponential kernels with a Wishart bottleneck between any two, and Gaussian
+    noise: the prior of a deep Gaussian process of `depth` layers with `width` units each.
 
-    Layers start as nearly linear maps, with length-scales of 3 where the mean square of the features is about 1 and
-    variances of 9, so that features change little from one to the next.
+    Layers start as nearly linear maps, with length-scales of 3 where the mean square of the
+    features is about 1 and variances of 9, so that features change little from one to the next.
 
     Args:
         width: of all layers; infinity leaves the bottlenecks out.

@@ -1,8 +1,8 @@
 """Hyperparameters of a model: found by name, resolved to arrays.
 
-A hyperparameter's name is its path in the description, such as ``layers.0.weights`` or ``likelihood.noise``. A number
-is fixed, ``learn(init)`` is optimised, a NumPyro distribution is inferred.
-"""
+A hyperparameter's name is its path in the description, such as ``layers.0.weights`` or
+``likelihood.noise``. A number is fixed, ``learn(init)`` is optimised, a NumPyro distribution is
+inferred."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -31,7 +31,8 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameter:
-    """One hyperparameter as the user wrote it: a number, ``learn`` or a distribution, with its domain and shape."""
+    """One hyperparameter as the user wrote it: a number, ``learn`` or a distribution, with its
+    domain and shape."""
 
     name: str
     value: Any
@@ -50,7 +51,11 @@ class Hyperparameter:
     @property
     def constraint(self) -> constraints.Constraint:
         """The support of the user's distribution, or the domain of the hyperparameter."""
-        return cast(constraints.Constraint, self.prior.support) if self.is_inferred else _CONSTRAINTS[self.domain]
+        return (
+            cast(constraints.Constraint, self.prior.support)
+            if self.is_inferred
+            else _CONSTRAINTS[self.domain]
+        )
 
     @property
     def prior(self) -> dist.Distribution:
@@ -68,7 +73,8 @@ class Hyperparameter:
         return jnp.asarray(dist.biject_to(self.constraint).inv(value))
 
     def initial(self, x: Array, y: Array) -> Array:
-        """Starting value of a learned hyperparameter: the user's, else one computed from the data, else 1."""
+        """Starting value of a learned hyperparameter: the user's, else one computed from the data,
+        else 1."""
         start = self.value.init
         if start is None:
             start = self.owner.initial_values(x, y).get(self.name.rsplit(".", 1)[-1], 1.0)
@@ -95,8 +101,11 @@ def hyperparameters(model: Spec, n_features: int, n_outputs: int) -> dict[str, H
     return found
 
 
-def resolve(model: SpecT, values: Mapping[str, Array], dtype: jnp.dtype, n_features: int, n_outputs: int) -> SpecT:
-    """The description with every hyperparameter replaced by an array: from `values`, or the number that it is."""
+def resolve(
+    model: SpecT, values: Mapping[str, Array], dtype: jnp.dtype, n_features: int, n_outputs: int
+) -> SpecT:
+    """The description with every hyperparameter replaced by an array: from `values`, or the number
+    that it is."""
 
     def visit(owner: Spec, field: dataclasses.Field, name: str, value: Any) -> Any:
         shape = owner.hyperparameter_shapes(n_features, n_outputs).get(field.name, ())
@@ -118,7 +127,9 @@ def _map(spec: Any, path: str, visit: Callable[[Spec, dataclasses.Field, str, An
         if role == "hyperparameter":
             changes[field.name] = visit(spec, field, name, value)
         elif role == "part" and isinstance(value, tuple):
-            changes[field.name] = tuple(_map(item, f"{name}.{i}.", visit) for i, item in enumerate(value))
+            changes[field.name] = tuple(
+                _map(item, f"{name}.{i}.", visit) for i, item in enumerate(value)
+            )
         elif role == "part":
             changes[field.name] = _map(value, f"{name}.", visit)
     return spec.replace(**changes)
@@ -132,7 +143,9 @@ def _check_shape(h: Hyperparameter) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"Expected {h.name} to be a scalar or of shape {h.shape}. Got shape {shape}.")
+        raise ValueError(
+            f"Expected {h.name} to be a scalar or of shape {h.shape}. Got shape {shape}."
+        )
     if h.is_inferred:
         _check_support(h)
 
@@ -141,15 +154,20 @@ def _check_support(h: Hyperparameter) -> None:
     support = h.value.support
     if getattr(support, "is_discrete", False):
         raise ValueError(
-            f"Expected a continuous distribution for {h.name}. Got {type(h.value).__name__}, which is discrete: "
+            f"Expected a continuous distribution for {h.name}. Got {type(h.value).__name__}, "
+            "which is discrete: "
             "dkp.compare_widths compares widths."
         )
     if h.domain in ("positive", "nonnegative") and not _is_nonnegative(support):
-        raise ValueError(f"Expected a distribution over {h.domain} numbers for {h.name}. Got {type(h.value).__name__}.")
+        raise ValueError(
+            f"Expected a distribution over {h.domain} numbers for {h.name}. Got "
+            f"{type(h.value).__name__}."
+        )
 
 
 def _is_nonnegative(support: constraints.Constraint) -> bool:
-    support = getattr(support, "base_constraint", support)  # of a distribution whose batch was made an event
+    # of a distribution whose batch was made an event
+    support = getattr(support, "base_constraint", support)
     if support in (
         constraints.positive,
         constraints.softplus_positive,
@@ -158,4 +176,5 @@ def _is_nonnegative(support: constraints.Constraint) -> bool:
     ):
         return True
     lower = getattr(support, "lower_bound", None)
-    return lower is not None and bool(np.all(np.asarray(lower) >= 0))  # by NumPy: also inside of jit
+    # by NumPy: also inside of jit
+    return lower is not None and bool(np.all(np.asarray(lower) >= 0))

@@ -1,8 +1,9 @@
-"""The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing outputs u.
+"""The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing
+outputs u.
 
-Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two constructions: a
-guide of whitened outputs, good for any likelihood and for minibatches, and the optimal posterior under Gaussian noise.
-"""
+Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two
+constructions: a guide of whitened outputs, good for any likelihood and for minibatches, and the
+optimal posterior under Gaussian noise."""
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,11 @@ __all__ = [
 
 @value
 class OutputLaw:
-    """f_t ~ N(k_ti a, k_tt - ||p_t||^2 + ||Q p_t||^2), p_t = R k_it, the variance shared by all outputs or not.
+    """f_t ~ N(k_ti a, k_tt - ||p_t||^2 + ||Q p_t||^2), p_t = R k_it, the variance shared by all
+    outputs or not.
 
-    weights: a, (P, C). removed: R, and added: Q or None for zero; (P, P), or one for each output, (C, P, P).
-    """
+    weights: a, (P, C). removed: R, and added: Q or None for zero; (P, P), or one for each output,
+    (C, P, P)."""
 
     weights: Float[Array, "P C"]
     removed: Float[Array, "*stack P P"]
@@ -46,13 +48,16 @@ class OutputLaw:
             taken = jnp.broadcast_to(taken, added.shape) - added
         prior = jnp.broadcast_to(gram.tt, taken.shape)
         variance = jnp.maximum(prior - taken, jnp.finfo(mean.dtype).eps * prior)
-        return mean, jnp.broadcast_to(variance[:, None] if variance.ndim == 1 else variance.T, mean.shape)
+        return mean, jnp.broadcast_to(
+            variance[:, None] if variance.ndim == 1 else variance.T, mean.shape
+        )
 
 
 def whitened_posterior(
     scale: Cholesky, linear: Float[Array, "P C"], precision: Float[Array, "*stack P P"]
 ) -> tuple[OutputLaw, Scalar, Scalar]:
-    """Posterior of u = L v for v ~ N(0, I) after Gaussian observations of v: q(v_c) = N(B^-1 b_c, B^-1), B = I + H.
+    """Posterior of u = L v for v ~ N(0, I) after Gaussian observations of v: q(v_c) = N(B^-1 b_c,
+    B^-1), B = I + H.
 
         KL(q || N(0, I)) = sum_c [log|B| + tr B^-1 - P + m_c^T m_c] / 2,   m = B^-1 b
 
@@ -67,13 +72,17 @@ def whitened_posterior(
     Source: Hensman, Matthews & Ghahramani 2015 (AISTATS), whitened outputs.
     """
     if precision.ndim == 3:
-        laws, kls, jitters = jax.vmap(lambda b, h: whitened_posterior(scale, b, h))(linear.T[..., None], precision)
+        laws, kls, jitters = jax.vmap(lambda b, h: whitened_posterior(scale, b, h))(
+            linear.T[..., None], precision
+        )
         law = OutputLaw(weights=laws.weights[..., 0].T, removed=scale.inverse, added=laws.added)
         return law, jnp.sum(kls), jnp.max(jitters)
     size, n_outputs = linear.shape
     b = cholesky((precision + precision.T) / 2 + jnp.eye(size, dtype=linear.dtype))
     mean = b.inverse.T @ (b.inverse @ linear)
-    kl = (n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + jnp.sum(mean**2)) / 2
+    kl = (
+        n_outputs * (log_determinant(b.tril) + jnp.sum(b.inverse**2) - size) + jnp.sum(mean**2)
+    ) / 2
     law = OutputLaw(weights=scale.inverse.T @ mean, removed=scale.inverse, added=b.inverse)
     return law, kl, b.jitter
 
@@ -81,14 +90,17 @@ def whitened_posterior(
 def collapsed_bound(
     gram: Gram, scale: Cholesky, y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """Bound on log p(y | K) with the optimal q(u) under Gaussian noise, and the law of f that attains it.
+    """Bound on log p(y | K) with the optimal q(u) under Gaussian noise, and the law of f that
+    attains it.
 
         sum_c log N(y_c; 0, Q + s^2 I) - C tr(K_tt - Q) / (2 s^2),   Q = K_ti K_ii^-1 K_it
 
     Args:
-        gram: K with data blocks. scale: Cholesky factor of K_ii. y: (N, C). noise_variance: s^2, one for all outputs.
+        gram: K with data blocks. scale: Cholesky factor of K_ii. y: (N, C). noise_variance: s^2,
+            one for all outputs.
 
-    Source: Titsias 2009. The quadratic form is computed as a sum of squares, which does not cancel in float32.
+    Source: Titsias 2009. The quadratic form is computed as a sum of squares, which does not cancel
+        in float32.
     """
     assert gram.ti is not None and gram.tt is not None
     n, n_outputs = y.shape
@@ -107,8 +119,8 @@ def collapsed_bound(
 def exact_outputs(
     kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y, all of it (Rasmussen & Williams 2006,
-    equation 2.30)."""
+    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y, all of it (Rasmussen &
+    Williams 2006, equation 2.30)."""
     covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
     _, solution, inverse_factor = _log_density_and_solution(covariance, y)
     return gaussian_log_density(covariance, y), OutputLaw(weights=solution, removed=inverse_factor)
@@ -134,15 +146,16 @@ def observed_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]
 
     def one(column: Array) -> Array:
         block, target, seen = _observed_block(covariance, column)
-        # A missing target stands as 0 with variance 1, apart from the others: its density is taken out again.
+        # A missing target stands as 0 with variance 1, apart from the others: its density is taken
+        # out again.
         return gaussian_log_density(block, target) + jnp.sum(1 - seen) * jnp.log(2 * jnp.pi) / 2
 
     return jnp.sum(jax.vmap(one)(y.T))
 
 
 def _observed_block(covariance: Array, column: Array) -> tuple[Array, Array, Array]:
-    """The covariance of the targets that are not NaN, with 1 on the diagonal for the others, which are 0; and which
-    they are."""
+    """The covariance of the targets that are not NaN, with 1 on the diagonal for the others, which
+    are 0; and which they are."""
     seen = jnp.isfinite(column)
     mask = seen.astype(covariance.dtype)
     block = covariance * (mask[:, None] * mask[None, :]) + jnp.diag(1 - mask)
@@ -153,8 +166,8 @@ def _observed_block(covariance: Array, column: Array) -> tuple[Array, Array, Arr
 def gaussian_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]) -> Scalar:
     """sum_c log N(y_c; 0, covariance).
 
-    The derivative tr((a a^T - C covariance^-1) d covariance) / 2 - a^T dy, a = covariance^-1 y, needs one product of
-    N x N matrices where differentiating through the factorisation needs four.
+    The derivative tr((a a^T - C covariance^-1) d covariance) / 2 - a^T dy, a = covariance^-1 y,
+    needs one product of N x N matrices where differentiating through the factorisation needs four.
     """
     return _log_density_and_solution(covariance, y)[0]
 
@@ -171,4 +184,8 @@ def _log_density_and_solution(covariance: Array, y: Array) -> tuple[Array, Array
     factor = cholesky(covariance)
     scaled = factor.inverse @ y
     log_det = log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)
-    return -(n_outputs * log_det + jnp.sum(scaled**2)) / 2, factor.inverse.T @ scaled, factor.inverse
+    return (
+        -(n_outputs * log_det + jnp.sum(scaled**2)) / 2,
+        factor.inverse.T @ scaled,
+        factor.inverse,
+    )

@@ -1,4 +1,5 @@
-"""The deep kernel process: a list of layers and a likelihood, as a description and as a NumPyro model."""
+"""The deep kernel process: a list of layers and a likelihood, as a description and as a NumPyro
+model."""
 
 import warnings
 from collections.abc import Sequence
@@ -27,12 +28,13 @@ __all__ = ["DeepKernelProcess"]
 
 
 class DeepKernelProcess(Spec):
-    """A deep kernel process with Gaussian process outputs: f ~ N(0, K) given the last kernel K, y | f by the
-    likelihood.
+    """A deep kernel process with Gaussian process outputs: f ~ N(0, K) given the last kernel K, y |
+    f by the likelihood.
 
     Args:
-        layers: kernels and bottlenecks, in the order of computation. The first may be an input kernel
-            (``kernels.Linear``); where it is not, the Gram matrix x x^T / D of the features comes first.
+        layers: kernels and bottlenecks, in the order of computation. The first may be an input
+            kernel (``kernels.Linear``); where it is not, the Gram matrix x x^T / D of the features
+            comes first.
         likelihood: the law of y given f. All outputs (columns of y) share the kernel.
 
     Raises:
@@ -47,7 +49,8 @@ class DeepKernelProcess(Spec):
         checked = _check_layers(layers)
         if not isinstance(likelihood, Likelihood):
             raise ValueError(
-                f"Expected likelihood to be one of dkp.likelihoods, such as Gaussian(). Got {likelihood!r}."
+                "Expected likelihood to be one of dkp.likelihoods, such as Gaussian(). Got "
+                f"{likelihood!r}."
             )
         object.__setattr__(self, "layers", checked)
         object.__setattr__(self, "likelihood", likelihood)
@@ -56,15 +59,19 @@ class DeepKernelProcess(Spec):
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
         return tuple(layer for layer in self.layers if isinstance(layer, Bottleneck))
 
-    def numpyro(self, x: Any, y: Any = None, *, inducing: Any = None, n_outputs: int | None = None) -> Array:
+    def numpyro(
+        self, x: Any, y: Any = None, *, inducing: Any = None, n_outputs: int | None = None
+    ) -> Array:
         """The NumPyro model, on all data or with inducing points.
 
-        Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram matrices (G = S S^T);
-        inferred hyperparameters stand under their names (``layers.0.weights``) and learned ones are parameters of those
-        names. A Gaussian likelihood is collapsed (y ~ N(0, K + s^2 I)) where no target is NaN, that is, missing;
-        otherwise the site ``f`` holds the latent functions, as L_K times a standard normal ``f_whitened``. With
-        `inducing`, the data blocks are drawn from the conditional prior (no sites; a random key is needed), ``u`` holds
-        the outputs at the inducing points, and ``f`` is their conditional draw at the data.
+        Sites: ``gram_1``, ``gram_2``, … are the Cholesky factors S of the bottlenecks' Gram
+        matrices (G = S S^T); inferred hyperparameters stand under their names
+        (``layers.0.weights``) and learned ones are parameters of those names. A Gaussian likelihood
+        is collapsed (y ~ N(0, K + s^2 I)) where no target is NaN, that is, missing; otherwise the
+        site ``f`` holds the latent functions, as L_K times a standard normal ``f_whitened``. With
+        `inducing`, the data blocks are drawn from the conditional prior (no sites; a random key is
+        needed), ``u`` holds the outputs at the inducing points, and ``f`` is their conditional draw
+        at the data.
 
         Args:
             x: features (N, D), or images (N, H, W, D), taken as they are.
@@ -76,7 +83,8 @@ class DeepKernelProcess(Spec):
             y, observed or drawn, (N, C).
 
         Raises:
-            ValueError: for shapes that do not fit together, or a bottleneck that has no law at so many points.
+            ValueError: for shapes that do not fit together, or a bottleneck that has no law at so
+                many points.
         """
         missing = _has_missing(y)
         x = jnp.asarray(x)
@@ -111,19 +119,25 @@ def _sample_bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
     return layer.condition(_key(f"gram_{index}"), kernel, scale, factor)
 
 
-def _observe_all(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool) -> Array:
+def _observe_all(
+    likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool
+) -> Array:
     size, dtype = gram.ii.shape[0], gram.ii.dtype
     noise = likelihood.noise_variance(n_outputs)
     if noise is not None and not missing:
         tril = cholesky(gram.ii + noise[0] * jnp.eye(size, dtype=dtype)).tril
-        law = dist.MatrixNormal(jnp.zeros((size, n_outputs), dtype), tril, jnp.eye(n_outputs, dtype=dtype))
+        law = dist.MatrixNormal(
+            jnp.zeros((size, n_outputs), dtype), tril, jnp.eye(n_outputs, dtype=dtype)
+        )
         return _sample("y", law, y)
     whitened = _sample("f_whitened", _standard_normal(size, likelihood.n_latent(n_outputs), dtype))
     f = cast(Array, numpyro.deterministic("f", cholesky(gram.ii).tril @ whitened))
     return _observe(likelihood, f, y, missing)
 
 
-def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool) -> Array:
+def _observe_inducing(
+    likelihood: Likelihood, gram: Gram, y: Array | None, n_outputs: int, missing: bool
+) -> Array:
     assert gram.ti is not None and gram.tt is not None
     scale, dtype = cholesky(gram.ii), gram.ii.dtype
     shape = (scale.tril.shape[0], likelihood.n_latent(n_outputs))
@@ -132,21 +146,31 @@ def _observe_inducing(likelihood: Likelihood, gram: Gram, y: Array | None, n_out
     projected = gram.ti @ scale.inverse.T
     variance = jnp.maximum(gram.tt - squared_norms(projected), 0)
     noise = jax.random.normal(_key("f"), (gram.tt.shape[0], shape[1]), dtype)
-    f = cast(Array, numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise))
+    f = cast(
+        Array,
+        numpyro.deterministic("f", projected @ whitened + jnp.sqrt(variance)[:, None] * noise),
+    )
     return _observe(likelihood, f, y, missing)
 
 
 def _observe(likelihood: Likelihood, f: Array, y: Array | None, missing: bool) -> Array:
-    """Targets given latent functions; those that are missing stand as 0 in the site and have no density."""
+    """Targets given latent functions; those that are missing stand as 0 in the site and have no
+    density."""
     if y is None or not missing:
         return _sample("y", likelihood.conditional(f).to_event(1), y)
     observed = ~jnp.isnan(y)
-    return _sample("y", likelihood.law(f).mask(observed).to_event(2), jnp.where(observed, y, jnp.zeros_like(y)))
+    return _sample(
+        "y", likelihood.law(f).mask(observed).to_event(2), jnp.where(observed, y, jnp.zeros_like(y))
+    )
 
 
 def _has_missing(y: Any) -> bool:
     """Whether a target is NaN; of targets that are being traced, nothing is known."""
-    return y is not None and not isinstance(y, Tracer) and bool(np.isnan(np.asarray(y, np.float64)).any())
+    return (
+        y is not None
+        and not isinstance(y, Tracer)
+        and bool(np.isnan(np.asarray(y, np.float64)).any())
+    )
 
 
 def _sample(site: str, law: dist.Distribution, observed: Array | None = None) -> Array:
@@ -154,14 +178,17 @@ def _sample(site: str, law: dist.Distribution, observed: Array | None = None) ->
 
 
 def _standard_normal(rows: int, columns: int, dtype: jnp.dtype) -> dist.Distribution:
-    return dist.Normal(jnp.zeros((rows, columns), dtype), jnp.ones((rows, columns), dtype)).to_event(2)
+    return dist.Normal(
+        jnp.zeros((rows, columns), dtype), jnp.ones((rows, columns), dtype)
+    ).to_event(2)
 
 
 def _key(site: str) -> Array:
     key = numpyro.prng_key()
     if key is None:
         raise ValueError(
-            f"Expected a random key for the draws behind {site}. Got none: wrap the model in numpyro.handlers.seed."
+            f"Expected a random key for the draws behind {site}. Got none: wrap the model in "
+            "numpyro.handlers.seed."
         )
     return key
 
@@ -169,18 +196,27 @@ def _key(site: str) -> Array:
 def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
     layers = tuple(layers) if isinstance(layers, (list, tuple)) else (layers,)
     if not layers:
-        raise ValueError("Expected at least one layer, such as kernels.SquaredExponential(). Got an empty list.")
+        raise ValueError(
+            "Expected at least one layer, such as kernels.SquaredExponential(). Got an empty list."
+        )
     for position, layer in enumerate(layers):
         if not isinstance(layer, (Kernel, InputKernel, Bottleneck)):
             raise ValueError(
-                f"Expected layers[{position}] to be a kernel or a bottleneck: Linear(), not Linear. Got {layer!r}."
+                f"Expected layers[{position}] to be a kernel or a bottleneck: Linear(), not "
+                f"Linear. Got {layer!r}."
             )
         if isinstance(layer, InputKernel) and position > 0:
-            raise ValueError(f"Expected an input kernel only as the first layer. Got {layer!r} at layers[{position}].")
-    random = tuple(layer for layer in layers if not (isinstance(layer, Bottleneck) and layer.is_identity))
+            raise ValueError(
+                f"Expected an input kernel only as the first layer. Got {layer!r} at "
+                f"layers[{position}]."
+            )
+    random = tuple(
+        layer for layer in layers if not (isinstance(layer, Bottleneck) and layer.is_identity)
+    )
     if len(random) < len(layers):
         warnings.warn(
-            "A bottleneck of infinite width is no bottleneck: its Gram matrix is the kernel matrix that enters. The "
+            "A bottleneck of infinite width is no bottleneck: its Gram matrix is the kernel "
+            "matrix that enters. The "
             "model is made without it.",
             stacklevel=3,
         )
@@ -189,8 +225,15 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
 
 def _check_shapes(x: Array, y: Array | None, inducing: Array | None) -> None:
     if x.ndim not in (2, 4):
-        raise ValueError(f"Expected x of shape (N, D), or images (N, H, W, D). Got shape {x.shape}.")
+        raise ValueError(
+            f"Expected x of shape (N, D), or images (N, H, W, D). Got shape {x.shape}."
+        )
     if y is not None and (y.ndim != 2 or y.shape[0] != x.shape[0]):
-        raise ValueError(f"Expected y of shape ({x.shape[0]},) or ({x.shape[0]}, C). Got shape {y.shape}.")
+        raise ValueError(
+            f"Expected y of shape ({x.shape[0]},) or ({x.shape[0]}, C). Got shape {y.shape}."
+        )
     if inducing is not None and jnp.shape(inducing)[1:] != x.shape[1:]:
-        raise ValueError(f"Expected inducing of shape (P, {str(x.shape[1:])[1:]}. Got shape {jnp.shape(inducing)}.")
+        raise ValueError(
+            f"Expected inducing of shape (P, {str(x.shape[1:])[1:]}. Got shape "
+            f"{jnp.shape(inducing)}."
+        )

@@ -1,4 +1,5 @@
-"""Large matrices of pairs of points, filled tile by tile in a fixed order, and the memory that this takes."""
+"""Large matrices of pairs of points, filled tile by tile in a fixed order, and the memory that this
+takes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from dkp._core.types import Array
 __all__ = ["fill", "new_matrices", "tile_shape"]
 
 _TILE_ENTRIES = 2**18
-"""Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a call."""
+"""Numbers in one tile: few enough to stay in a processor's cache, many enough to hide the cost of a
+call."""
 _BUFFERS = 8
-"""Arrays of the size of a tile in memory at a time: a layer's input, its output and what lies between."""
+"""Arrays of the size of a tile in memory at a time: a layer's input, its output and what lies
+between."""
 
 
 def fill(
@@ -41,7 +44,11 @@ def fill(
         finished: called with the number of tiles that are there, after each of them.
     """
     shape = results[0].shape
-    tiles = [(i, j) for i in range(0, shape[0], size[0]) for j in range(i if symmetric else 0, shape[1], size[1])]
+    tiles = [
+        (i, j)
+        for i in range(0, shape[0], size[0])
+        for j in range(i if symmetric else 0, shape[1], size[1])
+    ]
 
     def write(i: int, j: int, blocks: Sequence[Array]) -> None:
         rows, columns = slice(i, min(i + size[0], shape[0])), slice(j, min(j + size[1], shape[1]))
@@ -55,7 +62,10 @@ def fill(
         upcoming = compute(*tiles[start]) if start < len(tiles) else ()
         for count in range(start, len(tiles)):
             # The next tile is computed while this one is copied.
-            blocks, upcoming = upcoming, compute(*tiles[count + 1]) if count + 1 < len(tiles) else ()
+            blocks, upcoming = (
+                upcoming,
+                compute(*tiles[count + 1]) if count + 1 < len(tiles) else (),
+            )
             write(*tiles[count], blocks)
             finished(count + 1)
             bar.update(count + 1)
@@ -70,13 +80,16 @@ def new_matrices(count: int, shape: tuple[int, int], dtype: Any) -> list[np.ndar
     needed, free = count * math.prod(shape) * np.dtype(dtype).itemsize, free_memory(device=False)
     if needed > free:
         raise ValueError(
-            f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where {free:,.0f} are free: "
+            f"Expected a result of shape {shape} to fit into memory. Got {needed:,} bytes where "
+            f"{free:,.0f} are free: "
             "give out=, the path of a file."
         )
     return [np.empty(shape, dtype) for _ in range(count)]
 
 
-def tile_shape(entries: int, dtype: Any, shape: tuple[int, int], tile: int | None = None) -> tuple[int, int]:
+def tile_shape(
+    entries: int, dtype: Any, shape: tuple[int, int], tile: int | None = None
+) -> tuple[int, int]:
     """Rows and columns of the tiles of a matrix of pairs of points.
 
     Args:
@@ -100,16 +113,22 @@ def tile_shape(entries: int, dtype: Any, shape: tuple[int, int], tile: int | Non
     if needed > free:
         one = size == (1, 1)
         what = "one pair of images" if one else f"tiles of {size[0]} x {size[1]} points"
-        way = "smaller images, or Flatten() and strides where the layers pool" if one else "a smaller tile"
+        way = (
+            "smaller images, or Flatten() and strides where the layers pool"
+            if one
+            else "a smaller tile"
+        )
         raise ValueError(
-            f"Expected {what} with {entries:,} numbers a pair to fit into memory. Got {needed:,} bytes where "
+            f"Expected {what} with {entries:,} numbers a pair to fit into memory. Got {needed:,} "
+            "bytes where "
             f"{free:,.0f} are free: use {way}."
         )
     return size
 
 
 def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet many."""
+    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet
+    many."""
     side = math.isqrt(pairs)
     short = min(side, *shape)
     long = side if short == side else min(max(shape), pairs // short, 8 * side)

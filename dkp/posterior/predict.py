@@ -1,9 +1,8 @@
 """Predictions of any posterior, in the original units.
 
-The predictive law of a point is a mixture with one component per posterior draw. The random numbers behind a row of x
-depend on the contents of the row alone, so a prediction does not change with the other rows or with the chunks in
-which they are computed.
-"""
+The predictive law of a point is a mixture with one component per posterior draw. The random numbers
+behind a row of x depend on the contents of the row alone, so a prediction does not change with the
+other rows or with the chunks in which they are computed."""
 
 import dataclasses
 import functools
@@ -35,10 +34,11 @@ _BISECTIONS, _DOUBLINGS = 60, 60
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as a vector, else (N,
-    C).
+    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as
+    a vector, else (N, C).
 
-    x: the N points, standardised. latent_mean, latent_variance: of the latent functions, standardised units, one row a
+    x: the N points, standardised. latent_mean, latent_variance: of the latent functions,
+    standardised units, one row a
         posterior draw, (S, N, Q).
     """
 
@@ -67,15 +67,16 @@ class Prediction:
 
     @functools.cached_property
     def latent_covariance(self) -> np.ndarray:
-        """Joint covariance of the latent function at the N points, (N, N), or (C, N, N) for y of C columns; units of y
-        squared. Exact posteriors have one.
+        """Joint covariance of the latent function at the N points, (N, N), or (C, N, N) for y of C
+        columns; units of y squared. Exact posteriors have one.
 
         Raises:
             ValueError: for other posteriors.
         """
         if not isinstance(self.posterior, JointlyGaussian):
             raise ValueError(
-                "Expected a posterior of dkp.condition or dkp.gradient_flow, which is jointly Gaussian. "
+                "Expected a posterior of dkp.condition or dkp.gradient_flow, which is jointly "
+                "Gaussian. "
                 f"Got {type(self.posterior).__name__}: use the samples."
             )
         covariance = np.asarray(self.posterior.latent_covariance(self.x), float)
@@ -84,8 +85,8 @@ class Prediction:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows of x independent
-        given it."""
+        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows
+        of x independent given it."""
         model, sizes, _ = self._components
         which = jnp.arange(self.n_samples) % self.latent_mean.shape[0]
         keys = jax.random.split(self.key, self.n_samples)
@@ -114,22 +115,31 @@ class Prediction:
         """
         q = np.asarray(q, float)
         if q.ndim > 1 or q.size == 0 or not np.all((q > 0) & (q < 1)):
-            raise ValueError(f"Expected q to be a probability, or a list of them, strictly between 0 and 1. Got {q}.")
+            raise ValueError(
+                "Expected q to be a probability, or a list of them, strictly between 0 and 1. "
+                f"Got {q}."
+            )
         values = np.stack(
-            [self._squeeze(self._scaling.undo(self._standardised_quantile(float(p)))) for p in np.atleast_1d(q)]
+            [
+                self._squeeze(self._scaling.undo(self._standardised_quantile(float(p))))
+                for p in np.atleast_1d(q)
+            ]
         )
         return values if q.ndim else values[0]
 
     def log_density(self, y: Any) -> np.ndarray:
-        """log p(y_n | data) in the original units, one value a row: log mean over draws, by log-sum-exp. Of several
-        targets those that are NaN do not count.
+        """log p(y_n | data) in the original units, one value a row: log mean over draws, by
+        log-sum-exp. Of several targets those that are NaN do not count.
 
         Raises:
             ValueError: when the shape of y does not fit.
         """
         values = checks.matrix("y", y, allow_nan=self.posterior.data.n_outputs > 1)
         if values.shape != self.latent_mean.shape[1:2] + (self.posterior.data.n_outputs,):
-            raise ValueError(f"Expected y of shape {self.mean.shape}, one row per row of x. Got shape {np.shape(y)}.")
+            raise ValueError(
+                f"Expected y of shape {self.mean.shape}, one row per row of x. Got shape "
+                f"{np.shape(y)}."
+            )
         y_standard = jnp.asarray(self._scaling.apply(values), self.latent_mean.dtype)
         per_draw = self._per_draw(lambda law: sum_observed(y_standard, law.log_prob))
         mixture = np.asarray(logsumexp(per_draw, axis=0), float) - np.log(self.latent_mean.shape[0])
@@ -137,7 +147,8 @@ class Prediction:
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """Predictive probabilities of the classes, (N, K), of a likelihood of one column of classes.
+        """Predictive probabilities of the classes, (N, K), of a likelihood of one column of
+        classes.
 
         Raises:
             ValueError: for other likelihoods.
@@ -151,25 +162,36 @@ class Prediction:
     def _standardised_quantile(self, q: float) -> np.ndarray:
         mean = self._moments[0]
         if self._has_distribution_function:
-            return np.asarray(_mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), jnp.asarray(mean)))
-        return np.quantile(np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0)
+            return np.asarray(
+                _mixture_quantile(*self._components, jnp.asarray(q, mean.dtype), jnp.asarray(mean))
+            )
+        return np.quantile(
+            np.asarray(self._scaling.apply(self.samples)).reshape(-1, *mean.shape), q, axis=0
+        )
 
     @functools.cached_property
     def _components(self) -> tuple[Any, ...]:
-        """The model, its numbers of features and outputs, and a stack of what makes the components of the mixture: of
-        likelihoods whose f has to be drawn, the same draw whatever the other rows are."""
+        """The model, its numbers of features and outputs, and a stack of what makes the components
+        of the mixture: of likelihoods whose f has to be drawn, the same draw whatever the other
+        rows are."""
         noise = None
         if self._first_law is None:
             n_draws, _, n_latent = self.latent_mean.shape
             noise = normals_row_by_row(jax.random.fold_in(self.key, 1), self.x, n_draws, n_latent)
-        return self.posterior.model, self._sizes, (noise, self.draws.values, self.latent_mean, self.latent_variance)
+        return (
+            self.posterior.model,
+            self._sizes,
+            (noise, self.draws.values, self.latent_mean, self.latent_variance),
+        )
 
     @functools.cached_property
     def _first_law(self) -> Any:
         """p(y | draw) of the first draw, where f can be integrated out."""
         first = (self.draws.values, self.latent_mean, self.latent_variance)
         values, mean, variance = jax.tree.map(lambda a: a[0], first)
-        return _likelihood(self.posterior.model, self._sizes, values, mean.dtype).predictive(mean, variance)
+        return _likelihood(self.posterior.model, self._sizes, values, mean.dtype).predictive(
+            mean, variance
+        )
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -177,8 +199,12 @@ class Prediction:
 
     @property
     def _has_distribution_function(self) -> bool:
-        """Whether quantiles are roots of a smooth function: not of counts, nor where f has to be drawn."""
-        return self._first_law is not None and not cast(Constraint, self._first_law.support).is_discrete
+        """Whether quantiles are roots of a smooth function: not of counts, nor where f has to be
+        drawn."""
+        return (
+            self._first_law is not None
+            and not cast(Constraint, self._first_law.support).is_discrete
+        )
 
     def _per_draw(self, of: Callable[[Any], Any]) -> Any:
         model, sizes, stacked = self._components
@@ -208,25 +234,34 @@ def predict(
         posterior: of any engine.
         x: (B, D) in the original units: array, list or data frame.
         key: for the posterior draws and the data blocks of the Gram matrices.
-        n_samples: posterior draws, the components of the predictive mixture (an exact posterior has one).
+        n_samples: posterior draws, the components of the predictive mixture (an exact posterior has
+            one).
         chunk: rows computed at a time; the result does not depend on it.
-        draws: the posterior draws to use, such as ``posterior.sample(key, n)``; drawn here by default.
+        draws: the posterior draws to use, such as ``posterior.sample(key, n)``; drawn here by
+            default.
         exposure: B positive numbers, for likelihoods of counts; 1 by default.
 
     Raises:
-        ValueError: when x does not have the features of the training data, or holds anything but finite numbers; for
-            exposures that are not positive, or that the likelihood does not take.
+        ValueError: when x does not have the features of the training data, or holds anything but
+            finite numbers; for exposures that are not positive, or that the likelihood does not
+            take.
     """
     if not isinstance(posterior, Posterior):
         raise ValueError(
-            f"Expected posterior to come from an engine, such as dkp.fit_vi. Got {type(posterior).__name__}."
+            "Expected posterior to come from an engine, such as dkp.fit_vi. Got "
+            f"{type(posterior).__name__}."
         )
     checks.random_key("key", key)
-    n_samples, chunk = checks.positive_int("n_samples", n_samples), checks.positive_int("chunk", chunk)
+    n_samples, chunk = (
+        checks.positive_int("n_samples", n_samples),
+        checks.positive_int("chunk", chunk),
+    )
     data = posterior.data
     rows = data.standardize_inputs(x)
     if exposure is not None and not posterior.model.likelihood.takes_exposure:
-        raise ValueError(f"Expected a likelihood of counts for an exposure. Got {posterior.model.likelihood!r}.")
+        raise ValueError(
+            f"Expected a likelihood of counts for an exposure. Got {posterior.model.likelihood!r}."
+        )
     offset = None if exposure is None else log_exposures(exposure, len(rows))
     key_draws, key_rows, key_y = jax.random.split(key, 3)
     draws = posterior.sample(key_draws, n_samples) if draws is None else draws
@@ -247,11 +282,12 @@ def predict(
 def prior_predictive(
     model: DeepKernelProcess, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, n_outputs: int = 1
 ) -> Float[np.ndarray, "S N C"]:
-    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned hyperparameters stand at their
-    start.
+    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned
+    hyperparameters stand at their start.
 
     Args:
-        x: (N, D), taken as they are, or a ``Dataset``, whose standardised inputs are used and whose units are returned.
+        x: (N, D), taken as they are, or a ``Dataset``, whose standardised inputs are used and whose
+            units are returned.
         n_outputs: C.
 
     Returns:
@@ -261,15 +297,26 @@ def prior_predictive(
         ValueError: when x is not a matrix of finite numbers.
     """
     if not isinstance(model, DeepKernelProcess):
-        raise ValueError(f"Expected model to be a dkp.DeepKernelProcess. Got {type(model).__name__}.")
+        raise ValueError(
+            f"Expected model to be a dkp.DeepKernelProcess. Got {type(model).__name__}."
+        )
     checks.random_key("key", key)
-    n_samples, n_outputs = checks.positive_int("n_samples", n_samples), checks.positive_int("n_outputs", n_outputs)
+    n_samples, n_outputs = (
+        checks.positive_int("n_samples", n_samples),
+        checks.positive_int("n_outputs", n_outputs),
+    )
     data = x if isinstance(x, Dataset) else None
-    features = data.x if data is not None else jnp.asarray(checks.features("x", x), jnp.result_type(float))
+    features = (
+        data.x if data is not None else jnp.asarray(checks.features("x", x), jnp.result_type(float))
+    )
     columns = data.n_outputs if data is not None else n_outputs
-    targets = data.y if data is not None else jnp.zeros((features.shape[0], columns), features.dtype)
+    targets = (
+        data.y if data is not None else jnp.zeros((features.shape[0], columns), features.dtype)
+    )
     names = hyperparameters(model, features.shape[-1], columns)
-    start = substitute(model, {n: h.initial(features, targets) for n, h in names.items() if h.is_learned})
+    start = substitute(
+        model, {n: h.initial(features, targets) for n, h in names.items() if h.is_learned}
+    )
 
     def one(key: PRNGKeyArray) -> Array:
         with numpyro.handlers.seed(rng_seed=key), numpyro.handlers.block():
@@ -279,15 +326,22 @@ def prior_predictive(
     return data.y_standardization.undo(y) if data is not None else y
 
 
-def _likelihood(model: DeepKernelProcess, sizes: tuple[int, int], values: Any, dtype: Any) -> Likelihood:
+def _likelihood(
+    model: DeepKernelProcess, sizes: tuple[int, int], values: Any, dtype: Any
+) -> Likelihood:
     return resolve(model, values, dtype, *sizes).likelihood
 
 
 def _component(
-    model: DeepKernelProcess, sizes: tuple[int, int], noise: Array | None, values: Any, mean: Array, variance: Array
+    model: DeepKernelProcess,
+    sizes: tuple[int, int],
+    noise: Array | None,
+    values: Any,
+    mean: Array,
+    variance: Array,
 ) -> Any:
-    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it cannot, from standard
-    normal `noise`."""
+    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it
+    cannot, from standard normal `noise`."""
     likelihood = _likelihood(model, sizes, values, mean.dtype)
     law = likelihood.predictive(mean, variance)
     if law is not None:
@@ -296,14 +350,18 @@ def _component(
     return likelihood.law(mean + jnp.sqrt(variance) * noise)
 
 
-def _map_components(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, of: Callable[[Any], Any]) -> Any:
+def _map_components(
+    model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, of: Callable[[Any], Any]
+) -> Any:
     return jax.vmap(lambda *args: of(_component(model, sizes, *args)))(*stacked)
 
 
 @compiled(static_argnums=(1,))
-def _mixture_quantile(model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, centre: Array) -> Array:
-    """By bisection, between bounds that move away from a `centre` until the quantile lies between them: a law without a
-    variance has quantiles all the same."""
+def _mixture_quantile(
+    model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, centre: Array
+) -> Array:
+    """By bisection, between bounds that move away from a `centre` until the quantile lies between
+    them: a law without a variance has quantiles all the same."""
 
     def is_below(y: Array) -> Array:
         return jnp.mean(_map_components(model, sizes, stacked, lambda law: law.cdf(y)), axis=0) < q

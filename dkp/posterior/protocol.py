@@ -25,13 +25,15 @@ class Posterior(Protocol):
         ...
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
-        """A stack of n independent draws; a posterior that is known exactly may return a single one."""
+        """A stack of n independent draws; a posterior that is known exactly may return a single
+        one."""
         ...
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw of a
+        stack."""
         ...
 
     def summary(self) -> dict[str, Any]:

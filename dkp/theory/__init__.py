@@ -1,7 +1,8 @@
-"""What is known in closed form of finite, infinite and bottlenecked networks, as functions of arrays.
+"""What is known in closed form of finite, infinite and bottlenecked networks, as functions of
+arrays.
 
-Each module is one piece of theory; each function names its equation and its source. Nothing here needs a model.
-"""
+Each module is one piece of theory; each function names its equation and its source. Nothing here
+needs a model."""
 
 from dkp.theory import (
     bottleneck_dynamics,

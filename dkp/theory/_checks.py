@@ -17,15 +17,24 @@ def gram_matrix(name: str, matrix: np.ndarray) -> Float[np.ndarray, "P P"]:
         ValueError: when it is not symmetric and positive semi-definite.
     """
     values = checks.finite_array(name, matrix, ndim=2)
-    if values.shape[0] != values.shape[1] or not np.allclose(values, values.T, rtol=1e-8, atol=1e-10):
-        raise ValueError(f"Expected {name} to be a symmetric matrix. Got shape {values.shape}, or another transpose.")
+    if values.shape[0] != values.shape[1] or not np.allclose(
+        values, values.T, rtol=1e-8, atol=1e-10
+    ):
+        raise ValueError(
+            f"Expected {name} to be a symmetric matrix. Got shape {values.shape}, or another "
+            "transpose."
+        )
     smallest, largest = np.linalg.eigvalsh(values)[[0, -1]]
     if smallest < -1e-8 * max(largest, 1e-300):
-        raise ValueError(f"Expected {name} to be positive semi-definite. Got the eigenvalue {smallest:.3g}.")
+        raise ValueError(
+            f"Expected {name} to be positive semi-definite. Got the eigenvalue {smallest:.3g}."
+        )
     return (values + values.T) / 2
 
 
-def positive_widths(name: str, widths: Sequence[float | int], *, kind: type = int) -> Float[np.ndarray, " L"]:
+def positive_widths(
+    name: str, widths: Sequence[float | int], *, kind: type = int
+) -> Float[np.ndarray, " L"]:
     """`widths` as float64: positive integers, or positive numbers for `kind` float.
 
     Raises:
@@ -33,7 +42,12 @@ def positive_widths(name: str, widths: Sequence[float | int], *, kind: type = in
     """
     values = np.asarray(list(widths), float)
     whole = kind is float or bool(np.all(values == np.round(values)))
-    if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values) & (values > 0)) or not whole:
+    if (
+        values.ndim != 1
+        or values.size == 0
+        or not np.all(np.isfinite(values) & (values > 0))
+        or not whole
+    ):
         what = "positive numbers" if kind is float else "positive integers"
         raise ValueError(f"Expected {name} to be {what}, at least one. Got {widths}.")
     return values

@@ -1,10 +1,12 @@
 """Training of an infinitely wide network with one bottleneck, in function space.
 
-F = f o g, where g maps inputs to d numbers, f has one hidden layer, and all other widths are infinite: the tangent
-kernel of g, and that of f as a function of its inputs, do not change. The kernel of F does, through g and the gradient
-of f: bottlenecks let infinite networks learn representations.
+F = f o g, where g maps inputs to d numbers, f has one hidden layer, and all other widths are
+infinite: the tangent kernel of g, and that of f as a function of its inputs, do not change. The
+kernel of F does, through g and the gradient of f: bottlenecks let infinite networks learn
+representations.
 
-Source: Littwin et al. 2021 (arXiv 2107.00364); the recursion, the linear case and its invariant are derived here.
+Source: Littwin et al. 2021 (arXiv 2107.00364); the recursion, the linear case and its invariant are
+    derived here.
 """
 
 import math
@@ -26,8 +28,9 @@ __all__ = ["LinearFlow", "Training", "acceleration", "flow", "linear_flow", "tra
 
 @value
 class Training:
-    """The network after 0, 1, …, T steps. outputs: F at the training points, (T + 1, N). bottleneck: g there, (T + 1,
-    N, d). new_outputs: F at the new points, (T + 1, M). loss: sum of squares / 2."""
+    """The network after 0, 1, …, T steps. outputs: F at the training points, (T + 1, N).
+    bottleneck: g there, (T + 1, N, d). new_outputs: F at the new points, (T + 1, M). loss: sum of
+    squares / 2."""
 
     outputs: Float[Array, "T N"]
     bottleneck: Float[Array, "T N d"]
@@ -46,36 +49,41 @@ def train(
     new_kernel: Float[Array, "M N"] | None = None,
     new_bottleneck: Float[Array, "M d"] | None = None,
 ) -> Training:
-    """Gradient descent on sum_i (F(x_i) - y_i)^2 / 2 in the NTK parametrisation. With chi_i = F(x_i) - y_i,
+    """Gradient descent on sum_i (F(x_i) - y_i)^2 / 2 in the NTK parametrisation. With chi_i =
+    F(x_i) - y_i,
 
         g_t+1(x) = g_t(x) - eta sum_i Theta_g(x, x_i) chi_i grad f_t(g_t(x_i))
         f_t(z)   = - eta sum_s<t sum_i Theta_f(z, g_s(x_i)) chi_i(s)
 
-    where Theta_f(z, w) = Sigma(z, w) + (z.w / d) Sigma'(z, w), Sigma = E[phi phi] of inputs with covariance z.w / d.
-    f starts at 0, as two equal networks that are subtracted do. The history of all g_s(x_i) is kept: memory grows with
-    steps x N, time with its square.
+    where Theta_f(z, w) = Sigma(z, w) + (z.w / d) Sigma'(z, w), Sigma = E[phi phi] of inputs with
+    covariance z.w / d. f starts at 0, as two equal networks that are subtracted do. The history of
+    all g_s(x_i) is kept: memory grows with steps x N, time with its square.
 
     Args:
         activation: of the hidden layer of f: a kernel of an activation that has a gradient, such as
             ``dkp.kernels.Erf()``.
-        kernel: Theta_g, the tangent kernel of g between the training points, for each of its d outputs.
+        kernel: Theta_g, the tangent kernel of g between the training points, for each of its d
+            outputs.
         bottleneck: g_0 at the training points, d independent draws from the NNGP of g.
         y: targets.
         step: eta. steps: T.
-        new_kernel, new_bottleneck: Theta_g between new points and training points, and g_0 there, drawn jointly.
+        new_kernel, new_bottleneck: Theta_g between new points and training points, and g_0 there,
+            drawn jointly.
 
     Raises:
-        ValueError: for shapes that do not fit, a step or a number of steps that is not positive, one of the new
-            arguments without the other.
+        ValueError: for shapes that do not fit, a step or a number of steps that is not positive,
+            one of the new arguments without the other.
 
     Warns:
-        RuntimeWarning: when the step lies above 2 / lambda_max of the tangent kernel at the start, Theta_f(g_0, g_0),
-            and says what that is.
+        RuntimeWarning: when the step lies above 2 / lambda_max of the tangent kernel at the start,
+            Theta_f(g_0, g_0), and says what that is.
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     checks.positive_number("step", step)
     checks.positive_int("steps", steps)
-    critical_learning_rate(np.asarray(_tangent_kernel(activation, bottleneck, bottleneck)), warn_at=step)
+    critical_learning_rate(
+        np.asarray(_tangent_kernel(activation, bottleneck, bottleneck)), warn_at=step
+    )
     return _train(activation, *both, y, jnp.asarray(step, y.dtype), steps)
 
 
@@ -90,14 +98,16 @@ def flow(
     new_kernel: Float[Array, "M N"] | None = None,
     new_bottleneck: Float[Array, "M d"] | None = None,
 ) -> Training:
-    """Gradient flow, the limit of :func:`train` for small steps at the time t = eta times their number:
+    """Gradient flow, the limit of :func:`train` for small steps at the time t = eta times their
+    number:
 
         dg_t(x)/dt = - sum_i Theta_g(x, x_i) chi_i(t) grad f_t(g_t(x_i))
         f_t(z)     = - int_0^t sum_i Theta_f(z, g_s(x_i)) chi_i(s) ds
 
-    g by the method of Heun, f by the trapezoid rule, whose last term depends on f itself and is solved for: no step is
-    too large to be stable for f. Errors are of the order 1 / steps^2 for smooth activations, and about 1 / steps for
-    ReLU, whose Theta_f has a kink where a point is compared with itself.
+    g by the method of Heun, f by the trapezoid rule, whose last term depends on f itself and is
+    solved for: no step is too large to be stable for f. Errors are of the order 1 / steps^2 for
+    smooth activations, and about 1 / steps for ReLU, whose Theta_f has a kink where a point is
+    compared with itself.
 
     Args:
         time: until when. steps: of equal length. The others are those of :func:`train`.
@@ -120,17 +130,22 @@ def _recalled(activation: Any, z: Float[Array, " d"], visited: Array, weights: A
 
 
 @compiled(static_argnums=(5,))
-def _flow(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int) -> Training:
+def _flow(
+    activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int
+) -> Training:
     n, d = y.shape[0], g0.shape[1]
 
     def now(g: Array, visited: Array, weights: Array, last: Scalar) -> tuple[Array, Array, Array]:
-        """f at all points, chi, and the velocity of g, where the present counts with the weight `last`."""
+        """f at all points, chi, and the velocity of g, where the present counts with the weight
+        `last`."""
         past = jax.vmap(lambda z: _recalled(activation, z, visited, weights))(g[:n])
         present = jnp.eye(n, dtype=y.dtype) + last * _tangent_kernel(activation, g[:n], g[:n])
         chi = jnp.linalg.solve(present, past - y)
         points = jnp.concatenate([visited.reshape(-1, d), g[:n]])
         shares = jnp.concatenate([weights.reshape(-1), last * chi])
-        value, slope = jax.vmap(jax.value_and_grad(lambda z: _recalled(activation, z, points, shares)))(g)
+        value, slope = jax.vmap(
+            jax.value_and_grad(lambda z: _recalled(activation, z, points, shares))
+        )(g)
         return value, chi, -kernel @ (chi[:, None] * slope[:n])
 
     def advance(carry: tuple[Array, Array, Array], t: Array) -> tuple[Any, Any]:
@@ -145,7 +160,9 @@ def _flow(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, ste
 
 
 @compiled(static_argnums=(5,))
-def _train(activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int) -> Training:
+def _train(
+    activation: Any, kernel: Array, g0: Array, y: Array, step: Scalar, steps: int
+) -> Training:
     n = y.shape[0]
 
     def f(z: Array, visited: Array, chi: Array) -> Scalar:
@@ -169,10 +186,14 @@ def _collect(advance: Any, g0: Array, y: Array, steps: int) -> Training:
     start = (g0, jnp.ones((steps + 1, n, d), g0.dtype), jnp.zeros((steps + 1, n), g0.dtype))
     outputs, bottleneck = jax.lax.scan(advance, start, jnp.arange(steps + 1))[1]
     loss = jnp.sum((outputs[:, :n] - y[None]) ** 2, axis=1) / 2
-    return Training(outputs=outputs[:, :n], bottleneck=bottleneck, new_outputs=outputs[:, n:], loss=loss)
+    return Training(
+        outputs=outputs[:, :n], bottleneck=bottleneck, new_outputs=outputs[:, n:], loss=loss
+    )
 
 
-def _tangent_kernel(activation: Any, z: Float[Array, "A d"], w: Float[Array, "B d"]) -> Float[Array, "A B"]:
+def _tangent_kernel(
+    activation: Any, z: Float[Array, "A d"], w: Float[Array, "B d"]
+) -> Float[Array, "A B"]:
     """Theta_f."""
     d = z.shape[1]
     c = z @ w.T / d
@@ -180,12 +201,13 @@ def _tangent_kernel(activation: Any, z: Float[Array, "A d"], w: Float[Array, "B 
     return activation.evaluate(c, a, b) + c * activation.derivative(c, a, b)
 
 
-# --- the linear case --------------------------------------------------------------------------------------------------
+# --- the linear case ------------------------------------------------------------------------------
 
 
 class LinearFlow(NamedTuple):
-    """Gradient flow of a linear bottleneck at some times: beta (T, D) with F(x) = beta.x, relative to its start, w
-    (T, d) and U (T, d, D) behind it, and the loss (T,). w w^T - U U^T does not change."""
+    """Gradient flow of a linear bottleneck at some times: beta (T, D) with F(x) = beta.x, relative
+    to its start, w (T, d) and U (T, d, D) behind it, and the loss (T,). w w^T - U U^T does not
+    change."""
 
     times: Float[np.ndarray, " T"]
     beta: Float[np.ndarray, "T D"]
@@ -203,14 +225,15 @@ def linear_flow(
     time: float,
     steps: int = 1000,
 ) -> LinearFlow:
-    """f(z) = w.z / sqrt(d) and g(x) = U x / sqrt(D), each the limit of a linear network of two layers, so that their
-    tangent kernels are twice the kernels: with beta = U^T w / sqrt(d D) and m = X^T chi,
+    """f(z) = w.z / sqrt(d) and g(x) = U x / sqrt(D), each the limit of a linear network of two
+    layers, so that their tangent kernels are twice the kernels: with beta = U^T w / sqrt(d D) and m
+    = X^T chi,
 
         dw/dt = -(2 / sqrt(d D)) U m,   dU/dt = -(2 / sqrt(d D)) w m^T,
         d beta/dt = -(2 / (d D)) (U^T U + |w|^2 I) m
 
-    The output is centred: chi = X (beta - beta_0) - y. As d grows with unit Gaussian starts, U^T U / d -> I and |w|^2 /
-    d -> 1, a constant tangent kernel 4 x.x' / D.
+    The output is centred: chi = X (beta - beta_0) - y. As d grows with unit Gaussian starts, U^T U
+    / d -> I and |w|^2 / d -> 1, a constant tangent kernel 4 x.x' / D.
 
     Args:
         x, y: inputs and targets. u0, w0: where U and w start.
@@ -223,7 +246,9 @@ def linear_flow(
     u, w = checks.finite_array("u0", u0, ndim=2), checks.finite_array("w0", w0, ndim=1)
     checks.same_length("x", x, "y", y)
     if u.shape != (len(w), x.shape[1]):
-        raise ValueError(f"Expected u0 of shape {(len(w), x.shape[1])}, as w0 and x have it. Got {u.shape}.")
+        raise ValueError(
+            f"Expected u0 of shape {(len(w), x.shape[1])}, as w0 and x have it. Got {u.shape}."
+        )
     h = checks.positive_number("time", time) / checks.positive_int("steps", steps)
     root = math.sqrt(u.size)
     gram, target = x.T @ x, x.T @ (y + x @ (u.T @ w) / root)  # m = gram beta - target
@@ -238,7 +263,10 @@ def linear_flow(
         k2 = slope(w + h / 2 * k1[0], u + h / 2 * k1[1])
         k3 = slope(w + h / 2 * k2[0], u + h / 2 * k2[1])
         k4 = slope(w + h * k3[0], u + h * k3[1])
-        w, u = (s + h / 6 * (a + 2 * b + 2 * c + d) for s, a, b, c, d in zip((w, u), k1, k2, k3, k4, strict=True))
+        w, u = (
+            s + h / 6 * (a + 2 * b + 2 * c + d)
+            for s, a, b, c, d in zip((w, u), k1, k2, k3, k4, strict=True)
+        )
         path.append((w, u))
     ws, us = (np.stack(part) for part in zip(*path, strict=True))
     beta = np.einsum("tad,ta->td", us, ws) / root
@@ -248,14 +276,21 @@ def linear_flow(
 
 
 def acceleration(
-    width: int | float, norm: float, *, n_features: int = 20, fraction: float = 0.01, repeats: int = 10, seed: int = 0
+    width: int | float,
+    norm: float,
+    *,
+    n_features: int = 20,
+    fraction: float = 0.01,
+    repeats: int = 10,
+    seed: int = 0,
 ) -> float:
-    """Time until the loss is `fraction` of its start, relative to that without a bottleneck: on whitened data, X^T X =
-    D I, with a target of |beta| = `norm`, a mean over starts.
+    """Time until the loss is `fraction` of its start, relative to that without a bottleneck: on
+    whitened data, X^T X = D I, with a target of |beta| = `norm`, a mean over starts.
 
-    Below 1, a bottleneck accelerates: only where the target is large beside its dimension, since the rate along beta is
-    about 4 |beta| sqrt(D / d) against 4. With small targets a small d is slower (measured, D = 20: at |beta| = 3 the
-    time of d = 1 is half of that without a bottleneck, at |beta| = 1 it is 1.7 times as long).
+    Below 1, a bottleneck accelerates: only where the target is large beside its dimension, since
+    the rate along beta is about 4 |beta| sqrt(D / d) against 4. With small targets a small d is
+    slower (measured, D = 20: at |beta| = 3 the time of d = 1 is half of that without a bottleneck,
+    at |beta| = 1 it is 1.7 times as long).
 
     Args:
         width: d; infinity gives 1.
@@ -270,7 +305,9 @@ def acceleration(
     if width == math.inf:
         return 1.0
     d, rng = checks.positive_int("width", width), np.random.default_rng(seed)
-    times = [_time(rng, d, n, size, fraction) for _ in range(checks.positive_int("repeats", repeats))]
+    times = [
+        _time(rng, d, n, size, fraction) for _ in range(checks.positive_int("repeats", repeats))
+    ]
     return float(np.mean(times)) / (-math.log(fraction) / 8)
 
 
@@ -284,16 +321,21 @@ def _time(rng: np.random.Generator, d: int, n: int, norm: float, fraction: float
         if below.size:
             logs = np.log(flow.loss / flow.loss[0])
             i = below[0]
-            return float(np.interp(-math.log(fraction), -logs[i - 1 : i + 1], flow.times[i - 1 : i + 1]))
+            return float(
+                np.interp(-math.log(fraction), -logs[i - 1 : i + 1], flow.times[i - 1 : i + 1])
+            )
         end *= 2
 
 
-def _checked_training(kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new_bottleneck: Any) -> tuple[Any, Any]:
+def _checked_training(
+    kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new_bottleneck: Any
+) -> tuple[Any, Any]:
     """Theta_g and g_0 at the training points and the new ones, one below the other."""
     n = len(y)
     if kernel.shape != (n, n) or bottleneck.shape[0] != n or bottleneck.shape[1] < 1:
         raise ValueError(
-            f"Expected kernel of shape {(n, n)} and bottleneck of shape ({n}, d). Got {kernel.shape} and "
+            f"Expected kernel of shape {(n, n)} and bottleneck of shape ({n}, d). Got "
+            f"{kernel.shape} and "
             f"{bottleneck.shape}."
         )
     if (new_kernel is None) != (new_bottleneck is None):
@@ -302,7 +344,8 @@ def _checked_training(kernel: Any, bottleneck: Any, y: Any, new_kernel: Any, new
         shapes = (len(new_kernel), n), (len(new_kernel), bottleneck.shape[1])
         if (new_kernel.shape, new_bottleneck.shape) != shapes:
             raise ValueError(
-                f"Expected new_kernel and new_bottleneck of shapes {shapes[0]} and {shapes[1]}. Got "
+                f"Expected new_kernel and new_bottleneck of shapes {shapes[0]} and {shapes[1]}. "
+                "Got "
                 f"{new_kernel.shape} and {new_bottleneck.shape}."
             )
     else:

@@ -1,9 +1,11 @@
-"""Deep linear networks: moments of their Gram matrices under the prior, and where the posterior has them.
+"""Deep linear networks: moments of their Gram matrices under the prior, and where the posterior has
+them.
 
-Features F_l of N_l units have the Gram matrix K_l = F_l F_l^T / N_l, and K_l | K_l-1 ~ Wishart(K_l-1 / N_l, N_l): the
-kernel process of a network whose kernel recursion is the identity.
+Features F_l of N_l units have the Gram matrix K_l = F_l F_l^T / N_l, and K_l | K_l-1 ~
+Wishart(K_l-1 / N_l, N_l): the kernel process of a network whose kernel recursion is the identity.
 
-Source: Aitchison 2020 (arXiv 1910.08013). Exact moments, the fixed point for unequal widths and its symmetric form are
+Source: Aitchison 2020 (arXiv 1910.08013). Exact moments, the fixed point for unequal widths and its
+    symmetric form are
 derived for this package.
 """
 
@@ -33,7 +35,7 @@ __all__ = [
 _RANK_TOLERANCE = 1e-10
 
 
-# --- the prior --------------------------------------------------------------------------------------------------------
+# --- the prior ------------------------------------------------------------------------------------
 
 
 def gram_moments(
@@ -50,11 +52,16 @@ def gram_moments(
         widths: N_1, …, N_L, at least 1; the order does not matter.
 
     Raises:
-        ValueError: for a matrix that is not symmetric and positive semi-definite, or widths that are not positive.
+        ValueError: for a matrix that is not symmetric and positive semi-definite, or widths that
+            are not positive.
     """
     k0 = gram_matrix("k0", k0)
     inverse = 1 / positive_widths("widths", widths)
-    a, b, c = np.einsum("ij,kl->ijkl", k0, k0), np.einsum("ik,jl->ijkl", k0, k0), np.einsum("il,jk->ijkl", k0, k0)
+    a, b, c = (
+        np.einsum("ij,kl->ijkl", k0, k0),
+        np.einsum("ik,jl->ijkl", k0, k0),
+        np.einsum("il,jk->ijkl", k0, k0),
+    )
     m = (a + b + c) / 3
     return k0, m * np.prod(1 + 2 * inverse) + (a - m) * np.prod(1 - inverse) - a
 
@@ -62,7 +69,8 @@ def gram_moments(
 def gram_moments_leading_order(
     k0: Float[np.ndarray, "P P"], widths: Sequence[int]
 ) -> tuple[Float[np.ndarray, "P P"], Float[np.ndarray, "P P P P"]]:
-    """:func:`gram_moments` to first order in 1 / N: Cov ~= (sum_l 1/N_l) (K0_ik K0_jl + K0_il K0_jk).
+    """:func:`gram_moments` to first order in 1 / N: Cov ~= (sum_l 1/N_l) (K0_ik K0_jl + K0_il
+    K0_jk).
 
     At widths of 5 to 30 it is 10% to 80% off.
     """
@@ -72,12 +80,16 @@ def gram_moments_leading_order(
 
 
 def conv_gram_moments(
-    k0: Float[np.ndarray, "P S P S"], widths: Sequence[int], filter_size: int, *, shared: bool = True
+    k0: Float[np.ndarray, "P S P S"],
+    widths: Sequence[int],
+    filter_size: int,
+    *,
+    shared: bool = True,
 ) -> tuple[Float[np.ndarray, "P S P S"], Float[np.ndarray, "P S P S P S P S"]]:
     """Mean and covariance of K_L of convolutional layers on a circle of S locations, exactly.
 
-    With A(K)_(i,r),(j,s) = (1/D) sum_d K_(i,r+d),(j,s+d), and C = A(K_l-1), or only its blocks r = s in a locally
-    connected layer, K_l ~ Wishart(C / N_l, N_l), so that
+    With A(K)_(i,r),(j,s) = (1/D) sum_d K_(i,r+d),(j,s+d), and C = A(K_l-1), or only its blocks r =
+    s in a locally connected layer, K_l ~ Wishart(C / N_l, N_l), so that
 
         E[K_ab K_cd] = E[C_ab C_cd] + (E[C_ac C_bd] + E[C_ad C_bc]) / N_l
 
@@ -85,7 +97,8 @@ def conv_gram_moments(
         k0: Gram matrix of P data at S locations, positive semi-definite.
         widths: N_1, …, N_L: channels.
         filter_size: D, at most S, centred.
-        shared: filters are the same at all locations (convolution), or drawn anew for each (locally connected).
+        shared: filters are the same at all locations (convolution), or drawn anew for each (locally
+            connected).
 
     Raises:
         ValueError: as in :func:`gram_moments`, and for filters that are longer than the circle.
@@ -108,12 +121,13 @@ def conv_gram_moments(
     return mean.reshape(p, s, p, s), covariance.reshape((p, s) * 4)
 
 
-# --- the posterior ----------------------------------------------------------------------------------------------------
+# --- the posterior --------------------------------------------------------------------------------
 
 
 class Interpolation(NamedTuple):
-    """Gram matrices K_1, …, K_L between the inputs' and the outputs', and the share of the outputs' trace that lies
-    outside of the range of the inputs', which no linear network reaches and which was left out."""
+    """Gram matrices K_1, …, K_L between the inputs' and the outputs', and the share of the outputs'
+    trace that lies outside of the range of the inputs', which no linear network reaches and which
+    was left out."""
 
     grams: Float[np.ndarray, "L P P"]
     outside: float
@@ -122,7 +136,8 @@ class Interpolation(NamedTuple):
 def posterior_grams(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], widths: Sequence[float | int]
 ) -> Interpolation:
-    """The most probable K_1, …, K_L when all widths are large, in any proportion, and K_L+1 is given.
+    """The most probable K_1, …, K_L when all widths are large, in any proportion, and K_L+1 is
+    given.
 
     They satisfy, with T_l = K_l-1^-1 K_l,
 
@@ -131,27 +146,32 @@ def posterior_grams(
     Layers with small N_l move most. With equal widths this is :func:`geometric_interpolation`.
 
     Args:
-        k0: Gram matrix of the inputs, positive semi-definite; where it is singular, its pseudo-inverse is used.
-        target: K_L+1 = Y Y^T / N_L+1, positive semi-definite, plus the noise variance where there is noise.
+        k0: Gram matrix of the inputs, positive semi-definite; where it is singular, its
+            pseudo-inverse is used.
+        target: K_L+1 = Y Y^T / N_L+1, positive semi-definite, plus the noise variance where there
+            is noise.
         widths: N_1, …, N_L+1, the outputs' last.
 
     Raises:
-        ValueError: for matrices that are not positive semi-definite or differ in size, and widths that are not
-            positive.
+        ValueError: for matrices that are not positive semi-definite or differ in size, and widths
+            that are not positive.
     """
     n = positive_widths("widths", widths, kind=float)
     root, values, vectors, outside = _relative(k0, target)
     factors = 1 + _common_rate(values, n)[None, :] / n[:, None]
     products = np.cumprod(factors, axis=0)[:-1]
     rotated = root @ vectors
-    return Interpolation(grams=np.einsum("pa,la,qa->lpq", rotated, products, rotated), outside=outside)
+    return Interpolation(
+        grams=np.einsum("pa,la,qa->lpq", rotated, products, rotated), outside=outside
+    )
 
 
 def geometric_interpolation(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], depth: int
 ) -> Interpolation:
-    """K_l = K_0 (K_0^-1 K_L+1)^(l / (L + 1)) for l = 1, …, L = `depth`: :func:`posterior_grams` of equal widths, the
-    outputs' included. With one hidden layer it is the geometric mean of the two matrices.
+    """K_l = K_0 (K_0^-1 K_L+1)^(l / (L + 1)) for l = 1, …, L = `depth`: :func:`posterior_grams` of
+    equal widths, the outputs' included. With one hidden layer it is the geometric mean of the two
+    matrices.
 
     Args and errors: as there.
     """
@@ -159,23 +179,31 @@ def geometric_interpolation(
     root, values, vectors, outside = _relative(k0, target)
     powers = values[None, :] ** (np.arange(1, depth + 1)[:, None] / (depth + 1))
     rotated = root @ vectors
-    return Interpolation(grams=np.einsum("pa,la,qa->lpq", rotated, powers, rotated), outside=outside)
+    return Interpolation(
+        grams=np.einsum("pa,la,qa->lpq", rotated, powers, rotated), outside=outside
+    )
 
 
-def weight_decay_grams(k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], depth: int) -> Interpolation:
-    """Gram matrices F_l F_l^T of the hidden layers that fit the targets with the smallest sum of squared weights.
+def weight_decay_grams(
+    k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], depth: int
+) -> Interpolation:
+    """Gram matrices F_l F_l^T of the hidden layers that fit the targets with the smallest sum of
+    squared weights.
 
-    They are those of :func:`geometric_interpolation` with the matrices X X^T and Y Y^T, not divided by any width, for
-    any hidden widths of at least the rank: gradient descent with a little weight decay goes there.
-    """
+    They are those of :func:`geometric_interpolation` with the matrices X X^T and Y Y^T, not divided
+    by any width, for any hidden widths of at least the rank: gradient descent with a little weight
+    decay goes there."""
     return geometric_interpolation(k0, target, depth)
 
 
 def few_outputs(
-    k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], width: float | int, n_outputs: float | int
+    k0: Float[np.ndarray, "P P"],
+    target: Float[np.ndarray, "P P"],
+    width: float | int,
+    n_outputs: float | int,
 ) -> Float[np.ndarray, "P P"]:
-    """K_1 ~= K_0 + (N_2 / N_1) (K_2 - K_0), when N_2 outputs are few beside N_1 hidden units: to first order in their
-    ratio the representation barely moves."""
+    """K_1 ~= K_0 + (N_2 / N_1) (K_2 - K_0), when N_2 outputs are few beside N_1 hidden units: to
+    first order in their ratio the representation barely moves."""
     n, c = positive_widths("width, n_outputs", [width, n_outputs], kind=float)
     k0, target = gram_matrix("k0", k0), gram_matrix("target", target)
     return k0 + c / n * (target - k0)
@@ -190,12 +218,19 @@ def log_joint(
         - sum_l=1..L+1 N_l KL(N(0, K_l) || N(0, K_l-1)),   K_L+1 the target
 
     Raises:
-        ValueError: for matrices that are not positive definite, or other numbers of widths than of matrices.
+        ValueError: for matrices that are not positive definite, or other numbers of widths than of
+            matrices.
     """
-    chain = [gram_matrix("k0", k0), *(gram_matrix("grams", g) for g in grams), gram_matrix("target", target)]
+    chain = [
+        gram_matrix("k0", k0),
+        *(gram_matrix("grams", g) for g in grams),
+        gram_matrix("target", target),
+    ]
     n = positive_widths("widths", widths, kind=float)
     if len(n) != len(chain) - 1:
-        raise ValueError(f"Expected {len(chain) - 1} widths, one for each matrix after k0. Got {len(n)}.")
+        raise ValueError(
+            f"Expected {len(chain) - 1} widths, one for each matrix after k0. Got {len(n)}."
+        )
     total = 0.0
     for width, before, after in zip(n, chain[:-1], chain[1:], strict=True):
         ratio = np.linalg.solve(before, after)
@@ -207,7 +242,8 @@ def log_joint(
 
 
 def _common_rate(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """c with prod_l (1 + c / N_l) = value, for each value >= 0: the only root above -min N, by bisection."""
+    """c with prod_l (1 + c / N_l) = value, for each value >= 0: the only root above -min N, by
+    bisection."""
     low = np.full(len(values), -n.min())
     high = len(n) * n.max() * np.maximum(values, 1.0)
     for _ in range(200):
@@ -217,9 +253,11 @@ def _common_rate(values: np.ndarray, n: np.ndarray) -> np.ndarray:
     return (low + high) / 2
 
 
-def _relative(k0: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """R (P, r) with K_0 = R R^T; eigenvalues and vectors of R^+ K_L+1 R^+T; and the share of the target's trace that
-    lies outside of the range."""
+def _relative(
+    k0: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """R (P, r) with K_0 = R R^T; eigenvalues and vectors of R^+ K_L+1 R^+T; and the share of the
+    target's trace that lies outside of the range."""
     k0, target = gram_matrix("k0", k0), gram_matrix("target", target)
     if k0.shape != target.shape:
         raise ValueError(f"Expected k0 and target of one shape. Got {k0.shape} and {target.shape}.")

@@ -1,16 +1,17 @@
 """Finite Bayesian networks: draws from their prior, and exact posterior sampling by repriorisation.
 
-A network with Gaussian weights, hidden features h(x) of the last hidden layer and a Gaussian likelihood of noise s has
-readout features T = [sqrt(weight_var / n) h, sqrt(bias_var) 1], (N, n + 1). Given the hidden weights phi, the readout
-can be integrated out, and the posterior of phi is
+A network with Gaussian weights, hidden features h(x) of the last hidden layer and a Gaussian
+likelihood of noise s has readout features T = [sqrt(weight_var / n) h, sqrt(bias_var) 1], (N, n +
+1). Given the hidden weights phi, the readout can be integrated out, and the posterior of phi is
 
     p(phi | y) proportional to exp(-Phi(phi)) N(phi; 0, I),   Phi = - sum_c log N(y_c; 0, T T^T + s^2 I)
 
-whose distance from the prior falls with the width: the wider the network, the better a move that leaves the prior
-invariant works. The readout is drawn exactly, given phi: w = A^-1 T^T y + s L^-T e, A = T^T T + s^2 I = L L^T.
+whose distance from the prior falls with the width: the wider the network, the better a move that
+leaves the prior invariant works. The readout is drawn exactly, given phi: w = A^-1 T^T y + s L^-T
+e, A = T^T T + s^2 I = L L^T.
 
-Source: Hron, Novak, Pennington & Sohl-Dickstein 2022 (arXiv 2206.07673); moves: Pezzetti, Favaro & Peluchetti 2024
-    (arXiv 2408.14325), with the exact Phi, which their code leaves out in its pCNL.
+Source: Hron, Novak, Pennington & Sohl-Dickstein 2022 (arXiv 2206.07673); moves: Pezzetti, Favaro &
+    Peluchetti 2024 (arXiv 2408.14325), with the exact Phi, which their code leaves out in its pCNL.
 """
 
 import dataclasses
@@ -60,28 +61,40 @@ class Network:
 
     def size(self, n_features: int) -> int:
         """Number of hidden weights and biases."""
-        return sum((a + 1) * b for a, b in zip((n_features, *self.widths[:-1]), self.widths, strict=True))
+        return sum(
+            (a + 1) * b for a, b in zip((n_features, *self.widths[:-1]), self.widths, strict=True)
+        )
 
     def hidden(self, phi: Float[Array, " K"], x: Float[Array, "N D"]) -> list[Float[Array, "N n"]]:
-        """Features of every hidden layer, for weights and biases `phi`, which are N(0, 1) under the prior."""
+        """Features of every hidden layer, for weights and biases `phi`, which are N(0, 1) under the
+        prior."""
         features, found, used = x, [], 0
         for n in self.widths:
             fan_in = features.shape[1]
             w = phi[used : used + fan_in * n].reshape(fan_in, n)
             b = phi[used + fan_in * n : used + (fan_in + 1) * n]
             used += (fan_in + 1) * n
-            before = math.sqrt(self.weight_var / fan_in) * features @ w + math.sqrt(self.bias_var) * b[None, :]
+            before = (
+                math.sqrt(self.weight_var / fan_in) * features @ w
+                + math.sqrt(self.bias_var) * b[None, :]
+            )
             features = self.activation(before)
             found.append(features)
         return found
 
-    def readout_features(self, phi: Float[Array, " K"], x: Float[Array, "N D"]) -> Float[Array, "N n1"]:
+    def readout_features(
+        self, phi: Float[Array, " K"], x: Float[Array, "N D"]
+    ) -> Float[Array, "N n1"]:
         """T: the features that a readout with N(0, 1) weights multiplies."""
         last = self.hidden(phi, x)[-1]
         ones = jnp.ones((len(last), 1), last.dtype)
-        return jnp.concatenate([math.sqrt(self.weight_var / last.shape[1]) * last, math.sqrt(self.bias_var) * ones], 1)
+        return jnp.concatenate(
+            [math.sqrt(self.weight_var / last.shape[1]) * last, math.sqrt(self.bias_var) * ones], 1
+        )
 
-    def sample_grams(self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int) -> tuple[Float[Array, "S N N"], ...]:
+    def sample_grams(
+        self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int
+    ) -> tuple[Float[Array, "S N N"], ...]:
         """Draws from the prior of h h^T / n of every hidden layer."""
         keys = jax.random.split(key, checks.positive_int("n", n))
 
@@ -91,20 +104,25 @@ class Network:
 
         return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
 
-    def sample_outputs(self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int) -> Float[Array, "S N"]:
+    def sample_outputs(
+        self, key: PRNGKeyArray, x: Float[Array, "N D"], n: int
+    ) -> Float[Array, "S N"]:
         """Draws from the prior of one output at x."""
         keys = jax.random.split(key, checks.positive_int("n", n))
 
         def one(key: PRNGKeyArray) -> Array:
             key_phi, key_out = jax.random.split(key)
-            t = self.readout_features(jax.random.normal(key_phi, (self.size(x.shape[1]),), x.dtype), x)
+            t = self.readout_features(
+                jax.random.normal(key_phi, (self.size(x.shape[1]),), x.dtype), x
+            )
             return t @ jax.random.normal(key_out, (t.shape[1],), x.dtype)
 
         return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
 
 
 class Chain(NamedTuple):
-    """States of a Markov chain of hidden weights, (S, K), their potentials Phi, (S,), and the mean acceptance."""
+    """States of a Markov chain of hidden weights, (S, K), their potentials Phi, (S,), and the mean
+    acceptance."""
 
     phi: Float[Array, "S K"]
     potential: Float[Array, " S"]
@@ -130,7 +148,9 @@ class Repriorised:
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
-            raise ValueError(f"Expected as many rows of x as of y. Got {len(self.x)} and {len(self.y)}.")
+            raise ValueError(
+                f"Expected as many rows of x as of y. Got {len(self.x)} and {len(self.y)}."
+            )
         checks.positive_number("noise", self.noise)
 
     @property
@@ -144,7 +164,9 @@ class Repriorised:
         factor = cholesky(t @ t.T + self.noise**2 * jnp.eye(len(t), dtype=t.dtype))
         scaled = factor.inverse @ self.y
         n, c = self.y.shape
-        return (c * (log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)) + jnp.sum(scaled**2)) / 2
+        return (
+            c * (log_determinant(factor.tril) + n * jnp.log(2 * jnp.pi)) + jnp.sum(scaled**2)
+        ) / 2
 
     def readout(self, key: PRNGKeyArray, phi: Float[Array, " K"]) -> Float[Array, "n1 C"]:
         """A draw of the readout's weights (its bias last), given the hidden ones."""
@@ -154,14 +176,21 @@ class Repriorised:
         return factor.inverse.T @ (factor.inverse @ (t.T @ self.y) + self.noise * e)
 
     def sample(
-        self, key: PRNGKeyArray, n: int, *, move: str = "pcn", step: float, leaps: int = 10, thin: int = 1
+        self,
+        key: PRNGKeyArray,
+        n: int,
+        *,
+        move: str = "pcn",
+        step: float,
+        leaps: int = 10,
+        thin: int = 1,
     ) -> Chain:
         """A Markov chain that leaves the posterior invariant, from a draw of the prior.
 
         Args:
             n: states that are kept, after the first.
-            move: "pcn", phi' = sqrt(1 - b^2) phi + b e; "pcnl", the same with a gradient, a semi-implicit Langevin
-                step; "hmc", leapfrog steps.
+            move: "pcn", phi' = sqrt(1 - b^2) phi + b e; "pcnl", the same with a gradient, a
+                semi-implicit Langevin step; "hmc", leapfrog steps.
             step: b in (0, 1], delta in (0, 2], or the size of a leapfrog step.
             leaps: leapfrog steps of a move of "hmc".
             thin: moves for every state that is kept.
@@ -173,16 +202,24 @@ class Repriorised:
         most = {"pcn": 1.0, "pcnl": 2.0, "hmc": math.inf}[move]
         if checks.positive_number("step", step) > most:
             raise ValueError(f"Expected step of at most {most} for {move}. Got {step}.")
-        n, thin, leaps = (checks.positive_int(k, v) for k, v in (("n", n), ("thin", thin), ("leaps", leaps)))
+        n, thin, leaps = (
+            checks.positive_int(k, v) for k, v in (("n", n), ("thin", thin), ("leaps", leaps))
+        )
         propose = {"pcn": _pcn, "pcnl": _pcnl, "hmc": functools.partial(_hmc, leaps=leaps)}[move]
-        evaluate = jax.value_and_grad(self.potential) if move != "pcn" else _without_gradient(self.potential)
+        evaluate = (
+            jax.value_and_grad(self.potential)
+            if move != "pcn"
+            else _without_gradient(self.potential)
+        )
 
         def transition(state: Any, key: PRNGKeyArray) -> tuple[Any, Array]:
             key_move, key_accept = jax.random.split(key)
             new, log_ratio = propose(key_move, state, evaluate, step)
             accept = jnp.log(jax.random.uniform(key_accept, (), state[0].dtype)) < log_ratio
             accept &= jnp.isfinite(log_ratio)
-            probability = jnp.where(jnp.isfinite(log_ratio), jnp.exp(jnp.minimum(log_ratio, 0)), 0.0)
+            probability = jnp.where(
+                jnp.isfinite(log_ratio), jnp.exp(jnp.minimum(log_ratio, 0)), 0.0
+            )
             return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, state), probability
 
         def kept(state: Any, keys: Array) -> tuple[Any, Any]:
@@ -204,7 +241,9 @@ State = tuple[Array, Array, Array]
 """phi, Phi and its gradient."""
 
 
-def _without_gradient(potential: Callable[[Array], Scalar]) -> Callable[[Array], tuple[Array, Array]]:
+def _without_gradient(
+    potential: Callable[[Array], Scalar],
+) -> Callable[[Array], tuple[Array, Array]]:
     return lambda phi: (potential(phi), jnp.zeros_like(phi))
 
 
@@ -226,7 +265,9 @@ def _pcnl(key: PRNGKeyArray, state: State, evaluate: Any, delta: float) -> tuple
     return found, ratio
 
 
-def _hmc(key: PRNGKeyArray, state: State, evaluate: Any, step: float, leaps: int) -> tuple[State, Scalar]:
+def _hmc(
+    key: PRNGKeyArray, state: State, evaluate: Any, step: float, leaps: int
+) -> tuple[State, Scalar]:
     momentum = jax.random.normal(key, state[0].shape, state[0].dtype)
 
     def leap(_: Array, carry: tuple[State, Array]) -> tuple[State, Array]:

@@ -1,10 +1,12 @@
-"""What becomes of a deep Gaussian process of two layers as it gets wide: limiting kernels, and how far it is from them.
+"""What becomes of a deep Gaussian process of two layers as it gets wide: limiting kernels, and how
+far it is from them.
 
-Layer 1 has W units with a kernel k1 of variance o1; layer 2 has a squared-exponential kernel, either summed over units
-("additive", the mean of W kernels of one unit each) or isotropic in all of them with the length-scale l2 sqrt(W).
+Layer 1 has W units with a kernel k1 of variance o1; layer 2 has a squared-exponential kernel,
+either summed over units ("additive", the mean of W kernels of one unit each) or isotropic in all of
+them with the length-scale l2 sqrt(W).
 
-Source: Pleiss & Cunningham 2021 (NeurIPS, "The limitations of large width in neural networks"), additive kernel; the
-    others are derived here.
+Source: Pleiss & Cunningham 2021 (NeurIPS, "The limitations of large width in neural networks"),
+    additive kernel; the others are derived here.
 """
 
 from typing import Any
@@ -25,8 +27,8 @@ __all__ = [
 def additive_kernel(
     k1: Any, *, variance1: float = 1.0, variance2: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """E k2(f, f') for k2 = (o2 / W) sum_i exp(-(f_i - f_i')^2 / (2 l2^2)): the covariance for every width, and the
-    kernel of the limit,
+    """E k2(f, f') for k2 = (o2 / W) sum_i exp(-(f_i - f_i')^2 / (2 l2^2)): the covariance for every
+    width, and the kernel of the limit,
 
         o2 l2 / sqrt(l2^2 + 2 (o1 - k1))
 
@@ -41,7 +43,12 @@ def additive_kernel(
 
 
 def isotropic_kernel(
-    k1: Any, width: int, *, variance1: float = 1.0, variance2: float = 1.0, lengthscale2: float = 1.0
+    k1: Any,
+    width: int,
+    *,
+    variance1: float = 1.0,
+    variance2: float = 1.0,
+    lengthscale2: float = 1.0,
 ) -> Float[np.ndarray, "..."]:
     """E k2(f, f') for k2 = o2 exp(-|f - f'|^2 / (2 l2^2 W)) with W units:
 
@@ -65,7 +72,8 @@ def limiting_isotropic_kernel(
 def difference_kurtosis(
     k1: Any, width: int, *, variance1: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """Excess kurtosis of f2(x) - f2(x') in the additive process: 3 Var v / (E v)^2 for the variance v given layer 1,
+    """Excess kurtosis of f2(x) - f2(x') in the additive process: 3 Var v / (E v)^2 for the variance
+    v given layer 1,
 
         (3 / W) (r(2) - r(1)^2) / (1 - r(1))^2,   r(q) = (1 + 2 q (o1 - k1) / l2^2)^(-1/2)
 
@@ -88,8 +96,18 @@ def _check_kernel(
     k1: Any, variance1: float, variance2: float, lengthscale2: float
 ) -> tuple[Float[np.ndarray, "..."], float, float]:
     """o1 - k1, o2 and l2."""
-    o1, o2 = checks.positive_number("variance1", variance1), checks.positive_number("variance2", variance2)
+    o1, o2 = (
+        checks.positive_number("variance1", variance1),
+        checks.positive_number("variance2", variance2),
+    )
     values = checks.real_array("k1", k1)
     if not np.all(np.abs(values) <= o1 * (1 + 1e-12)):
-        raise ValueError(f"Expected k1 between -{o1} and {o1}, the variance of layer 1. Got {np.abs(values).max()}.")
-    return np.asarray(np.maximum(o1 - values, 0)), o2, checks.positive_number("lengthscale2", lengthscale2)
+        raise ValueError(
+            f"Expected k1 between -{o1} and {o1}, the variance of layer 1. Got "
+            f"{np.abs(values).max()}."
+        )
+    return (
+        np.asarray(np.maximum(o1 - values, 0)),
+        o2,
+        checks.positive_number("lengthscale2", lengthscale2),
+    )

@@ -1,16 +1,17 @@
 """The prior of one output of a finite network at one input: exact, for any widths and depths.
 
-With unit variance, h | s ~ N(0, s) with s = prod_l s_l: in a linear network s_l = chi^2_n / n of n = n_l units, in a
-network of rectifiers s_l = 2 chi^2_k / n, where k of the n units are on, k ~ Binomial(n, 1/2). So the Mellin transform
-of |h| is a product over layers,
+With unit variance, h | s ~ N(0, s) with s = prod_l s_l: in a linear network s_l = chi^2_n / n of n
+= n_l units, in a network of rectifiers s_l = 2 chi^2_k / n, where k of the n units are on, k ~
+Binomial(n, 1/2). So the Mellin transform of |h| is a product over layers,
 
     E |h|^t = E |z|^t prod_l E s_l^(t/2),   E (chi^2_k)^(t/2) = 2^(t/2) Gamma((k + t) / 2) / Gamma(k / 2),
 
-and density and distribution function are its inverse transforms, integrals along a vertical line of the complex plane.
-The line goes through the saddle point, so that numbers are right to many digits far in the tails as well.
+and density and distribution function are its inverse transforms, integrals along a vertical line of
+the complex plane. The line goes through the saddle point, so that numbers are right to many digits
+far in the tails as well.
 
-Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734), where the density is written with Meijer's G function; the
-    product for rectifiers and the integral are derived here.
+Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734), where the density is written with Meijer's
+    G function; the product for rectifiers and the integral are derived here.
 """
 
 import dataclasses
@@ -45,7 +46,8 @@ class OutputPrior:
         scale: standard deviation of h.
 
     Raises:
-        ValueError: for widths that are not positive integers, an unknown activation, or a scale that is not positive.
+        ValueError: for widths that are not positive integers, an unknown activation, or a scale
+            that is not positive.
     """
 
     widths: Sequence[int]
@@ -55,11 +57,14 @@ class OutputPrior:
     def __post_init__(self) -> None:
         checks.one_of("activation", self.activation, ACTIVATIONS)
         checks.positive_number("scale", self.scale)
-        object.__setattr__(self, "widths", tuple(checks.positive_int("widths", n) for n in self.widths))
+        object.__setattr__(
+            self, "widths", tuple(checks.positive_int("widths", n) for n in self.widths)
+        )
 
     @functools.cached_property
     def atom(self) -> float:
-        """P(h = 0): that all units of some layer are off, 1 - prod_l (1 - 2^-n_l); 0 in a linear network."""
+        """P(h = 0): that all units of some layer are off, 1 - prod_l (1 - 2^-n_l); 0 in a linear
+        network."""
         if self.activation == "linear":
             return 0.0
         return float(-np.expm1(sum(np.log1p(-(2.0**-n)) for n in self.widths)))
@@ -78,8 +83,8 @@ class OutputPrior:
         return self.moment(4) / self.moment(2) ** 2 - 3
 
     def density(self, h: Any) -> Float[np.ndarray, "..."]:
-        """Density of the continuous part, which integrates to 1 - `atom`. Infinite at 0 where a width of 1 makes it
-        so."""
+        """Density of the continuous part, which integrates to 1 - `atom`. Infinite at 0 where a
+        width of 1 makes it so."""
         return self._apply(h, self._density_at)
 
     def cdf(self, h: Any) -> Float[np.ndarray, "..."]:
@@ -99,12 +104,17 @@ class OutputPrior:
             log_scale = log_scale + jnp.log(factor)
         return self.scale * jnp.exp(log_scale / 2) * jax.random.normal(keys[-1], shape)
 
-    # --- the Mellin transform -----------------------------------------------------------------------------------------
+    # --- the Mellin transform ---------------------------------------------------------------------
 
     def _log_mellin(self, t: Any) -> Any:
         """log E |h|^t for complex t with a real part above -1, of the continuous part."""
         t = np.asarray(t, complex)
-        total = t * np.log(self.scale) + t / 2 * np.log(2) + special.loggamma((1 + t) / 2) - special.loggamma(0.5)
+        total = (
+            t * np.log(self.scale)
+            + t / 2 * np.log(2)
+            + special.loggamma((1 + t) / 2)
+            - special.loggamma(0.5)
+        )
         for n in self.widths:
             total = total + (_log_linear if self.activation == "linear" else _log_relu)(t, n)
         return total
@@ -125,7 +135,8 @@ class OutputPrior:
         return float(np.exp(np.real(rest)) / (np.sqrt(2 * np.pi) * self.scale))
 
     def _tail_at(self, x: float) -> float:
-        """P(|h| > x) = (1 / 2 pi) int x^-(c + i tau) E |h|^(c + i tau) / (c + i tau) d tau for x > 0."""
+        """P(|h| > x) = (1 / 2 pi) int x^-(c + i tau) E |h|^(c + i tau) / (c + i tau) d tau for x >
+        0."""
         if x == 0:
             return 1 - self.atom
         return _inverse(lambda s: self._log_mellin(s) - np.log(s), np.log(x))
@@ -135,7 +146,9 @@ class OutputPrior:
         if np.isnan(values).any():
             raise ValueError("Expected numbers. Got NaN.")
         distances, index = np.unique(np.abs(values), return_inverse=True)
-        found = np.asarray([0.0 if np.isinf(x) else at(x) for x in distances])[index.ravel()].reshape(values.shape)
+        found = np.asarray([0.0 if np.isinf(x) else at(x) for x in distances])[
+            index.ravel()
+        ].reshape(values.shape)
         if not signed:
             return found
         return np.asarray(np.where(values >= 0, 1 - found / 2, found / 2))
@@ -149,7 +162,9 @@ def edgeworth_density(h: Any, widths: Sequence[int]) -> Float[np.ndarray, "..."]
     Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734).
     """
     h, total = np.asarray(h, float), sum(1 / checks.positive_int("widths", n) for n in widths)
-    return np.asarray(np.exp(-(h**2) / 2) / np.sqrt(2 * np.pi) * (1 + total / 4 * (h**4 - 6 * h**2 + 3)))
+    return np.asarray(
+        np.exp(-(h**2) / 2) / np.sqrt(2 * np.pi) * (1 + total / 4 * (h**4 - 6 * h**2 + 3))
+    )
 
 
 def _log_linear(t: Any, n: int) -> Any:
@@ -160,15 +175,17 @@ def _log_linear(t: Any, n: int) -> Any:
 def _log_relu(t: Any, n: int) -> Any:
     """log E (2 chi^2_k / n)^(t/2) 1[k > 0], k ~ Binomial(n, 1/2)."""
     k = np.arange(1, n + 1).reshape((n,) + (1,) * np.ndim(t))
-    weights = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1) - n * np.log(2)
+    weights = (
+        special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1) - n * np.log(2)
+    )
     terms = weights + special.loggamma((k + t) / 2) - special.loggamma(k / 2)
     largest = terms.real.max(axis=0)
     return t / 2 * np.log(4 / n) + largest + np.log(np.exp(terms - largest).sum(axis=0))
 
 
 def _inverse(log_transform: Any, log_x: float) -> float:
-    """(1 / 2 pi) int exp(log_transform(c + i tau) - (c + i tau) log x) d tau, by the trapezoidal rule along the line
-    through the saddle point."""
+    """(1 / 2 pi) int exp(log_transform(c + i tau) - (c + i tau) log x) d tau, by the trapezoidal
+    rule along the line through the saddle point."""
 
     from scipy import optimize  # slow to import
 
@@ -179,7 +196,8 @@ def _inverse(log_transform: Any, log_x: float) -> float:
     while height(2 * top) < height(top):
         top *= 2
     lowest: Any = optimize.minimize_scalar(height, bounds=(1e-3, 2 * top), method="bounded")
-    # Near 0 the pole at 0 comes close to the line: x^-c must not grow, and the nodes are dense where the line is near.
+    # Near 0 the pole at 0 comes close to the line: x^-c must not grow, and the nodes are dense
+    # where the line is near.
     c = max(float(lowest.x), min(_LOWEST, _GROWTH / max(abs(log_x), 1e-300)))
     peak = height(c)
     end = 1.0
@@ -187,5 +205,7 @@ def _inverse(log_transform: Any, log_x: float) -> float:
         end *= 1.5
     u = np.linspace(0, np.arcsinh(end / c), _NODES)
     tau = c * np.sinh(u)
-    values = np.exp(log_transform(c + 1j * tau) - (c + 1j * tau) * log_x - peak).real * c * np.cosh(u)
+    values = (
+        np.exp(log_transform(c + 1j * tau) - (c + 1j * tau) * log_x - peak).real * c * np.cosh(u)
+    )
     return float(np.exp(peak) * (values.sum() - values[0] / 2) * (u[1] - u[0]) / np.pi)

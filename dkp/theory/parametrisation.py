@@ -1,7 +1,7 @@
 """How networks are parametrised and trained, in the numbers that practitioners set.
 
-In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one W ~ N(0, s_w^2 / n) itself
-is trained.
+In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one W ~
+N(0, s_w^2 / n) itself is trained.
 
 Source: Lee et al. 2020 (arXiv 2007.15801). Layer-wise decay and critical size are derived here.
 """
@@ -30,7 +30,8 @@ __all__ = [
 def standard_weight_decay(
     decay: float | int, fan_in: Sequence[int], *, weight_var: float | int = 1.0
 ) -> Float[np.ndarray, " L"]:
-    """Weight decay of every layer in the standard parametrisation that equals `decay` in the NTK parametrisation:
+    """Weight decay of every layer in the standard parametrisation that equals `decay` in the NTK
+    parametrisation:
 
         (lambda / 2) sum_l |omega_l|^2 = sum_l (lambda n_l / s_w^2 / 2) |W_l|^2
 
@@ -43,22 +44,30 @@ def standard_weight_decay(
         ValueError: for numbers that are not positive.
     """
     n = positive_widths("fan_in", fan_in)
-    return checks.positive_number("decay", decay) * n / checks.positive_number("weight_var", weight_var)
+    return (
+        checks.positive_number("decay", decay)
+        * n
+        / checks.positive_number("weight_var", weight_var)
+    )
 
 
-def critical_learning_rate(ntk: Float[np.ndarray, "N N"], *, momentum: float = 0.0, warn_at: Any = None) -> float:
-    """The largest step with which gradient descent on (1/2) sum_i (f_i - y_i)^2 converges in the linear regime:
+def critical_learning_rate(
+    ntk: Float[np.ndarray, "N N"], *, momentum: float = 0.0, warn_at: Any = None
+) -> float:
+    """The largest step with which gradient descent on (1/2) sum_i (f_i - y_i)^2 converges in the
+    linear regime:
 
         eta* = 2 (1 + momentum) / lambda_max
 
     Args:
-        ntk: tangent kernel of the training points. For a mean over points and outputs instead of the sum, multiply by
-            their number.
+        ntk: tangent kernel of the training points. For a mean over points and outputs instead of
+            the sum, multiply by their number.
         momentum: of heavy-ball gradient descent, at least 0 and below 1.
         warn_at: a step that is planned, for a warning where it is too large.
 
     Raises:
-        ValueError: for a kernel that is not positive semi-definite, or is zero, and a momentum out of range.
+        ValueError: for a kernel that is not positive semi-definite, or is zero, and a momentum out
+            of range.
 
     Warns:
         RuntimeWarning: when `warn_at` lies above the critical step.
@@ -71,7 +80,8 @@ def critical_learning_rate(ntk: Float[np.ndarray, "N N"], *, momentum: float = 0
     critical = 2 * (1 + momentum) / largest
     if warn_at is not None and checks.positive_number("warn_at", warn_at) > critical:
         warnings.warn(
-            f"The step {warn_at:.4g} lies above the critical one, {critical:.4g}: gradient descent diverges, or leaves "
+            f"The step {warn_at:.4g} lies above the critical one, {critical:.4g}: gradient "
+            "descent diverges, or leaves "
             "the linear regime.",
             RuntimeWarning,
             stacklevel=2,
@@ -80,13 +90,14 @@ def critical_learning_rate(ntk: Float[np.ndarray, "N N"], *, momentum: float = 0
 
 
 def critical_data_size(scale: float, exponent: float, noise: float) -> float:
-    """Number of points at which rounding errors reach the smallest eigenvalue of a kernel matrix, and factorisations
-    begin to fail:
+    """Number of points at which rounding errors reach the smallest eigenvalue of a kernel matrix,
+    and factorisations begin to fail:
 
         m C m^-alpha = 2 sqrt(m) sigma   at   m* = (C / (2 sigma))^(2 / (2 alpha - 1))
 
-    for eigenvalues lambda_i = m C i^-alpha and independent errors of size sigma in the entries, whose matrix has the
-    norm 2 sqrt(m) sigma (Wigner). An order of magnitude; float64 or diagonal regularisation is the remedy.
+    for eigenvalues lambda_i = m C i^-alpha and independent errors of size sigma in the entries,
+    whose matrix has the norm 2 sqrt(m) sigma (Wigner). An order of magnitude; float64 or diagonal
+    regularisation is the remedy.
 
     Args:
         scale: C. exponent: alpha, above 1/2. noise: sigma, such as 1e-7 in float32.
@@ -96,13 +107,19 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
     """
     c, sigma = checks.positive_number("scale", scale), checks.positive_number("noise", noise)
     if checks.positive_number("exponent", exponent) <= 0.5:
-        raise ValueError(f"Expected exponent above 1/2, so that eigenvalues fall below the errors. Got {exponent}.")
+        raise ValueError(
+            "Expected exponent above 1/2, so that eigenvalues fall below the errors. Got "
+            f"{exponent}."
+        )
     return math.exp(2 / (2 * exponent - 1) * math.log(c / (2 * sigma)))
 
 
 def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, "..."]:
-    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted after gradient flow for a time t."""
-    return np.asarray(-np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues)))
+    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted after gradient
+    flow for a time t."""
+    return np.asarray(
+        -np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues))
+    )
 
 
 def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "..."]:
@@ -112,8 +129,8 @@ def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "
 
 
 def equivalent_regularisation(time: float) -> float:
-    """eps = 1 / t: the ridge whose filter agrees with that of early stopping to first order in small eigenvalues. At
-    lambda = eps they are 1/2 and 1 - 1/e = 0.632."""
+    """eps = 1 / t: the ridge whose filter agrees with that of early stopping to first order in
+    small eigenvalues. At lambda = eps they are 1/2 and 1 - 1/e = 0.632."""
     return 1 / checks.positive_number("time", time)
 
 

@@ -1,7 +1,8 @@
-"""How far the posterior moves the kernels of a wide deep linear network from their prior means: first order in 1 / n.
+"""How far the posterior moves the kernels of a wide deep linear network from their prior means:
+first order in 1 / n.
 
-Weights are N(0, 1) in the NTK parametrisation, the likelihood Gaussian with precision beta. With G_xx = X X^T / n_0,
-G_yy = Y Y^T / n_d and Gamma = G_xx + I / beta,
+Weights are N(0, 1) in the NTK parametrisation, the likelihood Gaussian with precision beta. With
+G_xx = X X^T / n_0, G_yy = Y Y^T / n_d and Gamma = G_xx + I / beta,
 
     E[K_l | Y] = K_l + (sum_j<=l n_d / n_j) K_l Phi K_l + O(1 / n^2),   Phi = Gamma^-1 (G_yy - Gamma) Gamma^-1
 
@@ -22,7 +23,11 @@ __all__ = ["conv_posterior_grams", "posterior_grams"]
 
 
 def posterior_grams(
-    gxx: Float[np.ndarray, "P P"], gyy: Float[np.ndarray, "P P"], widths: Sequence[int], n_outputs: int, beta: float
+    gxx: Float[np.ndarray, "P P"],
+    gyy: Float[np.ndarray, "P P"],
+    widths: Sequence[int],
+    n_outputs: int,
+    beta: float,
 ) -> Float[np.ndarray, "L P P"]:
     """E[K_l | Y] of the hidden layers of a fully connected deep linear network, to first order.
 
@@ -34,8 +39,8 @@ def posterior_grams(
         beta: precision of the noise.
 
     Raises:
-        ValueError: for matrices that are not positive semi-definite or differ in size, and numbers that are not
-            positive.
+        ValueError: for matrices that are not positive semi-definite or differ in size, and numbers
+            that are not positive.
     """
     gxx = gram_matrix("gxx", gxx)
     shift = gxx @ _phi(gxx, gyy, beta) @ gxx
@@ -50,15 +55,18 @@ def conv_posterior_grams(
     beta: float,
     filter_size: int,
 ) -> Float[np.ndarray, "L P S P S"]:
-    """The same for convolutional layers on a circle of S locations, before a dense layer of the flattened features.
+    """The same for convolutional layers on a circle of S locations, before a dense layer of the
+    flattened features.
 
-    With A the mean over the D shifts of a filter, as in :func:`dkp.theory.deep_linear.conv_gram_moments`, the prior
-    mean of K_l is A^l(gxx), the outputs have the kernel Gxx_ij = mean_r K_L,(i,r),(j,r), and
+    With A the mean over the D shifts of a filter, as in
+    :func:`dkp.theory.deep_linear.conv_gram_moments`, the prior mean of K_l is A^l(gxx), the outputs
+    have the kernel Gxx_ij = mean_r K_L,(i,r),(j,r), and
 
         E[K_l | Y] = A^l(gxx) + sum_j<=l (n_d / n_j) A^(l - j)(C_j W_j C_j),   C_j = A^j(gxx)
 
-    where W_j is the adjoint of A, L - j times, applied to Phi_ij delta_rs / S. It is the prior covariance of K_l and
-    the outputs' kernel, to first order, times the slope of the log-likelihood.
+    where W_j is the adjoint of A, L - j times, applied to Phi_ij delta_rs / S. It is the prior
+    covariance of K_l and the outputs' kernel, to first order, times the slope of the
+    log-likelihood.
 
     Args:
         gxx: Gram matrix of P data at S locations, divided by the number of input channels.
@@ -97,4 +105,6 @@ def _phi(gxx: np.ndarray, gyy: np.ndarray, beta: float) -> np.ndarray:
 
 def _shares(widths: Sequence[int], n_outputs: int) -> np.ndarray:
     """sum_j<=l n_d / n_j for each l."""
-    return checks.positive_int("n_outputs", n_outputs) * np.cumsum(1 / positive_widths("widths", widths))
+    return checks.positive_int("n_outputs", n_outputs) * np.cumsum(
+        1 / positive_widths("widths", widths)
+    )

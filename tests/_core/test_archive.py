@@ -13,24 +13,47 @@ from dkp import io
 from dkp._core import archive
 
 SETTINGS = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 NAMES = st.text("abcdefgh_0123456789", min_size=1, max_size=8)
-NUMBERS = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text())
+NUMBERS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False), st.text()
+)
 TREES = st.recursive(
     NUMBERS.filter(lambda v: not (isinstance(v, float) and not np.isfinite(v))),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    lambda children: (
+        st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4)
+    ),
     max_leaves=12,
 )
 DTYPES = st.sampled_from([np.dtype(t) for t in ("<f8", "<f4", "<i4", "<i8", "?", "<u1")])
-ARRAYS = st.dictionaries(NAMES, DTYPES.flatmap(lambda t: hnp.arrays(t, hnp.array_shapes(min_dims=0, min_side=0))))
+ARRAYS = st.dictionaries(
+    NAMES, DTYPES.flatmap(lambda t: hnp.arrays(t, hnp.array_shapes(min_dims=0, min_side=0)))
+)
 
 # Words that a header means something by, so that trees come near to real ones.
-WORDS = ("array", "device", "record", "fields", "float", "tuple", "list", "dict", "learn", "distribution", "arguments")
+WORDS = (
+    "array",
+    "device",
+    "record",
+    "fields",
+    "float",
+    "tuple",
+    "list",
+    "dict",
+    "learn",
+    "distribution",
+    "arguments",
+)
 NEARLY = st.recursive(
-    NUMBERS | st.sampled_from(["array0", "inference.exact.ExactPosterior", "0x1.8p+1", "Normal", "nan"]),
+    NUMBERS
+    | st.sampled_from(["array0", "inference.exact.ExactPosterior", "0x1.8p+1", "Normal", "nan"]),
     lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.sampled_from(WORDS), children, min_size=1, max_size=3)
+        st.lists(children, max_size=3)
+        | st.dictionaries(st.sampled_from(WORDS), children, min_size=1, max_size=3)
     ),
     max_leaves=10,
 )
@@ -60,10 +83,14 @@ def test_other_bytes_are_refused(tmp_path, data):
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=6),
     cut=st.integers(0, 10**6) | st.none(),
 )
-@example(changes=[(16887, 1)], cut=None)  # a long comment in the directory, which hides the array behind it
+# a long comment in the directory, which hides the array behind it
+@example(changes=[(16887, 1)], cut=None)
 def test_damaged_files_are_refused_or_unchanged(tmp_path, changes, cut):
     """Bytes that carry no content (dates, attributes) may be others."""
-    header, arrays = {"n": [1, "a"]}, {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(0, np.int32)}
+    header, arrays = (
+        {"n": [1, "a"]},
+        {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros(0, np.int32)},
+    )
     archive.write(tmp_path / "x", "test", header, arrays)
     data = bytearray((tmp_path / "x").read_bytes())
     for place, value in changes:
@@ -83,7 +110,10 @@ def test_members_that_somebody_made_up(tmp_path, header, array):
     """Checksums are in order, contents are not."""
     for name, data in (("header.json", header), ("a.npy", array)):
         with zipfile.ZipFile(tmp_path / "x", "w") as file:
-            good = {"header.json": b'{"kind": "test", "format": 1, "arrays": ["a"], "content": {}}', "a.npy": b""}
+            good = {
+                "header.json": b'{"kind": "test", "format": 1, "arrays": ["a"], "content": {}}',
+                "a.npy": b"",
+            }
             for member, content in (good | {name: data}).items():
                 file.writestr(member, content)
         with pytest.raises(ValueError, match="Expected"):

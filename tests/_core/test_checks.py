@@ -72,8 +72,14 @@ UNREADABLE = {
         pd.DataFrame({"a": [1.0, 2.0], "b": [1.0, np.nan]}),
         r"1 missing \(NaN\) and 0 infinite of 4.* row 1, column b",
     ),
-    "infinity": (np.array([[0.0, -np.inf], [np.inf, 0.0]]), r"0 missing \(NaN\) and 2 infinite.* row 0, column 1"),
-    "missing cell": (pd.DataFrame({"a": pd.array([1, None], "Int64")}), r"1 missing .* row 1, column a"),
+    "infinity": (
+        np.array([[0.0, -np.inf], [np.inf, 0.0]]),
+        r"0 missing \(NaN\) and 2 infinite.* row 0, column 1",
+    ),
+    "missing cell": (
+        pd.DataFrame({"a": pd.array([1, None], "Int64")}),
+        r"1 missing .* row 1, column a",
+    ),
     "missing in objects": ([1.0, None, 2.0], "1 missing"),
     "masked": (np.ma.array([1, 2], mask=[True, False]), "1 missing"),
 }
@@ -89,7 +95,9 @@ def test_what_is_not_a_finite_matrix_is_refused_by_name_with_a_remedy(kind):
 
 
 def test_nan_may_pass_but_infinities_may_not():
-    np.testing.assert_array_equal(checks.matrix("y", [1.0, None, np.nan], allow_nan=True), [[1.0], [np.nan], [np.nan]])
+    np.testing.assert_array_equal(
+        checks.matrix("y", [1.0, None, np.nan], allow_nan=True), [[1.0], [np.nan], [np.nan]]
+    )
     with pytest.raises(ValueError, match="1 infinite"):
         checks.matrix("y", [np.inf, np.nan], allow_nan=True)
 

@@ -1,4 +1,5 @@
-"""Compiled functions of an object: traced once for each structure, and never what keeps it alive."""
+"""Compiled functions of an object: traced once for each structure, and never what keeps it
+alive."""
 
 import dataclasses
 import gc
@@ -35,7 +36,8 @@ def test_one_program_for_an_owner_and_its_static_arguments():
     found = [power(owner, n, jnp.asarray(2.0)) for owner in (one, two, one) for n in (1, 3, 1)]
     assert [float(a) for a in found] == [4.0, 16.0, 4.0, 6.0, 24.0, 6.0, 4.0, 16.0, 4.0]
     assert traces == [(2.0, 1), (2.0, 3), (3.0, 1), (3.0, 3)]
-    assert float(jax.jit(lambda x: power(one, 2, x))(jnp.asarray(3.0))) == 18.0  # inside of other programs
+    # inside of other programs
+    assert float(jax.jit(lambda x: power(one, 2, x))(jnp.asarray(3.0))) == 18.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,12 @@ def test_programs_within_others_and_their_derivatives():
     assert float(square(owner, jnp.asarray(2.0))) == 12.0
     assert float(jax.jit(lambda: square(owner, jnp.asarray(2.0)))()) == 12.0
     assert float(jax.grad(lambda x: square(owner, x))(jnp.asarray(2.0))) == 12.0
-    np.testing.assert_array_equal(jax.vmap(lambda x: square(owner, x))(jnp.arange(3.0)), [0.0, 3.0, 12.0])
-    np.testing.assert_array_equal(jax.lax.map(lambda x: square(owner, x), jnp.arange(3.0)), [0.0, 3.0, 12.0])
+    np.testing.assert_array_equal(
+        jax.vmap(lambda x: square(owner, x))(jnp.arange(3.0)), [0.0, 3.0, 12.0]
+    )
+    np.testing.assert_array_equal(
+        jax.lax.map(lambda x: square(owner, x), jnp.arange(3.0)), [0.0, 3.0, 12.0]
+    )
 
 
 def test_fits_of_equal_models_share_their_programs():
@@ -113,7 +119,9 @@ def test_programs_go_with_their_owner():
 
 
 def sample(model, data):
-    return dkp.sample_hmc(model, data, key=jax.random.key(0), chains=1, warmup=2, draws=4, method="hmc")
+    return dkp.sample_hmc(
+        model, data, key=jax.random.key(0), chains=1, warmup=2, draws=4, method="hmc"
+    )
 
 
 def fit(model, data):

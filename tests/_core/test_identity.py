@@ -1,4 +1,5 @@
-"""What descriptions say: equal ones are recognised, in this process and in others, and different ones are not."""
+"""What descriptions say: equal ones are recognised, in this process and in others, and different
+ones are not."""
 
 import copy
 import os
@@ -22,7 +23,9 @@ RNG = np.random.default_rng(0)
 
 
 def prior(loc=0.2, scale=1.0):
-    return dist.TransformedDistribution(dist.LogNormal(0.0, scale), dist.transforms.AffineTransform(loc, 1.0))
+    return dist.TransformedDistribution(
+        dist.LogNormal(0.0, scale), dist.transforms.AffineTransform(loc, 1.0)
+    )
 
 
 class Undeclared(dist.Distribution):
@@ -91,9 +94,14 @@ def test_what_has_no_structure_is_itself():
     assert structure(Plain) is Plain
     one = WithoutHash()
     assert structure(one) == structure(one) != structure(WithoutHash())
-    assert structure({"a": one, "b": 1}) == structure({"b": 1, "a": one}) != structure({"a": one, "b": 1.0})
+    assert (
+        structure({"a": one, "b": 1})
+        == structure({"b": 1, "a": one})
+        != structure({"a": one, "b": 1.0})
+    )
     assert structure(True) != structure(1) != structure(1.0)
-    jax.jit(lambda x: structure(kernels.SquaredExponential(x)) and x)(jnp.ones(()))  # a tracer is no number
+    # a tracer is no number
+    jax.jit(lambda x: structure(kernels.SquaredExponential(x)) and x)(jnp.ones(()))
 
 
 def test_what_a_law_computed_once_and_keeps_says_nothing_new():
@@ -121,7 +129,8 @@ def test_fingerprints_see_the_code_of_functions():
     found = [fingerprint(kernels.Activation(f)) for f in different]
     assert len(set(found)) == len(found)
     assert fingerprint(kernels.Activation(scaled(1.0))) == found[0]
-    assert structure(scaled(1.0)) != structure(scaled(1.0))  # but a program is of one object: what it reads may change
+    # but a program is of one object: what it reads may change
+    assert structure(scaled(1.0)) != structure(scaled(1.0))
 
 
 def test_fingerprints_of_functions_that_call_themselves_and_hold_sets():
@@ -134,7 +143,9 @@ def test_fingerprints_of_functions_that_call_themselves_and_hold_sets():
     assert fingerprint(power(2)) == fingerprint(power(2)) != fingerprint(power(3))
     code = "from dkp._core.identity import fingerprint; print(fingerprint(lambda name: name in {'a', 'b', 'c'}))"
     found = {
-        subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed})
+        subprocess.check_output(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}
+        )
         for seed in "1234"
     }
     assert len(found) == 1 and found != {b""}
@@ -154,7 +165,9 @@ def test_fingerprint_sees_model_data_key_and_options():
     calls = [
         fingerprint("fit", models[0], [data], [KEY], {"steps": 1}),
         fingerprint("fit", models[1], [data], [KEY], {"steps": 1}),
-        fingerprint("fit", models[0], [dkp.Dataset.from_arrays(data.x, 2 * data.y)], [KEY], {"steps": 1}),
+        fingerprint(
+            "fit", models[0], [dkp.Dataset.from_arrays(data.x, 2 * data.y)], [KEY], {"steps": 1}
+        ),
         fingerprint("fit", models[0], [data], [jax.random.key(1)], {"steps": 1}),
         fingerprint("fit", models[0], [data], [KEY], {"steps": 2}),
         fingerprint("chains", models[0], [data], [KEY], {"steps": 1}),
@@ -181,7 +194,13 @@ def test_fingerprint_is_that_of_another_process():
             env=os.environ | {"PYTHONHASHSEED": seed},
             stdout=subprocess.PIPE,
         )
-        for loc, scale, seed in ((0.2, 1.0, "1"), (0.2, 1.0, "2"), (0.2, 1.0, "6"), (0.3, 1.0, "1"), (0.2, 2.0, "1"))
+        for loc, scale, seed in (
+            (0.2, 1.0, "1"),
+            (0.2, 1.0, "2"),
+            (0.2, 1.0, "6"),
+            (0.3, 1.0, "1"),
+            (0.2, 2.0, "1"),
+        )
     ]
     first, second, third, *others = [process.communicate()[0] for process in started]
     assert first and first == second == third and len({first, *others}) == 3

@@ -11,7 +11,13 @@ RUN = Run(suite="smoke", dataset="diabetes", split=0, method="mean", settings=Se
 
 @pytest.mark.parametrize(
     ("text", "splits"),
-    [("", ()), ("3", (3,)), ("0-4", (0, 1, 2, 3, 4)), ("0,2, 5-7", (0, 2, 5, 6, 7)), ("1-2,2-3", (1, 2, 3))],
+    [
+        ("", ()),
+        ("3", (3,)),
+        ("0-4", (0, 1, 2, 3, 4)),
+        ("0,2, 5-7", (0, 2, 5, 6, 7)),
+        ("1-2,2-3", (1, 2, 3)),
+    ],
 )
 def test_splits_are_numbers_and_ranges(text, splits):
     assert parse_splits(text) == splits
@@ -38,14 +44,30 @@ def test_a_plan_defaults_to_all_of_its_suite(suite):
 
 
 def test_deep_processes_have_settings_of_their_own():
-    (deep,), (other,) = (plan("uci-small", datasets="yacht", splits="0", methods=m) for m in ("dwp-ab", "diwp"))
-    assert deep.settings == SUITES["uci-small"].deep != other.settings == SUITES["uci-small"].settings
+    (deep,), (other,) = (
+        plan("uci-small", datasets="yacht", splits="0", methods=m) for m in ("dwp-ab", "diwp")
+    )
+    assert (
+        deep.settings == SUITES["uci-small"].deep != other.settings == SUITES["uci-small"].settings
+    )
 
 
 def test_a_plan_narrows_to_what_it_is_told():
-    runs = plan("uci-small", datasets="energy,yacht", splits="7", methods="mean", dtype="float32", settings="steps=5")
-    assert [(r.dataset, r.split, r.method) for r in runs] == [("uci/energy", 7, "mean"), ("uci/yacht", 7, "mean")]
-    assert {(r.dtype, r.settings.steps, r.settings.samples) for r in runs} == {("float32", 5, Settings().samples)}
+    runs = plan(
+        "uci-small",
+        datasets="energy,yacht",
+        splits="7",
+        methods="mean",
+        dtype="float32",
+        settings="steps=5",
+    )
+    assert [(r.dataset, r.split, r.method) for r in runs] == [
+        ("uci/energy", 7, "mean"),
+        ("uci/yacht", 7, "mean"),
+    ]
+    assert {(r.dtype, r.settings.steps, r.settings.samples) for r in runs} == {
+        ("float32", 5, Settings().samples)
+    }
 
 
 @pytest.mark.parametrize("wrong", [{"suite": "none"}, {"suite": "smoke", "datasets": "energy"}])
@@ -59,7 +81,9 @@ def test_settings_change_one_by_one():
     assert changed == Settings(steps=20, batch_size=None)
 
 
-@pytest.mark.parametrize("text", ["speed=1", "steps", "steps=", "steps=-1", "steps=0", "steps=none", "samples=1.5"])
+@pytest.mark.parametrize(
+    "text", ["speed=1", "steps", "steps=", "steps=-1", "steps=0", "steps=none", "samples=1.5"]
+)
 def test_wrong_settings_are_errors(text):
     with pytest.raises(ValueError, match="Expected .* Got"):
         override(Settings(), text)
@@ -73,7 +97,10 @@ def test_the_fingerprint_sees_the_configuration_and_only_that():
     run = dataclasses.replace(RUN, method="dwp-ab")
     elsewhere = dataclasses.replace(run, dataset="uci/energy", split=3, suite="uci-small")
     assert elsewhere.fingerprint == run.fingerprint
-    numbers = {f.name: dataclasses.replace(run.settings, **{f.name: 7}) for f in dataclasses.fields(Settings)}
+    numbers = {
+        f.name: dataclasses.replace(run.settings, **{f.name: 7})
+        for f in dataclasses.fields(Settings)
+    }
     changed = [dataclasses.replace(run, settings=s) for s in numbers.values()]
     changed += [dataclasses.replace(run, seed=1), dataclasses.replace(run, dtype="float32")]
     assert len({run.fingerprint, *(r.fingerprint for r in changed)}) == len(changed) + 1
@@ -82,5 +109,7 @@ def test_the_fingerprint_sees_the_configuration_and_only_that():
 def test_the_fingerprint_of_a_method_leaves_out_what_it_ignores():
     gp = dataclasses.replace(RUN, method="gp")
     longer = dataclasses.replace(gp, settings=dataclasses.replace(gp.settings, steps=7))
-    more_draws = dataclasses.replace(gp, settings=dataclasses.replace(gp.settings, prediction_samples=7))
+    more_draws = dataclasses.replace(
+        gp, settings=dataclasses.replace(gp.settings, prediction_samples=7)
+    )
     assert longer.fingerprint == gp.fingerprint != more_draws.fingerprint

@@ -1,4 +1,5 @@
-"""Infinitely wide networks on images: one small run of each architecture, and its scores by hand."""
+"""Infinitely wide networks on images: one small run of each architecture, and its scores by
+hand."""
 
 import dataclasses
 
@@ -19,7 +20,9 @@ def test_images_are_disjoint_parts_and_coarser_ones_are_means(monkeypatch):
     rows = {tuple(x.ravel()) for x in images.x}
     assert not any(tuple(x.ravel()) in rows for x in images.x_test)
     assert images.x.min() == 0 and images.x.max() == 1
-    monkeypatch.setitem(datasets.IMAGES, "digits", dataclasses.replace(datasets.IMAGES["digits"], block=2))
+    monkeypatch.setitem(
+        datasets.IMAGES, "digits", dataclasses.replace(datasets.IMAGES["digits"], block=2)
+    )
     coarse = datasets.load_images("digits", 0)
     np.testing.assert_allclose(coarse.x[3, 1, 2, 0], images.x[3, 2:4, 4:6, 0].mean())
     with pytest.raises(ValueError, match="Expected name .* Got"):
@@ -31,7 +34,9 @@ def test_scores_by_hand():
     found = networks.score(probabilities, np.array([0, 1]), (0, 1, 2))
     assert found["accuracy"] == 0.5
     np.testing.assert_allclose(found["log_density"], np.log(0.5 * 0.2) / 2)
-    np.testing.assert_allclose(found["log_density_se"], np.std(np.log([0.5, 0.2]), ddof=1) / np.sqrt(2))
+    np.testing.assert_allclose(
+        found["log_density_se"], np.std(np.log([0.5, 0.2]), ddof=1) / np.sqrt(2)
+    )
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ from benchmarks.config import SUITES
 VERSIONS = {"python": "3.11", "jax": "0.9.2", "dkp": "0.1.0"}
 
 
-def record(method, split, log_density, *, dataset="uci/yacht", date="2025-01-02", elbo=None, **changes):
+def record(
+    method, split, log_density, *, dataset="uci/yacht", date="2025-01-02", elbo=None, **changes
+):
     metrics = {"log_density": log_density, "rmse": 0.5, "crps": 0.25, "coverage_90": 0.9}
     return {
         "suite": "uci-small",
@@ -31,8 +33,8 @@ def record(method, split, log_density, *, dataset="uci/yacht", date="2025-01-02"
     }
 
 
-# gp: mean -2, s = 1, s.e. 1/sqrt(3) = 0.577. diwp: mean -4/3, deviations 5/6, 1/3, -7/6, s = 1.0408, s.e. 0.601.
-# Differences 1/2, 1, 1/2: mean 2/3, s = sqrt(1/12), s.e. 1/6.
+# gp: mean -2, s = 1, s.e. 1/sqrt(3) = 0.577. diwp: mean -4/3, deviations 5/6, 1/3, -7/6, s =
+# 1.0408, s.e. 0.601. Differences 1/2, 1, 1/2: mean 2/3, s = sqrt(1/12), s.e. 1/6.
 RECORDS = [record("gp", k, v) for k, v in enumerate([-1.0, -2.0, -3.0])]
 RECORDS += [record("diwp", k, v, elbo=k + 1.0) for k, v in enumerate([-0.5, -1.0, -2.5])]
 
@@ -49,7 +51,11 @@ def test_mean_and_standard_error():
 
 
 def test_differences_are_paired_by_split():
-    cells = {("a", "gp"): {0: 1.0, 1: 2.0, 5: 9.0}, ("a", "m"): {1: 5.0, 0: 2.0, 7: 3.0}, ("b", "m"): {0: 1.0}}
+    cells = {
+        ("a", "gp"): {0: 1.0, 1: 2.0, 5: 9.0},
+        ("a", "m"): {1: 5.0, 0: 2.0, 7: 3.0},
+        ("b", "m"): {0: 1.0},
+    }
     assert report.differences(cells, "gp") == {("a", "m"): {0: 1.0, 1: 3.0}}
 
 
@@ -79,7 +85,9 @@ def test_published_numbers_stand_beside_with_their_source():
 def test_published_numbers_are_of_the_same_targets():
     """The suite with corrupted targets has one of the published data sets."""
     usual = dataclasses.asdict(SUITES["robust"].settings)
-    records = [record("dkp-gaussian", 0, -3.0, suite="robust", dataset="uci/boston", settings=usual)]
+    records = [
+        record("dkp-gaussian", 0, -3.0, suite="robust", dataset="uci/boston", settings=usual)
+    ]
     assert "ober2021" not in report.render(records)
 
 
@@ -92,13 +100,17 @@ def test_data_sets_and_methods_come_in_the_order_of_the_suite():
 
 
 def test_the_latest_of_two_records_for_a_split_counts():
-    text = report.render([record("gp", 0, -7.0, date="2025-02-01"), record("gp", 0, -8.0, date="2025-01-01")])
+    text = report.render(
+        [record("gp", 0, -7.0, date="2025-02-01"), record("gp", 0, -8.0, date="2025-01-01")]
+    )
     assert table_after(text, "Test log density")[2][1] == "-7.00 (1)"
 
 
 def test_runs_with_other_settings_are_variants():
     """Unless the method ignores the setting."""
-    other, same = (record(m, 0, -9.0, settings={**RECORDS[0]["settings"], "steps": 5}) for m in ("diwp", "gp"))
+    other, same = (
+        record(m, 0, -9.0, settings={**RECORDS[0]["settings"], "steps": 5}) for m in ("diwp", "gp")
+    )
     narrow = record("gp", 0, -8.0, dtype="float32")
     header = table_after(report.render([*RECORDS, other, same, narrow]), "RMSE")[0]
     assert header == ["", "gp", "gp (float32)", "diwp"]
@@ -121,14 +133,18 @@ def test_no_runs_to_show_is_an_error(choice):
 
 def test_text_between_markers_is_replaced_again_and_again(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# Title\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest ± \n", encoding="utf-8")
+    page.write_text(
+        "# Title\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest ± \n", encoding="utf-8"
+    )
     for text in ("first", "second ±"):
         report.write_between_markers(page, text)
     expected = "# Title\n<!-- results:begin -->\nsecond ±\n<!-- results:end -->\nrest ± \n"
     assert page.read_text(encoding="utf-8") == expected
 
 
-@pytest.mark.parametrize("page", ["", "<!-- results:end --><!-- results:begin -->", "<!-- results:begin -->"])
+@pytest.mark.parametrize(
+    "page", ["", "<!-- results:end --><!-- results:begin -->", "<!-- results:begin -->"]
+)
 def test_a_page_without_markers_is_an_error_and_stays(tmp_path, page):
     path = tmp_path / "page.md"
     path.write_text(page)
@@ -149,21 +165,38 @@ def test_published_numbers_have_a_source_and_known_names():
         assert entry["splits"] == (5 if entry["dataset"] == "uci/protein" else 20)
     for source in published["sources"].values():
         assert source.keys() == {"citation", "url", "location", "note"}
-    identities = {(e["source"], e["dataset"], e["method"], e["metric"]) for e in published["results"]}
+    identities = {
+        (e["source"], e["dataset"], e["method"], e["metric"]) for e in published["results"]
+    }
     assert len(identities) == len(published["results"]) == 9 * 2 * 2
 
 
 def test_learning_curves_after_shares_of_the_steps():
-    curves = [record("diwp", split, -1.0, curve=[float(i + split) for i in range(1, 21)]) for split in (0, 1)]
-    text = report.render([*curves, record("gp", 0, -1.0, curve=None), record("mean", 0, -1.0, curve=[None, 5.0])])
-    header, _, diwp, mean = table_after(text, "Learning curve, ELBO per data point after a share of the steps")
+    curves = [
+        record("diwp", split, -1.0, curve=[float(i + split) for i in range(1, 21)])
+        for split in (0, 1)
+    ]
+    text = report.render(
+        [*curves, record("gp", 0, -1.0, curve=None), record("mean", 0, -1.0, curve=[None, 5.0])]
+    )
+    header, _, diwp, mean = table_after(
+        text, "Learning curve, ELBO per data point after a share of the steps"
+    )
     assert header[1:] == ["10%", "25%", "50%", "75%", "100%"]
-    assert diwp == ["yacht, diwp", "2.500 (2)", "5.500 (2)", "10.500 (2)", "15.500 (2)", "20.500 (2)"]
+    assert diwp == [
+        "yacht, diwp",
+        "2.500 (2)",
+        "5.500 (2)",
+        "10.500 (2)",
+        "15.500 (2)",
+        "20.500 (2)",
+    ]
     assert mean == ["yacht, mean", "", "", "", "5.000 (1)", "5.000 (1)"]
 
 
 def test_chosen_is_the_method_with_the_highest_bound():
-    """The exact process has the higher bound on split 0, the deep one on split 1; on split 2 there is no choice."""
+    """The exact process has the higher bound on split 0, the deep one on split 1; on split 2 there
+    is no choice."""
     deep = dataclasses.asdict(SUITES["uci-small"].settings_of("dwp-ab"))
     evidence = [2.0, 0.5, 9.0]
     records = [
@@ -186,5 +219,7 @@ def test_chosen_is_the_method_with_the_highest_bound():
 
 def test_settings_that_differ_are_not_candidates():
     records = [record("gp", 0, -1.0, fit={"log_marginal_likelihood_per_point": 0.0})]
-    records.append(record("diwp", 0, -0.5, elbo=3.0, settings=records[0]["settings"] | {"steps": 7}))
+    records.append(
+        record("diwp", 0, -0.5, elbo=3.0, settings=records[0]["settings"] | {"steps": 7})
+    )
     assert report.chosen_by_bound(records) == []

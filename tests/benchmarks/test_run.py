@@ -35,7 +35,11 @@ def test_a_run_is_scored_in_original_units_and_is_not_repeated(tmp_path, capsys,
     # 100 draws a row: the standard error of the CRPS is below 2% of it; the seed is fixed.
     assert record["metrics"].pop("crps") == pytest.approx(crps.mean(), rel=0.1)
     assert record["metrics"] == pytest.approx(expected)
-    assert (record["status"], record["dtype"], record["n_train"]) == ("finished", "float64", len(table.y))
+    assert (record["status"], record["dtype"], record["n_train"]) == (
+        "finished",
+        "float64",
+        len(table.y),
+    )
     assert {"python", "jax", "numpyro", "dkp", "platform"} <= record["versions"].keys()
     assert "1 runs, of which 0" in (printed := capsys.readouterr().out)
     assert printed.count("smoke diabetes split 0 mean float64: log density") == 1
@@ -102,7 +106,9 @@ def test_a_worker_has_one_thread_and_the_width_of_its_dtype(dtype, wide, monkeyp
     environment = runner.worker_environment(dtype)
     assert environment["JAX_ENABLE_X64"] == wide
     assert environment["OMP_NUM_THREADS"] == environment["OPENBLAS_NUM_THREADS"] == "1"
-    assert environment["XLA_FLAGS"].startswith("--xla_dump_to=somewhere --xla_cpu_multi_thread_eigen=false")
+    assert environment["XLA_FLAGS"].startswith(
+        "--xla_dump_to=somewhere --xla_cpu_multi_thread_eigen=false"
+    )
 
 
 def test_a_worker_with_several_cores_has_as_many_threads(tmp_path, monkeypatch):
@@ -116,23 +122,32 @@ def test_a_worker_with_several_cores_has_as_many_threads(tmp_path, monkeypatch):
 
 def test_a_run_stays_on_its_cores(tmp_path, monkeypatch):
     pinned = []
-    monkeypatch.setattr(runner.os, "sched_setaffinity", lambda _, cores: pinned.append(cores), raising=False)
+    monkeypatch.setattr(
+        runner.os, "sched_setaffinity", lambda _, cores: pinned.append(cores), raising=False
+    )
     runner.run_one(RUNS, tmp_path, [0, 1])
     assert pinned == [[0, 1]] and store.is_finished(store.path_of(tmp_path, RUNS[0]))
 
 
 def test_splits_together_share_a_worker(tmp_path, monkeypatch):
     started, popen = [], subprocess.Popen
-    monkeypatch.setattr(runner.subprocess, "Popen", lambda *a, **k: started.append(a) or popen(*a, **k))
+    monkeypatch.setattr(
+        runner.subprocess, "Popen", lambda *a, **k: started.append(a) or popen(*a, **k)
+    )
     runs = config.plan("smoke", methods="mean", splits="0-1")
     assert runner.run_all(runs, tmp_path, together=True) == 0
     workers = [command for (command,) in started if "run-one" in command]
-    assert len(workers) == 1 and all(store.is_finished(store.path_of(tmp_path, run)) for run in runs)
+    assert len(workers) == 1 and all(
+        store.is_finished(store.path_of(tmp_path, run)) for run in runs
+    )
     assert store.read(store.path_of(tmp_path, runs[1]))["split"] == 1
 
 
 def test_splits_together_that_fail_all_say_why(tmp_path):
-    runs = [dataclasses.replace(run, method="none") for run in config.plan("smoke", methods="mean", splits="0-1")]
+    runs = [
+        dataclasses.replace(run, method="none")
+        for run in config.plan("smoke", methods="mean", splits="0-1")
+    ]
     assert runner.run_all(runs, tmp_path, together=True) == 2
     assert all("Got 'none'" in store.read(store.path_of(tmp_path, run))["error"] for run in runs)
 

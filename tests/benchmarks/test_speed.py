@@ -52,11 +52,18 @@ def test_a_case_prints_its_row(monkeypatch, capsys):
     monkeypatch.setattr(speed, "peak_bytes", lambda: 205_000_000)
     speed.run_case('{"n": 1000, "kernel": "relu", "dtype": "float32"}', repeats=3)
     row = json.loads(capsys.readouterr().out)
-    expected = {"step_ms_min": 100.0, "step_ms_median": 200.0, "compile_s": 1.9, "ratio": 5.0, "product_ms_min": 20.0}
+    expected = {
+        "step_ms_min": 100.0,
+        "step_ms_median": 200.0,
+        "compile_s": 1.9,
+        "ratio": 5.0,
+        "product_ms_min": 20.0,
+    }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert (row["peak_mb"], row["data_mb"], row["peak_beyond_data_mb"]) == (205.0, 5.0, 200.0)
     assert speed.table([row]).splitlines()[-1] == (
-        "| relu | 3 | inverse-wishart | auto | float32 | 10 | 1000 | 455 | 100.0 | 200.0 | 1.9 | 5.0 | 205 | 200 |"
+        "| relu | 3 | inverse-wishart | auto | float32 | 10 | 1000 | 455 | 100.0 | 200.0 | 1.9 | "
+        "5.0 | 205 | 200 |"
     )
 
 
@@ -67,7 +74,10 @@ def test_the_yardstick_is_ten_matrix_products(dtype):
 
 
 def test_a_case_of_kernels_prints_its_row(monkeypatch, capsys):
-    times, peaks = timing.Timing(first=2.0, steps=[0.3, 0.1, 0.2], products=[0.02, 0.04]), iter([3e8, 7e8])
+    times, peaks = (
+        timing.Timing(first=2.0, steps=[0.3, 0.1, 0.2], products=[0.02, 0.04]),
+        iter([3e8, 7e8]),
+    )
 
     def measure(step, state, product, repeats, warmup):
         assert (repeats, warmup) == (5, 3) and product().shape == (40, 40)
@@ -78,15 +88,25 @@ def test_a_case_of_kernels_prints_its_row(monkeypatch, capsys):
     monkeypatch.setattr(speed_kernels, "peak_bytes", lambda: next(peaks))
     speed_kernels.run_case('{"network": "pool", "n": 40, "reference_s": 0.5}', repeats=5)
     row = json.loads(capsys.readouterr().out)
-    expected = {"seconds_min": 0.1, "compile_s": 1.9, "ratio": 5.0, "speedup": 5.0, "result_mb": 2 * 1600 * 4 / 1e6}
+    expected = {
+        "seconds_min": 0.1,
+        "compile_s": 1.9,
+        "ratio": 5.0,
+        "speedup": 5.0,
+        "result_mb": 2 * 1600 * 4 / 1e6,
+    }
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert (row["peak_mb"], row["peak_before_mb"], row["peak_beyond_result_mb"]) == pytest.approx((700, 300, 399.9872))
+    assert (row["peak_mb"], row["peak_before_mb"], row["peak_beyond_result_mb"]) == pytest.approx(
+        (700, 300, 399.9872)
+    )
     assert speed_kernels.table([row]).splitlines()[-1] == (
         "| pool | 40 | 0.100 | 0.200 | 0.5 | 5.0 | 5.0 | 1.9 | 700 | 300 | 0 |"
     )
 
 
-@pytest.mark.parametrize("case", [case for suite in speed_kernels.SUITES.values() for case in suite], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for suite in speed_kernels.SUITES.values() for case in suite], ids=str
+)
 def test_every_row_of_kernels_computes_a_matrix(case):
     small = dataclasses.replace(case, n=3)
     found = speed_kernels._kernel(small, speed_kernels._points(small))()
@@ -106,7 +126,8 @@ def test_suites_have_names_of_their_own():
 
 
 def test_peak_memory_is_in_bytes():
-    # An interpreter with JAX takes more than 50 MB; in kilobytes the number would be a thousand times smaller.
+    # An interpreter with JAX takes more than 50 MB; in kilobytes the number would be a thousand
+    # times smaller.
     assert timing.peak_bytes() > 50e6
 
 

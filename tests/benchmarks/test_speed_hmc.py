@@ -1,4 +1,5 @@
-"""The suite `hmc`: functionals by hand, densities by SciPy, what counts as a draw, and the rows and tables."""
+"""The suite `hmc`: functionals by hand, densities by SciPy, what counts as a draw, and the rows and
+tables."""
 
 import collections
 import contextlib
@@ -26,7 +27,11 @@ VALUES = {**dict(zip(LENGTHSCALES, (0.8, 1.3, 0.6), strict=True)), NOISE: 0.3}
 @contextlib.contextmanager
 def double_precision_as_usual():
     """NumPyro's distributions rely on promotions that the tests of the package forbid."""
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    with (
+        jax.enable_x64(True),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+    ):
         yield
 
 
@@ -38,7 +43,10 @@ def problem(seed=0, n=N):
 def squared_exponential(gram, lengthscale):
     return np.array(
         [
-            [math.exp(-(gram[i, i] + gram[j, j] - 2 * gram[i, j]) / 2 / lengthscale**2) for j in range(len(gram))]
+            [
+                math.exp(-(gram[i, i] + gram[j, j] - 2 * gram[i, j]) / 2 / lengthscale**2)
+                for j in range(len(gram))
+            ]
             for i in range(len(gram))
         ]
     )
@@ -56,11 +64,19 @@ def test_functionals_are_of_gram_matrices(columns):
         centred = centring @ gram @ centring
         alignment = np.sum(centred * labels) / np.linalg.norm(centred) / np.linalg.norm(labels)
         eigenvalues = np.linalg.eigvalsh(gram)[-columns:]
-        expected = {"log_det": np.log(eigenvalues).sum(), "trace": np.trace(gram), "alignment": alignment}
-        assert {name: found[f"{name}_{i}"] for name in expected} == pytest.approx(expected, rel=1e-6)
+        expected = {
+            "log_det": np.log(eigenvalues).sum(),
+            "trace": np.trace(gram),
+            "alignment": alignment,
+        }
+        assert {name: found[f"{name}_{i}"] for name in expected} == pytest.approx(
+            expected, rel=1e-6
+        )
     kernel = squared_exponential(factors[1] @ factors[1].T, VALUES[LENGTHSCALES[2]])
     mean = kernel @ np.linalg.solve(kernel + VALUES[NOISE] ** 2 * np.eye(N), y)
-    assert [found["prediction_0"], found["prediction_4"]] == pytest.approx([mean[0], mean[-1]], rel=1e-6)
+    assert [found["prediction_0"], found["prediction_4"]] == pytest.approx(
+        [mean[0], mean[-1]], rel=1e-6
+    )
     assert {name: found[name] for name in VALUES} == VALUES
 
 
@@ -86,16 +102,23 @@ def test_baselines_have_the_densities_they_claim(name):
             sites["whitened_" + str(i)] = noise
             expected += stats.norm.logpdf(noise).sum()
         kernel = squared_exponential(gram, VALUES[LENGTHSCALES[i]])
-    expected += stats.multivariate_normal.logpdf(y, np.zeros(N), kernel + VALUES[NOISE] ** 2 * np.eye(N) + jitter)
+    expected += stats.multivariate_normal.logpdf(
+        y, np.zeros(N), kernel + VALUES[NOISE] ** 2 * np.eye(N) + jitter
+    )
     with double_precision_as_usual():
         arguments = (jnp.asarray(x), jnp.asarray(y))
-        found, _ = log_density(hmc_baselines.MODELS[name], arguments, {}, {k: jnp.asarray(v) for k, v in sites.items()})
+        found, _ = log_density(
+            hmc_baselines.MODELS[name], arguments, {}, {k: jnp.asarray(v) for k, v in sites.items()}
+        )
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_smallest_effective_size_is_found_and_chains_that_stand_still_count_once():
     rng = np.random.default_rng(0)
-    independent, slow = rng.standard_normal((2, 500)), np.cumsum(rng.standard_normal((2, 500)), axis=1)
+    independent, slow = (
+        rng.standard_normal((2, 500)),
+        np.cumsum(rng.standard_normal((2, 500)), axis=1),
+    )
     found = hmc_problem.effective({"a": independent, "b": slow, "c": independent + 1})
     assert (found.name, found.smallest < 30, 700 < found.median < 1500) == ("b", True, True)
     assert found.r_hat > 1.05
@@ -106,7 +129,12 @@ def test_the_smallest_effective_size_is_found_and_chains_that_stand_still_count_
 
 def test_seconds_of_compilation_are_counted_once():
     clock = hmc_chains.CompileClock()
-    spans = [("compile/a", 1.0, 4.0), ("compile/b", 2.0, 3.0), ("compile/c", 3.5, 5.0), ("compile/d", 8.0, 12.0)]
+    spans = [
+        ("compile/a", 1.0, 4.0),
+        ("compile/b", 2.0, 3.0),
+        ("compile/c", 3.5, 5.0),
+        ("compile/d", 8.0, 12.0),
+    ]
     for name, start, end in spans:
         clock.note(f"/jax/core/{name}", start, end, fun_name="f")
     clock.note("/jax/other", 0.0, 100.0)
@@ -121,7 +149,12 @@ def test_jax_reports_what_it_compiles():
 
 @pytest.mark.parametrize(
     ("done", "kept", "ended"),
-    [(6, [2, 3, 4, 5], "finished"), (4, [2, 3], "sampling"), (2, [1], "warm-up"), (1, [0], "warm-up")],
+    [
+        (6, [2, 3, 4, 5], "finished"),
+        (4, [2, 3], "sampling"),
+        (2, [1], "warm-up"),
+        (1, [0], "warm-up"),
+    ],
 )
 def test_draws_come_after_warm_up_or_from_the_later_half_of_it(done, kept, ended):
     assert hmc_chains._kept([list(range(done)), list(range(6))], 2, 4) == ([kept, kept], ended)
@@ -142,7 +175,7 @@ def test_the_floor_has_finite_results(bottleneck):
     assert products.shape == (30, 30) and np.all(np.isfinite(products))
 
 
-# --- rows and tables ----------------------------------------------------------------------------------------------
+# --- rows and tables ------------------------------------------------------------------------------
 
 GRADIENT = {"gradient_ms": 2.0, "floor_ms": 1.0, "factorisations_ms": 0.4, "products_ms": 0.6}
 
@@ -176,23 +209,37 @@ def test_rows_and_tables(monkeypatch, capsys):
     assert ours["ess_per_s"] == pytest.approx(2 * ours["ess_per_s_total"]) == ours["ess_min"] / 20
     slower = {"bottleneck": "wishart", "n": 100, "method": "whitened"}
     slow = row(monkeypatch, capsys, slower, sampling_s=80.0)
-    late = row(monkeypatch, capsys, {**slower, "method": "features"}, sampling_s=200.0, ended="warm-up")
+    late = row(
+        monkeypatch, capsys, {**slower, "method": "features"}, sampling_s=200.0, ended="warm-up"
+    )
     lone = {**ours, "n": 400, "method": "hmc"}
     draws, gradients, growth = speed_hmc.table([ours, slow, late, lone]).split("\n\n")
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in draws.splitlines()[2:]]
-    assert [line[2] for line in cells] == ["`sample_hmc`", "(c) features, whitened", "(b) features, centred"]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in draws.splitlines()[2:]
+    ]
+    assert [line[2] for line in cells] == [
+        "`sample_hmc`",
+        "(c) features, whitened",
+        "(b) features, centred",
+    ]
     assert [line[-1] for line in cells] == ["", "4", "≥ 10"]
     assert cells[2][11] == "not done" and cells[2][13].startswith("≤")
-    assert gradients.splitlines()[2] == "| wishart | 100 | `sample_hmc` | 2.00 | 4.00 | 1.00 | 0.40 | 2.0 | 4.0 | 5.0 |"
+    assert (
+        gradients.splitlines()[2]
+        == "| wishart | 100 | `sample_hmc` | 2.00 | 4.00 | 1.00 | 0.40 | 2.0 | 4.0 | 5.0 |"
+    )
     assert [line.split("|")[2].strip() for line in growth.splitlines()[2:]] == ["100", "400"]
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "shown"), [(True, True, "2"), (True, False, "≥ 2"), (False, True, "≤ 2"), (False, False, "-")]
+    ("ours", "theirs", "shown"),
+    [(True, True, "2"), (True, False, "≥ 2"), (False, True, "≤ 2"), (False, False, "-")],
 )
 def test_ratios_of_speeds_that_are_bounds(ours, theirs, shown):
     reference, row = {"converged": ours, "ess_per_s": 4.0}, {"converged": theirs, "ess_per_s": 2.0}
-    assert speed_hmc._slower(row, reference) == shown and speed_hmc._slower(reference, reference) == ""
+    assert (
+        speed_hmc._slower(row, reference) == shown and speed_hmc._slower(reference, reference) == ""
+    )
 
 
 def test_the_report_takes_the_tables_from_the_record(monkeypatch, capsys, tmp_path):
@@ -214,16 +261,29 @@ def test_every_row_can_be_compared():
     assert all((case.bottleneck, case.n) in ours for case in cases if not case.is_ours)
     assert all(case.is_ours or case.time_limit for case in cases)
     assert {case.method for case in cases} >= {"gram", "features", "whitened"}
-    assert all((case.method == "gram") == (case.bottleneck == "inverse-wishart") for case in cases if not case.is_ours)
+    assert all(
+        (case.method == "gram") == (case.bottleneck == "inverse-wishart")
+        for case in cases
+        if not case.is_ours
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bottleneck", "method"), [("wishart", "ours"), ("inverse-wishart", "gram")])
+@pytest.mark.parametrize(
+    ("bottleneck", "method"), [("wishart", "ours"), ("inverse-wishart", "gram")]
+)
 def test_chains_run(monkeypatch, capsys, bottleneck, method):
     x, y = problem(n=6)
     data = types.SimpleNamespace(x=x, y=y)
     monkeypatch.setattr(hmc_problem.dkp.datasets, "load", lambda *_, **__: data)
-    case = {"bottleneck": bottleneck, "n": 6, "method": method, "warmup": 10, "draws": 10, "time_limit": 60.0}
+    case = {
+        "bottleneck": bottleneck,
+        "n": 6,
+        "method": method,
+        "warmup": 10,
+        "draws": 10,
+        "time_limit": 60.0,
+    }
     with double_precision_as_usual():
         speed_hmc.run_case(json.dumps(case), repeats=2)
     found = json.loads(capsys.readouterr().out)

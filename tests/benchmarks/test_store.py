@@ -12,7 +12,9 @@ RUN = Run(suite="uci-small", dataset="uci/energy", split=2, method="gp", setting
 
 def test_the_path_says_what_was_run(tmp_path):
     path = store.path_of(tmp_path, RUN)
-    assert path == tmp_path / "uci-small" / "uci" / "energy" / "split2" / f"gp-{RUN.fingerprint}.json"
+    assert (
+        path == tmp_path / "uci-small" / "uci" / "energy" / "split2" / f"gp-{RUN.fingerprint}.json"
+    )
 
 
 def test_a_record_comes_back(tmp_path):

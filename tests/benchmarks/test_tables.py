@@ -10,7 +10,13 @@ from sklearn.base import BaseEstimator
 from benchmarks.config import SUITES, TABLES, Run, Settings, plan
 from benchmarks.tables import everyday as tables
 from benchmarks.tables.evaluate import evaluate
-from benchmarks.tables.everyday import METHODS, Split, score_classes, simulated_counts, with_outliers
+from benchmarks.tables.everyday import (
+    METHODS,
+    Split,
+    score_classes,
+    simulated_counts,
+    with_outliers,
+)
 from tests.support import relaxed
 
 
@@ -29,7 +35,8 @@ def test_outliers_are_a_twentieth_and_far_away():
 
 
 def test_simulated_counts_have_their_mean_and_spread():
-    """Mean rate and Var y = E r + Var r + E r^2 / 3, over 20 splits (z-scores; two in 10^4 fail)."""
+    """Mean rate and Var y = E r + Var r + E r^2 / 3, over 20 splits (z-scores; two in 10^4
+    fail)."""
     splits = [simulated_counts(i) for i in range(20)]
     x, y = np.concatenate([s.x for s in splits]), np.concatenate([s.y for s in splits])
     rate = np.exp(1 + np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2])
@@ -46,7 +53,13 @@ def test_scores_of_classes_by_hand():
         def predict_proba(self, x):
             return np.array([[0.8, 0.2], [0.4, 0.6], [0.9, 0.1]])
 
-    split = Split(x=np.zeros((1, 1)), y=np.zeros(1), x_test=np.zeros((3, 1)), y_test=np.array([3, 5, 5]), source="")
+    split = Split(
+        x=np.zeros((1, 1)),
+        y=np.zeros(1),
+        x_test=np.zeros((3, 1)),
+        y_test=np.array([3, 5, 5]),
+        source="",
+    )
     scores = score_classes(Fixed(), split)
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert scores["class_log_density"] == pytest.approx(np.mean(np.log([0.8, 0.6, 0.1])))
@@ -54,7 +67,13 @@ def test_scores_of_classes_by_hand():
 
 def test_scikit_learn_needs_no_settings():
     runs = [
-        Run(suite="counts", dataset="simulated", split=0, method="poisson-glm", settings=Settings(steps=s))
+        Run(
+            suite="counts",
+            dataset="simulated",
+            split=0,
+            method="poisson-glm",
+            settings=Settings(steps=s),
+        )
         for s in (1, 2)
     ]
     assert runs[0].fingerprint == runs[1].fingerprint
@@ -79,12 +98,19 @@ def test_a_run_of_scikit_learn(suite, dataset, method):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("suite", "dataset", "method"),
-    [("classification", "wine", "dkp-classifier"), ("counts", "simulated", "dkp-negative-binomial")],
+    [
+        ("classification", "wine", "dkp-classifier"),
+        ("counts", "simulated", "dkp-negative-binomial"),
+    ],
 )
 def test_a_run_of_an_estimator(suite, dataset, method, monkeypatch):
     monkeypatch.setattr(tables, "COUNTS", (40, 20))
     run = plan(
-        suite, datasets=dataset, splits="0", methods=method, settings="n_inducing=5,steps=5,prediction_samples=5"
+        suite,
+        datasets=dataset,
+        splits="0",
+        methods=method,
+        settings="n_inducing=5,steps=5,prediction_samples=5",
     )[0]
     with relaxed():
         record = json.loads(json.dumps(evaluate(run)))

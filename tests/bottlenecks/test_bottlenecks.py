@@ -92,12 +92,15 @@ def test_prior_draws_lie_in_the_support_and_have_a_density(layer):
 
 @bottlenecks
 def test_whitened_prior_is_the_law_of_the_whitened_factor(layer):
-    """By the change of variables S = L T, whose Jacobian on trapezoids of m columns is prod_j L_jj^min(j, m)."""
+    """By the change of variables S = L T, whose Jacobian on trapezoids of m columns is prod_j
+    L_jj^min(j, m)."""
     scale = cholesky(kernel().ii)
     law, whitened = layer.prior(scale), layer.whitened_prior(P, jnp.float64)
     t = draw_from(whitened, jax.random.key(0))
     log_jacobian = np.minimum(np.arange(1, P + 1), columns(layer)) @ np.log(np.diag(scale.tril))
-    np.testing.assert_allclose(log_density(law, scale.tril @ t) + log_jacobian, log_density(whitened, t), rtol=1e-8)
+    np.testing.assert_allclose(
+        log_density(law, scale.tril @ t) + log_jacobian, log_density(whitened, t), rtol=1e-8
+    )
 
 
 @bottlenecks
@@ -145,21 +148,30 @@ def test_gradients_are_finite(layer):
         assert bool(jnp.all(jnp.isfinite(leaf)))
 
 
-@pytest.mark.parametrize("delta", [0, 0.0, -1.0, float("inf"), float("nan"), dkp.learn(-2.0), dkp.learn(0.0)])
+@pytest.mark.parametrize(
+    "delta", [0, 0.0, -1.0, float("inf"), float("nan"), dkp.learn(-2.0), dkp.learn(0.0)]
+)
 def test_delta_outside_its_domain(delta):
-    with pytest.raises(ValueError, match=r"Expected InverseWishart\(delta=…\) to be finite and positive. Got"):
+    with pytest.raises(
+        ValueError, match=r"Expected InverseWishart\(delta=…\) to be finite and positive. Got"
+    ):
         dkp.InverseWishart(delta=delta)
 
 
 @pytest.mark.parametrize(
-    "width", [0, 0.0, -1, -1.0, float("nan"), -float("inf"), "wide", "8", True, None, [2.0, float("nan")]]
+    "width",
+    [0, 0.0, -1, -1.0, float("nan"), -float("inf"), "wide", "8", True, None, [2.0, float("nan")]],
 )
 def test_width_outside_its_domain(width):
-    with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be finite and positive. Got"):
+    with pytest.raises(
+        ValueError, match=r"Expected Wishart\(width=…\) to be finite and positive. Got"
+    ):
         dkp.Wishart(width=width)
 
 
-@pytest.mark.parametrize("layers", [[kernels.SquaredExponential()], []], ids=["a kernel", "nothing else"])
+@pytest.mark.parametrize(
+    "layers", [[kernels.SquaredExponential()], []], ids=["a kernel", "nothing else"]
+)
 def test_an_infinite_width_is_no_bottleneck(layers):
     with pytest.warns(UserWarning, match="infinite width is no bottleneck.*made without it"):
         model = dkp.DeepKernelProcess(
@@ -170,20 +182,30 @@ def test_an_infinite_width_is_no_bottleneck(layers):
 
 @pytest.mark.parametrize("start", [(), (8.0,)], ids=["no start", "a start"])
 def test_a_width_is_not_learned(start):
-    with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be a number or a distribution. Got learn"):
+    with pytest.raises(
+        ValueError, match=r"Expected Wishart\(width=…\) to be a number or a distribution. Got learn"
+    ):
         dkp.Wishart(width=dkp.learn(*start))
 
 
-@pytest.mark.parametrize("width", [2, 2.0, np.int64(2), np.float32(2), np.asarray(2), jnp.asarray(2)], ids=repr)
+@pytest.mark.parametrize(
+    "width", [2, 2.0, np.int64(2), np.float32(2), np.asarray(2), jnp.asarray(2)], ids=repr
+)
 def test_integers_of_any_type_are_ranks(width):
     assert dkp.Wishart(width=width).whitened_prior(P, jnp.float64).event_shape == (P, 2)
 
 
 @pytest.mark.parametrize("width", [1.5, 0.5])
 def test_a_real_width_below_the_number_of_points(width):
-    with pytest.raises(ValueError, match="Expected degrees of freedom to be one integer of at least 1, or larger than"):
+    with pytest.raises(
+        ValueError,
+        match="Expected degrees of freedom to be one integer of at least 1, or larger than",
+    ):
         dkp.Wishart(width=width).whitened_prior(P, jnp.float64)
-    with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be an integer, or real numbers of at least"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected Wishart\(width=…\) to be an integer, or real numbers of at least",
+    ):
         dkp.Wishart(width=width).check_points(P)
 
 

@@ -1,8 +1,8 @@
 """Wide random networks in plain JAX approach their kernels, at the rate that theory says.
 
-The empirical kernel of a network of width n has variance and bias of order 1/n (Dyer & Gur-Ari 2020, arXiv 1909.11304),
-so that its mean squared deviation from the limit is c/n + O(1/n^2). All networks have three hidden layers.
-"""
+The empirical kernel of a network of width n has variance and bias of order 1/n (Dyer & Gur-Ari
+2020, arXiv 1909.11304), so that its mean squared deviation from the limit is c/n + O(1/n^2). All
+networks have three hidden layers."""
 
 import dataclasses
 import functools
@@ -26,12 +26,15 @@ WEIGHT_VARS, BIAS_VAR = (2.0, 1.8, 2.1, 1.3), 0.1
 
 
 def convolution(x, w):
-    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """phi between linear maps with weights of variance WEIGHT_VARS / fan-in and biases; then a dense readout."""
+    """phi between linear maps with weights of variance WEIGHT_VARS / fan-in and biases; then a
+    dense readout."""
 
     kernel: Callable
     phi: Callable
@@ -42,7 +45,9 @@ class Network:
     def layers(self, parametrisation):
         options: dict = {"bias_var": BIAS_VAR, "parametrisation": parametrisation}
         make, found = functools.partial(Conv, 3) if self.taps else Affine, []
-        for variance, n in zip(WEIGHT_VARS[:3], (self.x.shape[-1], self.width, self.width), strict=True):
+        for variance, n in zip(
+            WEIGHT_VARS[:3], (self.x.shape[-1], self.width, self.width), strict=True
+        ):
             found += [make(weight_var=variance, width=n, **options), self.kernel()]
         flat = [Flatten()] if self.taps else []
         return [*found, *flat, Affine(WEIGHT_VARS[3], width=self.width, **options)]
@@ -53,7 +58,10 @@ class Network:
         shapes = [(*self.taps, n, self.width) for n in (self.x.shape[-1], self.width, self.width)]
         pairs = zip([*shapes, (locations * self.width, 1)], WEIGHT_VARS, strict=True)
         return [
-            (np.full(s, math.sqrt(variance / math.prod(s[:-1])), np.float32), np.full(s[-1], np.float32(BIAS_VAR**0.5)))
+            (
+                np.full(s, math.sqrt(variance / math.prod(s[:-1])), np.float32),
+                np.full(s[-1], np.float32(BIAS_VAR**0.5)),
+            )
             for s, variance in pairs
         ]
 
@@ -71,11 +79,14 @@ class Network:
         return WEIGHT_VARS[3] / h.shape[1] * h @ h.T + BIAS_VAR
 
     def tangent_kernel(self, normals, parametrisation):
-        """J J^T over what is trained: standard normal parameters, or the weights and biases themselves."""
+        """J J^T over what is trained: standard normal parameters, or the weights and biases
+        themselves."""
         scales, unravel = ravel_pytree(self.standard_deviations())
 
         def outputs(parameters):
-            *hidden, (w, b) = unravel(scales * parameters if parametrisation == "ntk" else parameters)
+            *hidden, (w, b) = unravel(
+                scales * parameters if parametrisation == "ntk" else parameters
+            )
             return (self.features(hidden) @ w + b)[:, 0]
 
         jacobian = jax.jacrev(outputs)(normals if parametrisation == "ntk" else scales * normals)
@@ -87,7 +98,9 @@ class Network:
 
         @jax.jit
         def each(keys):
-            return jax.lax.map(lambda key: function(jax.random.normal(key, (size,), jnp.float32)), keys)
+            return jax.lax.map(
+                lambda key: function(jax.random.normal(key, (size,), jnp.float32)), keys
+            )
 
         with relaxed():
             return np.asarray(each(keys), float)
@@ -96,17 +109,19 @@ class Network:
 NETWORKS = {
     "ReLU": [Network(ReLU, jax.nn.relu, X, width) for width in (32, 64, 128, 256)],
     "Erf": [Network(Erf, jax.lax.erf, X, width) for width in (32, 64, 128, 256)],
-    "convolutions": [Network(ReLU, jax.nn.relu, IMAGES, width, taps=(3, 3)) for width in (16, 32, 64)],
+    "convolutions": [
+        Network(ReLU, jax.nn.relu, IMAGES, width, taps=(3, 3)) for width in (16, 32, 64)
+    ],
 }
 
 
 def check_rate(widths, samples, limits):
-    """The slope of the mean squared deviation in logarithms, and the limit without the error of order 1/n.
+    """The slope of the mean squared deviation in logarithms, and the limit without the error of
+    order 1/n.
 
-    The slope is -1 within 4.5 standard errors, which are below 0.1, and 0.1 for the term of order 1/n^2. Of the two
-    greatest widths, 2 mean(2n) - mean(n) has no bias of order 1/n: |z| < 4.5 on at most 10 numbers. Together, a
-    false-alarm rate below 1e-4.
-    """
+    The slope is -1 within 4.5 standard errors, which are below 0.1, and 0.1 for the term of order
+    1/n^2. Of the two greatest widths, 2 mean(2n) - mean(n) has no bias of order 1/n: |z| < 4.5 on
+    at most 10 numbers. Together, a false-alarm rate below 1e-4."""
     logs, errors, units = [], [], []
     for kernels, limit in zip(samples, limits, strict=True):
         norms = np.sqrt(np.diag(limit))
@@ -134,7 +149,9 @@ def test_covariances_of_wide_networks(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "parametrisation"), [("ReLU", "ntk"), ("Erf", "standard"), ("convolutions", "ntk")], ids=str
+    ("name", "parametrisation"),
+    [("ReLU", "ntk"), ("Erf", "standard"), ("convolutions", "ntk")],
+    ids=str,
 )
 def test_tangent_kernels_of_wide_networks(name, parametrisation):
     networks, samples = NETWORKS[name][:3], []

@@ -45,7 +45,8 @@ def write(path, **arrays):
 def assert_partition(whole, split, n_test):
     assert len(split.y_test) == n_test
     np.testing.assert_array_equal(
-        rows(np.concatenate([split.x, split.x_test]), np.concatenate([split.y, split.y_test])), rows(whole.x, whole.y)
+        rows(np.concatenate([split.x, split.x_test]), np.concatenate([split.y, split.y_test])),
+        rows(whole.x, whole.y),
     )
 
 
@@ -72,7 +73,8 @@ def test_seeded_splits_repeat_and_differ(nowhere):
 @pytest.mark.parametrize("name", ["Diabetes", "energy", "uci/", ""])
 def test_unknown_names_are_refused_with_the_list(name):
     with pytest.raises(
-        ValueError, match="Expected name to be one of 'diabetes', .*'uci/yacht', 'mnist', 'cifar10'. Got"
+        ValueError,
+        match="Expected name to be one of 'diabetes', .*'uci/yacht', 'mnist', 'cifar10'. Got",
     ):
         datasets.load(name)
 
@@ -83,7 +85,8 @@ def test_unknown_splits_are_refused(split):
         datasets._split(datasets.cubic(), None, split)
 
 
-# Files: small stand-ins in the published layout --------------------------------------------------------------------
+# Files: small stand-ins in the published layout
+# --------------------------------------------------------------------
 
 
 def test_data_directory_wins_over_the_cache(nowhere, monkeypatch, caplog):
@@ -139,7 +142,13 @@ def test_a_pickle_is_not_loaded(nowhere):
 def test_mnist_layout(nowhere):
     pixels = np.arange(5 * 784, dtype=np.int64).reshape(5, 28, 28).astype(np.uint8)
     labels = np.arange(5, dtype=np.uint8)
-    write(nowhere / "cache/mnist.npz", x_train=pixels[:3], y_train=labels[:3], x_test=pixels[3:], y_test=labels[3:])
+    write(
+        nowhere / "cache/mnist.npz",
+        x_train=pixels[:3],
+        y_train=labels[:3],
+        x_test=pixels[3:],
+        y_test=labels[3:],
+    )
     table = datasets.load("mnist", 0)
     np.testing.assert_array_equal(table.x[..., 0], pixels[:3])
     np.testing.assert_array_equal(table.y_test, [3, 4])
@@ -169,22 +178,31 @@ def test_cifar10_layout(nowhere):
     assert table.split_source == "published split 0"
 
 
-# Download -----------------------------------------------------------------------------------------------------------
+# Download
+# -----------------------------------------------------------------------------------------------------------
 
 
 def openml(n=1599, d=11):
-    """What OpenML's answer looks like: one nominal feature, coded by position, and a nominal target."""
+    """What OpenML's answer looks like: one nominal feature, coded by position, and a nominal
+    target."""
     x = np.random.default_rng(0).normal(size=(n, d))
     x[:, 2] = np.arange(n) % 3
-    bunch = SimpleNamespace(data=x, target=np.array(["5", "6"] * n, object)[:n], target_names=["quality"])
-    bunch.feature_names, bunch.categories = [f"f{j}" for j in range(d)], {"f2": ["1", "2", "24"], "quality": ["5", "6"]}
+    bunch = SimpleNamespace(
+        data=x, target=np.array(["5", "6"] * n, object)[:n], target_names=["quality"]
+    )
+    bunch.feature_names, bunch.categories = (
+        [f"f{j}" for j in range(d)],
+        {"f2": ["1", "2", "24"], "quality": ["5", "6"]},
+    )
     return bunch
 
 
 def test_a_download_is_cached_whole(nowhere, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        sklearn.datasets, "fetch_openml", lambda **options: asked.append(options["data_id"]) or openml()
+        sklearn.datasets,
+        "fetch_openml",
+        lambda **options: asked.append(options["data_id"]) or openml(),
     )
     first, second = datasets.load("uci/wine"), datasets.load("uci/wine")
     assert asked == [44972]
@@ -205,7 +223,9 @@ def test_a_download_of_another_shape_is_not_kept(nowhere, monkeypatch):
 
 
 def test_a_failed_download_says_what_to_do(nowhere):
-    with pytest.raises(ConnectionError, match=r"DKP_DATA_DIR names, .*'uci/wine' from OpenML. Got no network"):
+    with pytest.raises(
+        ConnectionError, match=r"DKP_DATA_DIR names, .*'uci/wine' from OpenML. Got no network"
+    ):
         datasets.load("uci/wine")
 
 
@@ -234,7 +254,8 @@ def test_the_cache_belongs_to_the_user(monkeypatch, tmp_path):
     assert datasets._cache_directory() == tmp_path / "local" / "dkp"
 
 
-# The published files ------------------------------------------------------------------------------------------------
+# The published files
+# ------------------------------------------------------------------------------------------------
 
 PUBLISHED = {
     "boston": (506, 13, 20),
@@ -243,10 +264,17 @@ PUBLISHED = {
     "kin8nm": (8192, 8, 20),
     "naval": (11934, 16, 20),
 }
-PUBLISHED |= {"power": (9568, 4, 20), "protein": (45730, 9, 5), "wine": (1599, 11, 20), "yacht": (308, 6, 20)}
+PUBLISHED |= {
+    "power": (9568, 4, 20),
+    "protein": (45730, 9, 5),
+    "wine": (1599, 11, 20),
+    "yacht": (308, 6, 20),
+}
 
 
-@pytest.mark.skipif(not SHARED, reason="DKP_DATA_DIR is not set: it names the directory with the published splits")
+@pytest.mark.skipif(
+    not SHARED, reason="DKP_DATA_DIR is not set: it names the directory with the published splits"
+)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_splits(name):
     n, d, n_splits = PUBLISHED[name]
@@ -265,5 +293,6 @@ def test_cubic():
     assert ((np.abs(x) >= 2) & (np.abs(x) <= 4)).all()
     assert (x < 0).sum() == 20
     residuals = np.concatenate([t.y - t.x[:, 0] ** 3 for t in map(datasets.cubic, range(50))])
-    # 2,000 residuals: their standard deviation is within 4 standard errors (3 / sqrt(2 * 2000)) of 3; false alarms 6e-5
+    # 2,000 residuals: their standard deviation is within 4 standard errors (3 / sqrt(2 * 2000)) of
+    # 3; false alarms 6e-5
     assert abs(residuals.std() - 3) < 4 * 3 / np.sqrt(4000)

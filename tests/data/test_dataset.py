@@ -56,7 +56,9 @@ def test_targets_of_any_scale_survive_the_round_trip(dtype, scale):
     assert data.x.dtype == data.y.dtype == dtype
     eps = np.finfo(dtype).eps
     # relative to the spread of y, not to its size: the offset of 100 costs nothing
-    np.testing.assert_allclose(data.undo_targets(data.y), y, rtol=0, atol=4 * eps * y.std() + 1e-13 * scale)
+    np.testing.assert_allclose(
+        data.undo_targets(data.y), y, rtol=0, atol=4 * eps * y.std() + 1e-13 * scale
+    )
 
 
 def test_sizes_and_default_names():
@@ -110,7 +112,10 @@ def test_names_of_frames():
     assert data.y_was_vector
     np.testing.assert_allclose(data.standardize_inputs(frame), data.x)
     np.testing.assert_allclose(data.standardize_inputs(X), data.x)
-    with pytest.raises(ValueError, match=r"columns of x to be \['a', 'b', 'c'\], in this order. Got \['b', 'a', 'c'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"columns of x to be \['a', 'b', 'c'\], in this order. Got \['b', 'a', 'c'\]",
+    ):
         data.standardize_inputs(frame[["b", "a", "c"]])
     with pytest.raises(ValueError, match=r"columns of y to be \['t'\]"):
         data.standardize_targets(series.rename("u"))
@@ -119,7 +124,9 @@ def test_names_of_frames():
 
 
 def test_given_names_win():
-    data = Dataset.from_arrays(pd.DataFrame(X), Y, feature_names=["a", "b", "c"], target_names=["t"])
+    data = Dataset.from_arrays(
+        pd.DataFrame(X), Y, feature_names=["a", "b", "c"], target_names=["t"]
+    )
     assert data.feature_names == ("a", "b", "c")
     assert data.target_names == ("t",)
     for names in (["a"], ["a", "a", "b"]):
@@ -147,7 +154,9 @@ def test_unusual_data_work(kind, dtype):
     data = Dataset.from_arrays(x, y, dtype=dtype)
     assert data.x.ndim == data.y.ndim == 2
     assert bool(jnp.isfinite(data.x).all() & jnp.isfinite(data.y).all())
-    np.testing.assert_allclose(data.undo_targets(data.y), np.asarray(y, float), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        data.undo_targets(data.y), np.asarray(y, float), rtol=1e-5, atol=1e-6
+    )
 
 
 REFUSED = {
@@ -183,7 +192,9 @@ def test_new_inputs_are_checked():
 def test_dtypes_that_cannot_hold_the_data_are_refused():
     with pytest.raises(ValueError, match="Expected dtype to be float32 or float64. Got int32"):
         Dataset.from_arrays(X, Y, dtype="int32")
-    with pytest.raises(ValueError, match=r"Expected x to fit into float32. Got 1.0e\+39: standardize"):
+    with pytest.raises(
+        ValueError, match=r"Expected x to fit into float32. Got 1.0e\+39: standardize"
+    ):
         Dataset.from_arrays(np.full(3, 1e39), np.zeros(3), False, dtype="float32")
 
 
@@ -202,5 +213,6 @@ def test_is_a_pytree():
     again = jax.tree.unflatten(structure, leaves)
     assert again.feature_names == data.feature_names
     np.testing.assert_array_equal(
-        jax.jit(lambda d: d.x.sum(axis=0) + d.y_standardization.mean)(data), data.x.sum(axis=0) + Y.mean()
+        jax.jit(lambda d: d.x.sum(axis=0) + d.y_standardization.mean)(data),
+        data.x.sum(axis=0) + Y.mean(),
     )

@@ -25,7 +25,9 @@ def test_it_is_the_inverse_root_of_the_regularised_covariance():
     root = linalg.sqrtm(covariance + 0.3 * np.trace(covariance) / 5 * np.eye(5))
     np.testing.assert_allclose(fitted.matrix @ root, np.eye(5), atol=1e-10)
     new = RNG.normal(size=(3, 5))
-    np.testing.assert_allclose(fitted.apply(new), (new - X.mean(0)) @ np.linalg.inv(root), rtol=1e-8)
+    np.testing.assert_allclose(
+        fitted.apply(new), (new - X.mean(0)) @ np.linalg.inv(root), rtol=1e-8
+    )
 
 
 def test_much_regularisation_only_centres_and_scales():
@@ -41,7 +43,8 @@ def test_images_keep_their_shape():
     fitted = zca(IMAGES, eps=0.1)
     assert fitted.apply(IMAGES).shape == IMAGES.shape
     np.testing.assert_allclose(
-        fitted.apply(IMAGES).reshape(30, -1), zca(IMAGES.reshape(30, -1), 0.1).apply(IMAGES.reshape(30, -1))
+        fitted.apply(IMAGES).reshape(30, -1),
+        zca(IMAGES.reshape(30, -1), 0.1).apply(IMAGES.reshape(30, -1)),
     )
 
 
@@ -58,7 +61,9 @@ def test_shifts_are_uniform():
     """450 shifts over 9 offsets: chi-squared, false-alarm rate 1e-4."""
     image = np.zeros((1, 5, 5, 1))
     image[0, 2, 2] = 1.0
-    moved = np.asarray(random_shifts(jax.random.key(0), jnp.asarray(np.repeat(image, 450, axis=0)), pixels=1))
+    moved = np.asarray(
+        random_shifts(jax.random.key(0), jnp.asarray(np.repeat(image, 450, axis=0)), pixels=1)
+    )
     np.testing.assert_array_equal(moved.sum((1, 2, 3)), 1)
     counts = moved.sum((0, 3))[1:4, 1:4]
     assert counts.sum() == 450 and stats.chisquare(counts.ravel()).pvalue > 1e-4

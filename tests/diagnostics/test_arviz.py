@@ -1,4 +1,5 @@
-"""ArviZ data of a posterior, against the closed form of a Gaussian process, on ArviZ 0.x and 1.x."""
+"""ArviZ data of a posterior, against the closed form of a Gaussian process, on ArviZ 0.x and
+1.x."""
 
 import dataclasses
 import warnings
@@ -56,15 +57,18 @@ def covariance():
 
 
 def leave_one_out():
-    """log p(y_n | the others), original units: Rasmussen & Williams 2006, equations 5.10 to 5.12."""
+    """log p(y_n | the others), original units: Rasmussen & Williams 2006, equations 5.10 to
+    5.12."""
     y, inverse = (Y - Y.mean()) / Y.std(ddof=1), np.linalg.inv(covariance())
     variance = 1 / np.diag(inverse)
-    return stats.norm.logpdf(y, y - variance * (inverse @ y), np.sqrt(variance)) - np.log(Y.std(ddof=1))
+    return stats.norm.logpdf(y, y - variance * (inverse @ y), np.sqrt(variance)) - np.log(
+        Y.std(ddof=1)
+    )
 
 
 def test_pointwise_log_likelihood_gives_leave_one_out(idata):
-    """E[1 / p(y_n | f_n)] over the posterior is 1 / p(y_n | the others); 25 z-scores beyond 4.5: odds 2e-4 by
-    chance."""
+    """E[1 / p(y_n | f_n)] over the posterior is 1 / p(y_n | the others); 25 z-scores beyond 4.5:
+    odds 2e-4 by chance."""
     ratios = np.exp(-np.asarray(idata["log_likelihood"]["y"])[0] + leave_one_out()[None])
     z = (ratios.mean(0) - 1) / (ratios.std(0, ddof=1) / np.sqrt(S))
     assert np.abs(z).max() < 4.5
@@ -96,7 +100,10 @@ def test_data_come_back_in_the_original_units(idata):
 
 def test_attributes_say_where_it_came_from(idata):
     attributes = idata["posterior"].attrs
-    assert (attributes["inference_library"], attributes["inference_library_version"]) == ("dkp", dkp.__version__)
+    assert (attributes["inference_library"], attributes["inference_library_version"]) == (
+        "dkp",
+        dkp.__version__,
+    )
     assert attributes["engine"] == "exact"
 
 
@@ -104,7 +111,13 @@ def test_it_survives_a_file(posterior, tmp_path):
     before = dkp.to_arviz(posterior, key=jax.random.key(2), n_samples=3, x=X[:4])
     before.to_netcdf(str(tmp_path / "posterior.nc"), engine="h5netcdf")
     after = az.from_netcdf(str(tmp_path / "posterior.nc"))
-    for group in ("posterior", "posterior_predictive", "log_likelihood", "observed_data", "predictions"):
+    for group in (
+        "posterior",
+        "posterior_predictive",
+        "log_likelihood",
+        "observed_data",
+        "predictions",
+    ):
         for name, values in before[group].data_vars.items():
             np.testing.assert_array_equal(after[group][name], values)
     assert after["predictions"]["y"].shape == (1, 3, 4)
@@ -121,7 +134,8 @@ def test_two_outputs_in_float32():
     assert np.isfinite(idata["log_likelihood"]["y"]).all()
 
 
-# Deep models --------------------------------------------------------------------------------------------------------
+# Deep models
+# --------------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +158,8 @@ class GivenPosterior:
 
 @pytest.fixture(scope="module")
 def deep_posterior():
-    """Two draws of a model with inferred and learned hyperparameters and one bottleneck, at five inducing points."""
+    """Two draws of a model with inferred and learned hyperparameters and one bottleneck, at five
+    inducing points."""
     model = dkp.DeepKernelProcess(
         layers=[
             kernels.Linear(ard=True, weights=dist.LogNormal(0.0, 1.0)),
@@ -200,12 +215,14 @@ def test_a_large_latent_function_is_left_out(deep_posterior, deep, monkeypatch):
     assert set(deep.data_vars) - set(again.data_vars) == {"f"}
 
 
-# Markov chains ------------------------------------------------------------------------------------------------------
+# Markov chains
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def chains():
-    """The Gaussian process above with a bottleneck of width 10^7 in it, which hardly changes anything."""
+    """The Gaussian process above with a bottleneck of width 10^7 in it, which hardly changes
+    anything."""
     model = dkp.DeepKernelProcess(
         layers=[
             kernels.Linear(),
@@ -227,7 +244,9 @@ def sampled(chains):
 
 
 def test_chains_are_kept_apart(chains, sampled):
-    assert dict(sampled["posterior"].sizes) | {"chain": 2, "draw": 150} == dict(sampled["posterior"].sizes)
+    assert dict(sampled["posterior"].sizes) | {"chain": 2, "draw": 150} == dict(
+        sampled["posterior"].sizes
+    )
     assert set(sampled["sample_stats"].data_vars) == {
         "acceptance_rate",
         "diverging",
@@ -271,7 +290,9 @@ def test_latent_functions_of_chains_are_those_of_the_gaussian_process(posterior,
     """f of 300 draws: means within 4.5 standard errors at all 25 points (odds 2e-4 by chance)."""
     f = np.asarray(sampled["posterior"]["f"])[..., 0].reshape(300, N)
     prediction = dkp.predict(posterior, X, key=jax.random.key(0))
-    mean, variance = (np.asarray(a)[0, :, 0] for a in (prediction.latent_mean, prediction.latent_variance))
+    mean, variance = (
+        np.asarray(a)[0, :, 0] for a in (prediction.latent_mean, prediction.latent_variance)
+    )
     assert np.abs((f.mean(0) - mean) / np.sqrt(variance / 300)).max() < 4.5
 
 
@@ -281,7 +302,9 @@ def test_fewer_draws_are_every_so_many_of_each_chain(chains, sampled):
         for name, values in fewer[group].data_vars.items():
             assert values.shape[:2] == (2, 50)
             np.testing.assert_allclose(values, np.asarray(sampled[group][name])[:, ::3], rtol=1e-12)
-    np.testing.assert_array_equal(fewer["posterior"]["gram_1_trace"], sampled["posterior"]["gram_1_trace"][:, ::3])
+    np.testing.assert_array_equal(
+        fewer["posterior"]["gram_1_trace"], sampled["posterior"]["gram_1_trace"][:, ::3]
+    )
     assert fewer["predictions"]["y"].shape == (2, 50, 3)
     assert "gram_1" not in fewer["posterior"]
 
@@ -290,8 +313,12 @@ def test_chains_survive_a_file(chains, tmp_path):
     before = dkp.to_arviz(chains, key=jax.random.key(1), n_samples=4)
     before.to_netcdf(str(tmp_path / "chains.nc"), engine="h5netcdf")
     after = az.from_netcdf(str(tmp_path / "chains.nc"))
-    np.testing.assert_array_equal(after["sample_stats"]["diverging"], before["sample_stats"]["diverging"])
-    np.testing.assert_array_equal(after["posterior"]["gram_1_trace"], before["posterior"]["gram_1_trace"])
+    np.testing.assert_array_equal(
+        after["sample_stats"]["diverging"], before["sample_stats"]["diverging"]
+    )
+    np.testing.assert_array_equal(
+        after["posterior"]["gram_1_trace"], before["posterior"]["gram_1_trace"]
+    )
 
 
 def test_what_is_no_posterior_or_no_key_is_refused(chains):

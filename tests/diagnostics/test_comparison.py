@@ -1,4 +1,5 @@
-"""How far two posteriors are from each other: against closed forms, and posteriors whose distance is known."""
+"""How far two posteriors are from each other: against closed forms, and posteriors whose distance
+is known."""
 
 import dataclasses
 import functools
@@ -36,11 +37,17 @@ def unfitted(model, data, n_inducing=3):
     """The variational posterior before any fitting."""
     with relaxed():
         family, parameters, _ = prepare(model, data, key=jax.random.key(0), n_inducing=n_inducing)
-    rest = {"elbo_trace": np.zeros(1), "jitter": 0.0, "skipped": 0, "stopped": "finished", "seconds": 0.0}
+    rest = {
+        "elbo_trace": np.zeros(1),
+        "jitter": 0.0,
+        "skipped": 0,
+        "stopped": "finished",
+        "seconds": 0.0,
+    }
     return VariationalPosterior(family=family, parameters=parameters, data=data, **rest)
 
 
-# --- energy distance -------------------------------------------------------------------------------------------------
+# --- energy distance ------------------------------------------------------------------------------
 
 
 def normal_energy(mean, sd):
@@ -54,7 +61,9 @@ def normal_energy(mean, sd):
 def replications(mean, sd, n=300, size=120):
     """Estimates and standard errors of n pairs of samples."""
     rng = np.random.default_rng(1)
-    pairs = [(rng.normal(size=(size, 1)), mean + sd * rng.normal(size=(size + 40, 1))) for _ in range(n)]
+    pairs = [
+        (rng.normal(size=(size, 1)), mean + sd * rng.normal(size=(size + 40, 1))) for _ in range(n)
+    ]
     return np.array([energy_distance(a, b) for a, b in pairs]).T
 
 
@@ -63,7 +72,8 @@ CASES = [(0.0, 1.0), (0.7, 1.0), (0.0, 2.0), (-1.5, 0.5)]
 
 @pytest.mark.parametrize(("mean", "sd"), CASES)
 def test_energy_distance_of_normal_laws(mean, sd):
-    """The mean of 300 estimates within four standard errors (odds 6e-5 by chance, each): zero for equal laws."""
+    """The mean of 300 estimates within four standard errors (odds 6e-5 by chance, each): zero for
+    equal laws."""
     truth = normal_energy(mean, sd)
     assert truth == pytest.approx(0, abs=1e-12) if (mean, sd) == (0, 1) else truth > 0.05
     estimates, _ = replications(mean, sd)
@@ -72,8 +82,9 @@ def test_energy_distance_of_normal_laws(mean, sd):
 
 @pytest.mark.parametrize(("mean", "sd"), CASES)
 def test_its_standard_error(mean, sd):
-    """Squared errors are right on average to 30% where laws differ; equal laws, whose estimate has no linear term, are
-    not declared different: at most 4 of 300 beyond three standard errors above zero."""
+    """Squared errors are right on average to 30% where laws differ; equal laws, whose estimate has
+    no linear term, are not declared different: at most 4 of 300 beyond three standard errors above
+    zero."""
     truth = normal_energy(mean, sd)
     estimates, errors = replications(mean, sd)
     ratio = np.mean(errors**2) / estimates.var(ddof=1)
@@ -90,7 +101,8 @@ def test_energy_distance_by_its_definition():
     a, b = RNG.normal(size=(5, 3)), RNG.normal(size=(4, 3)) + 1
     between = np.mean([np.linalg.norm(u - v) for u in a for v in b])
     inside = [
-        np.mean([np.linalg.norm(u - v) for i, u in enumerate(s) for j, v in enumerate(s) if i != j]) for s in (a, b)
+        np.mean([np.linalg.norm(u - v) for i, u in enumerate(s) for j, v in enumerate(s) if i != j])
+        for s in (a, b)
     ]
     found = energy_distance(a, b)
     assert found.mean == pytest.approx(2 * between - sum(inside), rel=1e-10)
@@ -98,12 +110,13 @@ def test_energy_distance_by_its_definition():
     assert energy_distance(3 * a, 3 * b).mean == pytest.approx(3 * found.mean, rel=1e-10)
 
 
-# --- importance weights ----------------------------------------------------------------------------------------------
+# --- importance weights ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("k", [0.3, 0.6, 0.9])
 def test_pareto_k_of_pareto_weights(k):
-    """P(w > t) = t^(-1/k): k-hat from the tail of 10,000 weights, of standard error (1 + k) / sqrt(300)."""
+    """P(w > t) = t^(-1/k): k-hat from the tail of 10,000 weights, of standard error (1 + k) /
+    sqrt(300)."""
     weights = k * np.random.default_rng(0).exponential(size=10_000)
     assert pareto_k(weights) == pytest.approx(k, abs=3 * (1 + k) / math.sqrt(300))
     assert pareto_k(weights + 700) == pytest.approx(pareto_k(weights), abs=1e-9)
@@ -117,7 +130,9 @@ def one_point_evidence(y):
     """Of [IW(delta)], log delta ~ N(1, 1/2), at one point with k = 1.44."""
     log_g, log_delta = np.meshgrid(np.linspace(-6, 12, 901), np.linspace(-2, 4, 301), indexing="ij")
     shape, scale = (np.exp(log_delta) + 2) / 2, np.exp(log_delta) * 1.44 / 2
-    prior = np.exp(shape * np.log(scale) - special.gammaln(shape) - shape * log_g - scale * np.exp(-log_g))
+    prior = np.exp(
+        shape * np.log(scale) - special.gammaln(shape) - shape * log_g - scale * np.exp(-log_g)
+    )
     prior *= stats.norm.pdf(log_delta, 1.0, 0.5)
     law = stats.norm.logpdf(y, scale=np.sqrt(np.exp(log_g)[..., None] + 0.09)).sum(-1)
     cell = 18 / 900 * 6 / 300
@@ -129,7 +144,8 @@ PAIR = np.array([[0.4, -0.3], [1.3, 0.9]])
 
 
 def pair_evidence(y):
-    """Of [SE, IW(3), SE] at two points: their squared distance in G is InvGamma((3 + 2) / 2, 3 (2 - 2 k) / 2)."""
+    """Of [SE, IW(3), SE] at two points: their squared distance in G is InvGamma((3 + 2) / 2, 3 (2 -
+    2 k) / 2)."""
     k = np.exp(-np.sum((PAIR[0] - PAIR[1]) ** 2) / 4)
     log_square = np.linspace(-8, 14, 4001)
     off = np.exp(-np.exp(log_square) / 2)
@@ -167,14 +183,20 @@ WEIGHTS = {
 
 
 def widened(posterior):
-    """With a guide that is nobody's optimum and a little narrower than the prior, so that the weights are bounded."""
+    """With a guide that is nobody's optimum and a little narrower than the prior, so that the
+    weights are bounded."""
     (guide,) = posterior.parameters["bottlenecks"]
-    guide = {"mixing": 1.2 * guide["mixing"], "log_gamma": jnp.log(jnp.asarray(0.5, guide["mixing"].dtype))}
+    guide = {
+        "mixing": 1.2 * guide["mixing"],
+        "log_gamma": jnp.log(jnp.asarray(0.5, guide["mixing"].dtype)),
+    }
     inferred = {
-        name: {**q, "log_scale": jnp.full_like(q["loc"], -0.5)} for name, q in posterior.parameters["inferred"].items()
+        name: {**q, "log_scale": jnp.full_like(q["loc"], -0.5)}
+        for name, q in posterior.parameters["inferred"].items()
     }
     return dataclasses.replace(
-        posterior, parameters={**posterior.parameters, "bottlenecks": (guide,), "inferred": inferred}
+        posterior,
+        parameters={**posterior.parameters, "bottlenecks": (guide,), "inferred": inferred},
     )
 
 
@@ -182,7 +204,9 @@ def widened(posterior):
 def test_mean_weight_is_the_evidence(name):
     """z-score below 4 (odds 6e-5 by chance) with a guide that has not been fitted."""
     model, x, y, evidence, n_inducing = WEIGHTS[name]
-    posterior = widened(unfitted(model, dkp.Dataset.from_arrays(x, y, standardize=False), n_inducing))
+    posterior = widened(
+        unfitted(model, dkp.Dataset.from_arrays(x, y, standardize=False), n_inducing)
+    )
     with relaxed():
         logs = np.asarray(log_weights(posterior, key=jax.random.key(1), n=20_000))
     ratios = np.exp(logs - evidence(y))
@@ -191,7 +215,7 @@ def test_mean_weight_is_the_evidence(name):
     assert 0.05 < ratios.std() < 3
 
 
-# --- posteriors ------------------------------------------------------------------------------------------------------
+# --- posteriors -----------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -220,8 +244,8 @@ quiet = pytest.mark.filterwarnings(r"ignore:(R-hat|ESS)\b:RuntimeWarning")
 
 @quiet
 def test_a_posterior_and_itself():
-    """Other draws of the same chains: energy distances within four standard errors of zero (a row is 4 such numbers
-    wide, odds 3e-4 by chance), means of 400 draws within 5 sqrt(2 / 400)."""
+    """Other draws of the same chains: energy distances within four standard errors of zero (a row
+    is 4 such numbers wide, odds 3e-4 by chance), means of 400 draws within 5 sqrt(2 / 400)."""
     found = compared(posterior(), posterior())
     assert len(found.grams) == 2
     for distance in (found.predictive, *found.grams):
@@ -258,7 +282,9 @@ def test_a_variational_posterior_is_audited():
 @quiet
 def test_what_cannot_be_compared():
     chains = posterior()
-    other_layers = unfitted(process(rbf(), dkp.InverseWishart(delta=4.0), kernels.ReLU()), chains.data)
+    other_layers = unfitted(
+        process(rbf(), dkp.InverseWishart(delta=4.0), kernels.ReLU()), chains.data
+    )
     other_data = unfitted(chains.model, dkp.Dataset.from_arrays(X, 2 * Y + X[:, 0]))
     fewer = unfitted(chains.model, dkp.Dataset.from_arrays(X[:4], Y[:4]))
     with pytest.raises(ValueError, match="two posteriors of one model"):

@@ -80,7 +80,10 @@ def test_gram_draws_are_the_formulas(posterior):
     z, s = np.asarray(draws.inducing[0]), np.asarray(draws.factors[0])
     lengthscales = np.asarray(draws.values["layers.3.lengthscale"])
     first = squared_exponential(z @ z.T / 2, 1.5)
-    learned = [s @ s.swapaxes(1, 2), [squared_exponential(f @ f.T, c) for f, c in zip(s, lengthscales, strict=True)]]
+    learned = [
+        s @ s.swapaxes(1, 2),
+        [squared_exponential(f @ f.T, c) for f, c in zip(s, lengthscales, strict=True)],
+    ]
     fixed = [[first] * N_DRAWS, [squared_exponential(first, c) for c in lengthscales]]
     for got, truth in ((found.learned, learned), (found.fixed, fixed)):
         for a, b in zip(got, truth, strict=True):
@@ -91,8 +94,11 @@ def test_label_alignment_is_that_of_the_projected_matrices(posterior):
     draws = stack(posterior.data.x)
     found = grams.label_alignment(posterior, draws, key=jax.random.key(0))
     learned = grams.gram_draws(posterior, draws).learned
-    truth = [[alignment(np.asarray(m), np.asarray(posterior.data.y)) for m in layer] for layer in learned]
-    # Where the inducing points are the data, little is random: the jitter of K (1e-11) enters as its square root.
+    truth = [
+        [alignment(np.asarray(m), np.asarray(posterior.data.y)) for m in layer] for layer in learned
+    ]
+    # Where the inducing points are the data, little is random: the jitter of K (1e-11) enters as
+    # its square root.
     np.testing.assert_allclose(found, np.transpose(truth), rtol=5e-3)
 
 
@@ -106,7 +112,9 @@ def alignment(gram, labels):
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_centred_alignment_is_its_definition(shape, n_outputs):
     f, y = RNG.normal(size=shape) + 2, RNG.normal(size=(shape[0], n_outputs)) - 3
-    np.testing.assert_allclose(centred_alignment(jnp.asarray(f), jnp.asarray(y)), alignment(f @ f.T, y), rtol=1e-10)
+    np.testing.assert_allclose(
+        centred_alignment(jnp.asarray(f), jnp.asarray(y)), alignment(f @ f.T, y), rtol=1e-10
+    )
 
 
 def test_centred_alignment_of_a_matrix_with_itself_is_one():
@@ -122,7 +130,9 @@ def test_summaries_are_those_of_the_eigenvalues(width):
     found = grams.gram_summaries(jnp.asarray(factor))
     np.testing.assert_allclose(found["log_det"], np.log(eigenvalues).sum(1), rtol=1e-8)
     np.testing.assert_allclose(found["trace"], np.sum(factor**2, axis=(1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(found["effective_rank"], np.exp(-np.sum(share * np.log(share), axis=1)), rtol=1e-8)
+    np.testing.assert_allclose(
+        found["effective_rank"], np.exp(-np.sum(share * np.log(share), axis=1)), rtol=1e-8
+    )
 
 
 def test_effective_rank_counts_equal_directions():

@@ -24,7 +24,10 @@ def integrated_crps(y, cdf):
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
-    [(metrics.rmse, sklearn.metrics.root_mean_squared_error), (metrics.mae, sklearn.metrics.mean_absolute_error)],
+    [
+        (metrics.rmse, sklearn.metrics.root_mean_squared_error),
+        (metrics.mae, sklearn.metrics.mean_absolute_error),
+    ],
 )
 def test_point_scores_agree_with_scikit_learn(ours, theirs):
     np.testing.assert_allclose(ours(Y, P), theirs(Y, P, multioutput="raw_values"))
@@ -75,7 +78,8 @@ def integrated_crps_of_steps(y, samples):
 
 
 def test_fair_crps_is_unbiased_with_few_draws():
-    """z-score over 20,000 repetitions, fixed seed; |z| > 4 has probability 6e-5 under unbiasedness."""
+    """z-score over 20,000 repetitions, fixed seed; |z| > 4 has probability 6e-5 under
+    unbiasedness."""
     rng = np.random.default_rng(5)
     n = 20_000
     y, samples = np.full(n, 0.7), rng.normal(size=(3, n))
@@ -89,7 +93,9 @@ def test_fair_crps_is_unbiased_with_few_draws():
 def test_one_component_is_the_gaussian_closed_form():
     scale = RNG.uniform(0.1, 3.0, size=Y.shape)
     np.testing.assert_allclose(
-        metrics.crps_gaussian_mixture(Y, P[None], scale[None]), gaussian_crps(Y, P, scale), rtol=1e-10
+        metrics.crps_gaussian_mixture(Y, P[None], scale[None]),
+        gaussian_crps(Y, P, scale),
+        rtol=1e-10,
     )
 
 
@@ -97,26 +103,33 @@ def test_equal_components_are_one_component():
     scale = np.ones((4, 30))
     mean = np.tile(P[None, :, 0], (4, 1))
     np.testing.assert_allclose(
-        metrics.crps_gaussian_mixture(Y[:, 0], mean, scale), gaussian_crps(Y[:, 0], P[:, 0], 1.0), rtol=1e-10
+        metrics.crps_gaussian_mixture(Y[:, 0], mean, scale),
+        gaussian_crps(Y[:, 0], P[:, 0], 1.0),
+        rtol=1e-10,
     )
 
 
 def test_mixture_agrees_with_quadrature():
-    mean, scale, y = np.array([-2.0, 0.5, 3.0]), np.array([0.5, 1.0, 2.0]), np.array([-4.0, 0.0, 2.5])
+    mean, scale, y = (
+        np.array([-2.0, 0.5, 3.0]),
+        np.array([0.5, 1.0, 2.0]),
+        np.array([-4.0, 0.0, 2.5]),
+    )
     truth = [integrated_crps(v, lambda t: stats.norm.cdf(t, mean, scale).mean()) for v in y]
     columns = np.tile(mean[:, None], (1, 3)), np.tile(scale[:, None], (1, 3))
     np.testing.assert_allclose(metrics.crps_gaussian_mixture(y, *columns), truth, rtol=1e-6)
 
 
 def test_mixture_agrees_with_draws_from_it():
-    """z-score of one average over 400 observations of the fair score; |z| > 4 has probability 6e-5."""
+    """z-score of one average over 400 observations of the fair score; |z| > 4 has probability
+    6e-5."""
     rng = np.random.default_rng(6)
     y = rng.normal(size=400)
     mean, scale = rng.normal(size=(3, 400)), rng.uniform(0.5, 2.0, size=(3, 400))
     component = rng.integers(3, size=(200, 400))
-    draws = np.take_along_axis(mean, component, 0) + np.take_along_axis(scale, component, 0) * rng.normal(
-        size=(200, 400)
-    )
+    draws = np.take_along_axis(mean, component, 0) + np.take_along_axis(
+        scale, component, 0
+    ) * rng.normal(size=(200, 400))
     difference = metrics.crps(y, draws) - metrics.crps_gaussian_mixture(y, mean, scale)
     assert abs(difference.mean() / stats.sem(difference)) < 4
 
@@ -124,7 +137,9 @@ def test_mixture_agrees_with_draws_from_it():
 def test_coverage_counts_and_includes_the_ends():
     lower, upper = np.zeros(5), np.ones(5)
     assert metrics.interval_coverage([-0.1, 0.0, 0.5, 1.0, 1.1], lower, upper) == 0.6
-    both = metrics.interval_coverage(np.array([[0.5, 2.0], [3.0, 0.5]]), np.zeros((2, 2)), np.ones((2, 2)))
+    both = metrics.interval_coverage(
+        np.array([[0.5, 2.0], [3.0, 0.5]]), np.zeros((2, 2)), np.ones((2, 2))
+    )
     np.testing.assert_array_equal(both, [0.5, 0.5])
 
 
@@ -147,9 +162,15 @@ def test_width_is_the_mean_width():
     [
         (lambda: metrics.rmse([1.0, 2.0], [1.0]), "Expected y and prediction to have one shape"),
         (lambda: metrics.mae([1.0, np.nan], [1.0, 2.0]), "Expected y to be finite"),
-        (lambda: metrics.crps([1.0, 2.0], np.zeros((5, 3))), r"Expected samples to have shape \(S, 2\). Got \(5, 3\)"),
+        (
+            lambda: metrics.crps([1.0, 2.0], np.zeros((5, 3))),
+            r"Expected samples to have shape \(S, 2\). Got \(5, 3\)",
+        ),
         (lambda: metrics.crps([1.0, 2.0], np.zeros((1, 2))), "at least two draws"),
-        (lambda: metrics.crps_gaussian_mixture([1.0], [[1.0]], [[0.0]]), "Expected scale to be positive"),
+        (
+            lambda: metrics.crps_gaussian_mixture([1.0], [[1.0]], [[0.0]]),
+            "Expected scale to be positive",
+        ),
         (
             lambda: metrics.crps_gaussian_mixture([1.0], [[1.0]], [[1.0], [1.0]]),
             "Expected mean and scale to have one shape",
@@ -163,7 +184,7 @@ def test_bad_arguments_are_refused(call, message):
         call()
 
 
-# --- classes ----------------------------------------------------------------------------------------------------------
+# --- classes --------------------------------------------------------------------------------------
 
 LABELS = RNG.integers(0, 3, 200)
 PROBABILITIES = RNG.dirichlet([1.0, 2.0, 0.5], 200)
@@ -174,26 +195,38 @@ def test_scores_of_classes_agree_with_scikit_learn():
         LABELS, PROBABILITIES.argmax(axis=1)
     )
     np.testing.assert_allclose(
-        metrics.mean_log_probability(LABELS, PROBABILITIES).mean, -sklearn.metrics.log_loss(LABELS, PROBABILITIES)
+        metrics.mean_log_probability(LABELS, PROBABILITIES).mean,
+        -sklearn.metrics.log_loss(LABELS, PROBABILITIES),
     )
     two = PROBABILITIES[:, :2] / PROBABILITIES[:, :2].sum(axis=1, keepdims=True)
     np.testing.assert_allclose(
-        metrics.brier_score(LABELS == 1, two), 2 * sklearn.metrics.brier_score_loss(LABELS == 1, two[:, 1])
+        metrics.brier_score(LABELS == 1, two),
+        2 * sklearn.metrics.brier_score_loss(LABELS == 1, two[:, 1]),
     )
     by_hand = np.mean(
-        [sum((p[k] - (k == y)) ** 2 for k in range(3)) for p, y in zip(PROBABILITIES, LABELS, strict=True)]
+        [
+            sum((p[k] - (k == y)) ** 2 for k in range(3))
+            for p, y in zip(PROBABILITIES, LABELS, strict=True)
+        ]
     )
     np.testing.assert_allclose(metrics.brier_score(LABELS, PROBABILITIES), by_hand)
-    np.testing.assert_allclose(metrics.predictive_entropy(PROBABILITIES), [stats.entropy(p) for p in PROBABILITIES])
+    np.testing.assert_allclose(
+        metrics.predictive_entropy(PROBABILITIES), [stats.entropy(p) for p in PROBABILITIES]
+    )
 
 
 def test_calibration_error_by_hand():
-    """Two rows of confidence 0.9, one right; two of 0.6, both right; one that is sure and right, in the last bin."""
+    """Two rows of confidence 0.9, one right; two of 0.6, both right; one that is sure and right, in
+    the last bin."""
     probabilities = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6], [1.0, 0.0]])
     labels = np.array([0, 0, 0, 1, 0])
     expected = (2 * abs(0.5 - 0.9) + 2 * abs(1 - 0.6) + 0) / 5
-    np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=10), expected)
-    np.testing.assert_allclose(metrics.expected_calibration_error(labels, probabilities, bins=1), abs(0.8 - 0.8))
+    np.testing.assert_allclose(
+        metrics.expected_calibration_error(labels, probabilities, bins=10), expected
+    )
+    np.testing.assert_allclose(
+        metrics.expected_calibration_error(labels, probabilities, bins=1), abs(0.8 - 0.8)
+    )
     found = metrics.reliability(labels, probabilities, bins=10)
     np.testing.assert_allclose(found.confidence, [0.6, 2.8 / 3])
     np.testing.assert_allclose(found.accuracy, [1, 2 / 3])
@@ -201,11 +234,17 @@ def test_calibration_error_by_hand():
 
 
 def test_calibrated_probabilities_have_little_calibration_error():
-    """50,000 labels drawn from their probabilities: what is left is chance, about sqrt(15 / N) / 2 = 0.009 at most."""
+    """50,000 labels drawn from their probabilities: what is left is chance, about sqrt(15 / N) / 2
+    = 0.009 at most."""
     probabilities = RNG.dirichlet([1.0, 1.0, 1.0], 50_000)
     labels = np.array((RNG.uniform(size=(50_000, 1)) > probabilities.cumsum(axis=1)).sum(axis=1))
     assert metrics.expected_calibration_error(labels, probabilities) < 0.01
-    assert metrics.expected_calibration_error(labels, probabilities**3 / (probabilities**3).sum(1, keepdims=True)) > 0.1
+    assert (
+        metrics.expected_calibration_error(
+            labels, probabilities**3 / (probabilities**3).sum(1, keepdims=True)
+        )
+        > 0.1
+    )
 
 
 def test_entropies_tell_what_lies_elsewhere():

@@ -1,4 +1,5 @@
-"""Bartlett factors as a NumPyro law: scipy's chi and normal densities, autodiff's Jacobians, and NumPyro's interface.
+"""Bartlett factors as a NumPyro law: scipy's chi and normal densities, autodiff's Jacobians, and
+NumPyro's interface.
 
 Every law is a row of one table; tests take the law as an argument of one jitted function.
 """
@@ -50,7 +51,10 @@ def scipy_log_density(df, value):
     """chi on the diagonal, and standard normal below it."""
     value = np.asarray(value, float)
     below = value[np.tril_indices(value.shape[0], -1, value.shape[1])]
-    return stats.chi(np.asarray(df, float)).logpdf(np.diagonal(value)).sum() + stats.norm.logpdf(below).sum()
+    return (
+        stats.chi(np.asarray(df, float)).logpdf(np.diagonal(value)).sum()
+        + stats.norm.logpdf(below).sum()
+    )
 
 
 @laws
@@ -73,7 +77,8 @@ def test_draws_have_the_asked_shapes_and_lie_in_the_support(name):
 
 
 def test_draws_of_a_batch_of_laws():
-    """E A_jj^2 = df_j for each of two laws, |z| < 4.5 over 4 numbers; and no two draws are alike."""
+    """E A_jj^2 = df_j for each of two laws, |z| < 4.5 over 4 numbers; and no two draws are
+    alike."""
     df = jnp.asarray([[2.0, 1.0], [9.5, 30.0]])
     law = Bartlett(df, 3)
     assert law.batch_shape == (2,) and law.event_shape == (3, 2)
@@ -90,8 +95,13 @@ def test_density_of_a_batch_is_the_density_of_each(df):
     law = Bartlett(jnp.asarray(df), 3)
     draws = draw(law, jax.random.key(3), (4,))
     each = np.broadcast_to(np.asarray(df), (*draws.shape[:-2], 2))
-    truth = [scipy_log_density(d, s) for d, s in zip(each.reshape(-1, 2), draws.reshape(-1, 3, 2), strict=True)]
-    np.testing.assert_allclose(log_density(law, draws), np.reshape(truth, draws.shape[:-2]), rtol=1e-12)
+    truth = [
+        scipy_log_density(d, s)
+        for d, s in zip(each.reshape(-1, 2), draws.reshape(-1, 3, 2), strict=True)
+    ]
+    np.testing.assert_allclose(
+        log_density(law, draws), np.reshape(truth, draws.shape[:-2]), rtol=1e-12
+    )
     assert log_density(law, draws[0]).shape == law.batch_shape
 
 
@@ -121,8 +131,12 @@ def test_gradients_match_finite_differences(name):
         return Bartlett(law.df + shift, law.rows).log_prob(stretch * value)
 
     gradient = jax.jit(jax.grad(moved, (0, 1)))(0.1, 1.1)
-    np.testing.assert_allclose(gradient[0], (moved(0.1 + h, 1.1) - moved(0.1 - h, 1.1)) / (2 * h), rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(gradient[1], (moved(0.1, 1.1 + h) - moved(0.1, 1.1 - h)) / (2 * h), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        gradient[0], (moved(0.1 + h, 1.1) - moved(0.1 - h, 1.1)) / (2 * h), rtol=1e-6, atol=1e-8
+    )
+    np.testing.assert_allclose(
+        gradient[1], (moved(0.1, 1.1 + h) - moved(0.1, 1.1 - h)) / (2 * h), rtol=1e-6, atol=1e-8
+    )
 
 
 @laws
@@ -132,7 +146,9 @@ def test_float32_stays_float32_and_agrees(name):
     density = log_density(single, value)
     assert value.dtype == density.dtype == jnp.float32
     np.testing.assert_allclose(value, draw(double, jax.random.key(2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(density, log_density(double, value.astype(jnp.float64)), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        density, log_density(double, value.astype(jnp.float64)), rtol=1e-5, atol=1e-5
+    )
 
 
 @laws
@@ -153,11 +169,13 @@ def test_degrees_of_freedom_that_are_not_positive(df):
 
 
 def test_more_columns_than_rows():
-    with pytest.raises(ValueError, match="Expected at most as many columns as rows, 2. Got 3 degrees of freedom"):
+    with pytest.raises(
+        ValueError, match="Expected at most as many columns as rows, 2. Got 3 degrees of freedom"
+    ):
         Bartlett(jnp.ones(3), 2)
 
 
-# --- the support and its map from the reals -----------------------------------------------------------------------
+# --- the support and its map from the reals -------------------------------------------------------
 
 
 @shapes
@@ -184,7 +202,9 @@ def test_bijection_with_the_reals(rows, columns):
     entries = np.tril_indices(rows, 0, columns)
     assert transform.size == len(entries[0])
     jacobian = jax.jit(jax.jacfwd(lambda x: transform(x)[entries]))(x)
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(x, y), np.linalg.slogdet(jacobian)[1], atol=1e-12)
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(x, y), np.linalg.slogdet(jacobian)[1], atol=1e-12
+    )
 
 
 @shapes
@@ -192,13 +212,17 @@ def test_bijection_of_a_batch(rows, columns):
     transform = LowerTrapezoidalTransform(rows, columns)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 3, transform.size)), jnp.float32)
     y = transform(x)
-    assert y.shape == transform.forward_shape(x.shape) and x.shape == transform.inverse_shape(y.shape)
+    assert y.shape == transform.forward_shape(x.shape) and x.shape == transform.inverse_shape(
+        y.shape
+    )
     assert y.dtype == jnp.float32
     np.testing.assert_allclose(y, [[transform(one) for one in row] for row in x], rtol=1e-6)
     np.testing.assert_allclose(transform.inv(y), x, rtol=1e-5, atol=1e-6)
     log_det = transform.log_abs_det_jacobian(x, y)
     assert log_det.shape == (2, 3)
-    np.testing.assert_allclose(log_det[1, 2], transform.log_abs_det_jacobian(x[1, 2], y[1, 2]), rtol=1e-6)
+    np.testing.assert_allclose(
+        log_det[1, 2], transform.log_abs_det_jacobian(x[1, 2], y[1, 2]), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [LowerTrapezoidal, LowerTrapezoidalTransform])

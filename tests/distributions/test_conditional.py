@@ -1,8 +1,8 @@
-"""The per-point conditionals of the Wishart laws against joint sampling, and their independence of the batch.
+"""The per-point conditionals of the Wishart laws against joint sampling, and their independence of
+the batch.
 
-Each law is a row of one table. Monte Carlo with fixed seeds; p > 1e-4 and |z| < 4.5 keep the false-alarm rate of each
-test over seeds below 2e-3.
-"""
+Each law is a row of one table. Monte Carlo with fixed seeds; p > 1e-4 and |z| < 4.5 keep the
+false-alarm rate of each test over seeds below 2e-3."""
 
 import functools
 from typing import NamedTuple
@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dkp.distributions import InverseWishartFactor, WishartFactor, inverse_wishart_conditional, wishart_conditional
+from dkp.distributions import (
+    InverseWishartFactor,
+    WishartFactor,
+    inverse_wishart_conditional,
+    wishart_conditional,
+)
 from dkp.distributions.conditional import wishart_conditional_mean
 from dkp.gram.gram import Gram
 from dkp.linalg.cholesky import cholesky
@@ -114,7 +119,9 @@ def draw_all(name, keys, gram):
     @jax.vmap
     def draw(key):
         key_factor, key_data = jax.random.split(key)
-        return condition(name, key_data, gram, LAWS[name].factor(cholesky(gram.ii)).sample(key_factor))
+        return condition(
+            name, key_data, gram, LAWS[name].factor(cholesky(gram.ii)).sample(key_factor)
+        )
 
     return draw(keys)
 
@@ -127,7 +134,9 @@ def conditional_draws(name, n, seed):
 
 
 def draws_given(name, n, seed, factor):
-    gram = draw_given_factor(name, jax.random.split(jax.random.key(seed), DRAWS), blocks(kernel(n)), factor)
+    gram = draw_given_factor(
+        name, jax.random.split(jax.random.key(seed), DRAWS), blocks(kernel(n)), factor
+    )
     return Draws(*map(np.asarray, (gram.ii, gram.ti, gram.tt)))
 
 
@@ -158,10 +167,11 @@ STATISTICS = {
 
 @laws
 def test_one_point_follows_the_joint_law(name):
-    """Joint draws over 1 data point, and over 3 with two ignored, both agree with the conditional at 1 and at 3. At
-    most 36 p-values above 1e-4: a false-alarm rate of 4e-3 over seeds."""
+    """Joint draws over 1 data point, and over 3 with two ignored, both agree with the conditional
+    at 1 and at 3. At most 36 p-values above 1e-4: a false-alarm rate of 4e-3 over seeds."""
     conditional = [conditional_draws(name, n, seed) for n, seed in ((1, 0), (3, 1))]
-    degenerate = () if LAWS[name].columns == P else ("residual", "regression weight")  # they need the inverse of G_ii
+    # they need the inverse of G_ii
+    degenerate = () if LAWS[name].columns == P else ("residual", "regression weight")
     degenerate += ("residual",) if LAWS[name].columns == LAWS[name].parameter else ()  # it is 0
     for statistic in sorted(STATISTICS.keys() - set(degenerate)):
         f = STATISTICS[statistic]
@@ -182,7 +192,8 @@ def test_every_point_of_a_batch_follows_the_joint_law(name):
 
 @wisharts
 def test_joint_second_moments(name):
-    """Cov(G_ij, G_kl) = (K_ik K_jl + K_il K_jk) / nu for all entries of one data point and the inducing points.
+    """Cov(G_ij, G_kl) = (K_ik K_jl + K_il K_jk) / nu for all entries of one data point and the
+    inducing points.
 
     |z| < 4.5 over the 55 pairs of 10 entries: a false-alarm rate of 4e-4 over seeds.
     """
@@ -209,7 +220,10 @@ def test_independence_of_batch_size(name):
 def test_independence_of_the_choice_of_root(name):
     """S and S Q, for an orthogonal Q, are roots of one G_ii."""
     q = np.linalg.qr(np.random.default_rng(4).normal(size=(LAWS[name].columns,) * 2))[0]
-    one, other = draws_given(name, 1, 5, root(name)), draws_given(name, 1, 6, root(name) @ jnp.asarray(q))
+    one, other = (
+        draws_given(name, 1, 5, root(name)),
+        draws_given(name, 1, 6, root(name) @ jnp.asarray(q)),
+    )
     np.testing.assert_allclose(one.ii, other.ii, rtol=1e-10)
     for statistic in ("g_tt", "g_ti", "other g_ti", "residual given one point"):
         f = STATISTICS[statistic]
@@ -223,8 +237,13 @@ def conditional_variance_of_the_kernel(n):
 
 @pytest.mark.parametrize("n", [1, 7])
 def test_residual_of_the_inverse_wishart_is_inverse_gamma_of_the_stated_shape(n):
-    gram, delta = draws_given("inverse Wishart", n, 5 if n == 1 else 6, root("inverse Wishart")), 6.0
-    law = stats.invgamma((delta + P + 2) / 2, scale=delta * conditional_variance_of_the_kernel(n) / 2)
+    gram, delta = (
+        draws_given("inverse Wishart", n, 5 if n == 1 else 6, root("inverse Wishart")),
+        6.0,
+    )
+    law = stats.invgamma(
+        (delta + P + 2) / 2, scale=delta * conditional_variance_of_the_kernel(n) / 2
+    )
     assert stats.kstest(residual(gram), law.cdf).pvalue > 1e-4
 
 
@@ -270,7 +289,9 @@ def test_the_conditional_mean_is_the_mean_of_draws(name):
 @pytest.mark.parametrize("name", ["inverse Wishart", "Wishart of width 5.6"])
 def test_the_concentrated_limit_is_the_deterministic_network(name):
     gram = blocks(kernel(3))
-    limit = jax.jit(lambda gram: condition(name, jax.random.key(0), gram, cholesky(gram.ii).tril, 1e12))
+    limit = jax.jit(
+        lambda gram: condition(name, jax.random.key(0), gram, cholesky(gram.ii).tril, 1e12)
+    )
     for block, truth in zip(jax.tree.leaves(limit(gram)), jax.tree.leaves(gram), strict=True):
         np.testing.assert_allclose(block, truth, rtol=1e-4)
 

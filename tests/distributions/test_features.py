@@ -39,10 +39,15 @@ def test_moments_of_draws(name):
         residual = draws[:, :, j] - law.mean
         assert np.max(np.abs(residual.mean(0) / residual.std(0) * np.sqrt(len(residual)))) < 4.5
         products = residual[:, :, None] * residual[:, None, :]
-        assert np.max(np.abs((products.mean(0) - law.cov) / products.std(0) * np.sqrt(len(products)))) < 4.5
+        assert (
+            np.max(np.abs((products.mean(0) - law.cov) / products.std(0) * np.sqrt(len(products))))
+            < 4.5
+        )
 
 
-@pytest.mark.parametrize(("q", "p"), [("general", "identity"), ("general", "other"), ("identity", "other")])
+@pytest.mark.parametrize(
+    ("q", "p"), [("general", "identity"), ("general", "other"), ("identity", "other")]
+)
 def test_divergence_is_the_sum_over_columns(q, p):
     truth = 0.0
     for a, b in zip(columns(LAWS[q]), columns(LAWS[p]), strict=True):

@@ -1,7 +1,8 @@
-"""Generalised singular Wishart laws: the Wishart as a special case, autodiff's Jacobians, importance sampling, KLs.
+"""Generalised singular Wishart laws: the Wishart as a special case, autodiff's Jacobians,
+importance sampling, KLs.
 
-Statistical tests have fixed seeds; |z| < 4 on each comparison: a false-alarm rate of 6e-5 a comparison over seeds.
-"""
+Statistical tests have fixed seeds; |z| < 4 on each comparison: a false-alarm rate of 6e-5 a
+comparison over seeds."""
 
 import functools
 
@@ -12,7 +13,13 @@ import pytest
 from numpyro.distributions import transforms
 from scipy import integrate, stats
 
-from dkp.distributions import Bartlett, GeneralisedBartlett, GeneralisedWishartFactor, WishartFactor, kl_divergence
+from dkp.distributions import (
+    Bartlett,
+    GeneralisedBartlett,
+    GeneralisedWishartFactor,
+    WishartFactor,
+    kl_divergence,
+)
 from dkp.distributions.generalised import ColumnProduct, RowProduct
 from dkp.linalg.bartlett import trapezoid, wishart_df
 from dkp.linalg.diagonals import diagonal
@@ -20,7 +27,10 @@ from tests.distributions.test_wishart import log_jacobian, scale_tril, singular_
 
 SHAPES = {"5 x 3": (5, 3), "4 x 4": (4, 4), "4 x 1": (4, 1), "6 x 2": (6, 2)}
 MIXINGS = {"": (False, False), "a": (True, False), "b": (False, True), "ab": (True, True)}
-CASES = [(shape, mixing) for shape in ("5 x 3", "4 x 4") for mixing in MIXINGS] + [("4 x 1", "a"), ("6 x 2", "ab")]
+CASES = [(shape, mixing) for shape in ("5 x 3", "4 x 4") for mixing in MIXINGS] + [
+    ("4 x 1", "a"),
+    ("6 x 2", "ab"),
+]
 cases = pytest.mark.parametrize(("shape", "mixing"), CASES)
 
 
@@ -41,12 +51,17 @@ def law(shape, mixing, dense=True, dtype=jnp.float64):
     rows, columns = MIXINGS[mixing]
     rng = np.random.default_rng(p)
     a = jnp.asarray(np.eye(p) + 0.3 * rng.normal(size=(p, p)), dtype)
-    b = jnp.asarray(np.tril(0.3 * rng.normal(size=(m, m)), -1) + np.diag(0.8 + rng.random(m)), dtype)
+    b = jnp.asarray(
+        np.tril(0.3 * rng.normal(size=(m, m)), -1) + np.diag(0.8 + rng.random(m)), dtype
+    )
     scale = scale_tril(p, dtype)
     if rows and not dense:
         scale = scale @ (jnp.tril(a, -1) + jnp.diag(jnp.abs(diagonal(a))))
     return GeneralisedWishartFactor(
-        scale, entries(p, m, dtype=dtype), columns=b if columns else None, rows=a if rows and dense else None
+        scale,
+        entries(p, m, dtype=dtype),
+        columns=b if columns else None,
+        rows=a if rows and dense else None,
     )
 
 
@@ -65,7 +80,7 @@ def draws(q, key, n):
     return jax.vmap(q.sample)(jax.random.split(key, n))
 
 
-# --- densities ------------------------------------------------------------------------------------------------------
+# --- densities ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("p", "df"), [(4, 2), (4, 3), (4, 4), (4, 9.3), (1, 2.5)])
@@ -112,13 +127,17 @@ def test_density_of_entries_is_a_product_of_scipys(shape, mixing):
     base = law(shape, mixing).base_dist
     t = np.asarray(draws(base, jax.random.key(3), 1)[0])
     on, (p, m) = np.diagonal(t), base.event_shape
-    squares = stats.gamma(base.concentration, scale=1 / np.asarray(base.rate)).logpdf(on**2) + np.log(2 * on)
+    squares = stats.gamma(base.concentration, scale=1 / np.asarray(base.rate)).logpdf(
+        on**2
+    ) + np.log(2 * on)
     i, j = np.tril_indices(p, -1, m)
     below = stats.norm(np.asarray(base.loc)[i, j], np.asarray(base.scale)[i, j]).logpdf(t[i, j])
     np.testing.assert_allclose(log_density(base, t), squares.sum() + below.sum(), rtol=1e-12)
 
 
-@pytest.mark.parametrize(("shape", "mixing"), [("5 x 3", ""), ("4 x 4", "a"), ("4 x 1", "a"), ("5 x 3", "ab")])
+@pytest.mark.parametrize(
+    ("shape", "mixing"), [("5 x 3", ""), ("4 x 4", "a"), ("4 x 1", "a"), ("5 x 3", "ab")]
+)
 def test_density_is_normalised(shape, mixing):
     """E_q[p / q] = 1 for a narrow p: importance sampling from the law."""
     q = law(shape, mixing)
@@ -133,7 +152,8 @@ def test_density_is_normalised(shape, mixing):
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_normalised_against_the_wishart(dense):
-    """E_q[p / q] = 1 for a Wishart p and a wider q with rows and columns mixed: laws of two sorts on one support."""
+    """E_q[p / q] = 1 for a Wishart p and a wider q with rows and columns mixed: laws of two sorts
+    on one support."""
     p, m = 5, 3
     rng = np.random.default_rng(1)
     degrees = wishart_df(jnp.asarray(float(m)), m)
@@ -150,7 +170,7 @@ def test_normalised_against_the_wishart(dense):
     assert error < 0.05 and abs(weights.mean() - 1) < 4 * error
 
 
-# --- transforms -----------------------------------------------------------------------------------------------------
+# --- transforms -----------------------------------------------------------------------------------
 
 
 def apply(transform, t):
@@ -163,14 +183,18 @@ def apply(transform, t):
 def test_transforms_are_bijections_with_autodiffs_jacobian(shape, kind):
     q = law(shape, "ab")
     transform = (
-        ColumnProduct(q.columns, SHAPES[shape][0]) if kind == "columns" else RowProduct(q.rows, SHAPES[shape][1])
+        ColumnProduct(q.columns, SHAPES[shape][0])
+        if kind == "columns"
+        else RowProduct(q.rows, SHAPES[shape][1])
     )
     t = draws(q.base_dist, jax.random.key(6), 1)[0]
     moved = transform(t)
     assert transform.codomain(moved) and transform.domain(t)
     np.testing.assert_allclose(transform.inv(moved), t, atol=1e-11)
     truth = log_jacobian(functools.partial(apply, transform), t)
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(t, moved), truth, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(t, moved), truth, rtol=1e-10, atol=1e-10
+    )
     leaves, structure = jax.tree.flatten(transform)
     again = jax.tree.unflatten(structure, leaves)
     assert isinstance(again, transforms.Transform) and again == transform
@@ -183,7 +207,7 @@ def test_rows_give_the_matrix_that_they_say():
     np.testing.assert_allclose(moved @ moved.T, q.rows @ t @ t.T @ q.rows.T, rtol=1e-10, atol=1e-12)
 
 
-# --- sampling -------------------------------------------------------------------------------------------------------
+# --- sampling -------------------------------------------------------------------------------------
 
 
 def test_entries_follow_their_laws():
@@ -196,7 +220,11 @@ def test_entries_follow_their_laws():
         truth = stats.norm(float(base.loc[i, j]), float(base.scale[i, j]))
         assert stats.kstest(samples[:, i, j], truth.cdf).pvalue > 1e-4
     mean, variance, mean_log = base.moments
-    z = (samples.mean(0) - mean) / np.where(np.tril(np.ones((4, 3))) > 0, samples.std(0), 1) * np.sqrt(len(samples))
+    z = (
+        (samples.mean(0) - mean)
+        / np.where(np.tril(np.ones((4, 3))) > 0, samples.std(0), 1)
+        * np.sqrt(len(samples))
+    )
     assert np.max(np.abs(z)) < 4.5
     np.testing.assert_allclose(samples.var(0), variance, rtol=0.06)
     on = 2 * np.log(np.diagonal(samples, axis1=1, axis2=2))
@@ -211,7 +239,7 @@ def test_draws_have_the_asked_shapes_and_lie_in_the_support(shape):
     assert q.log_prob(s).shape == shape
 
 
-# --- divergences ----------------------------------------------------------------------------------------------------
+# --- divergences ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("shape", "mixing"), CASES)
@@ -220,7 +248,10 @@ def test_divergence_is_its_monte_carlo_estimate(shape, mixing, extra):
     p, m = SHAPES[shape]
     if extra and m < p:
         pytest.skip("a rank below the size has one degree of freedom for each column")
-    q, prior = law(shape, mixing, dense=False), WishartFactor(m + extra, 0.8 * scale_tril(p + 1)[:p, :p])
+    q, prior = (
+        law(shape, mixing, dense=False),
+        WishartFactor(m + extra, 0.8 * scale_tril(p + 1)[:p, :p]),
+    )
     s = draws(q, jax.random.key(10), 20_000)
     samples = np.asarray(jax.vmap(lambda x: q.log_prob(x) - prior.log_prob(x))(s))
     kl = float(kl_divergence(q, prior))
@@ -240,7 +271,8 @@ def test_divergence_is_zero_where_the_laws_agree(p, df):
 
 @pytest.mark.parametrize(("df_q", "df_p"), [(6.5, 9.0), (9.0, 6.5)])
 def test_divergence_of_wisharts_is_the_formula(df_q, df_p):
-    """With log-determinants, traces and multivariate gamma functions of whole matrices, by SciPy (Penny 2001)."""
+    """With log-determinants, traces and multivariate gamma functions of whole matrices, by SciPy
+    (Penny 2001)."""
     from scipy.special import multigammaln, psi
 
     p = 3
@@ -280,12 +312,17 @@ def test_wisharts_of_different_rank_have_no_divergence():
 
 def test_divergence_has_the_gradient_of_finite_differences():
     q, prior = law("5 x 3", "ab", dense=False), Bartlett(wishart_df(jnp.asarray(3.0), 3), 5)
-    direction = jax.tree.map(lambda a: jnp.asarray(np.random.default_rng(0).normal(size=a.shape)), q)
+    direction = jax.tree.map(
+        lambda a: jnp.asarray(np.random.default_rng(0).normal(size=a.shape)), q
+    )
 
     @jax.jit
     @jax.value_and_grad
     def along(t):
-        return kl_divergence(jax.tree.map(lambda a, d: a + t * jnp.tril(d) if a.ndim == 2 else a, q, direction), prior)
+        return kl_divergence(
+            jax.tree.map(lambda a, d: a + t * jnp.tril(d) if a.ndim == 2 else a, q, direction),
+            prior,
+        )
 
     h = 1e-6
     np.testing.assert_allclose(along(0.0)[1], (along(h)[0] - along(-h)[0]) / (2 * h), rtol=1e-6)
@@ -300,17 +337,21 @@ def test_float32(dense):
     np.testing.assert_allclose(value, log_density(q, s), rtol=1e-4)
     if not dense:
         priors = [WishartFactor(3, scale_tril(5, d)) for d in (jnp.float64, jnp.float32)]
-        np.testing.assert_allclose(kl_divergence(low, priors[1]), kl_divergence(q, priors[0]), rtol=1e-4)
+        np.testing.assert_allclose(
+            kl_divergence(low, priors[1]), kl_divergence(q, priors[0]), rtol=1e-4
+        )
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["concentration", "rate", "scale"])
 def test_parameters_that_underflow(name):
     good = {n: getattr(entries(3, 2), n) for n in ("concentration", "rate", "loc", "scale")}
     bad = good | {name: jnp.exp(jnp.full_like(good[name], -1e4))}
-    with pytest.raises(ValueError, match=f"Expected a positive {name}. Got a smallest value of 0.0.*underflow"):
+    with pytest.raises(
+        ValueError, match=f"Expected a positive {name}. Got a smallest value of 0.0.*underflow"
+    ):
         GeneralisedBartlett(**bad)
 
 

@@ -1,4 +1,5 @@
-"""The divergence of two inverse Wishart laws: Monte Carlo, quadrature in one dimension, and its laws."""
+"""The divergence of two inverse Wishart laws: Monte Carlo, quadrature in one dimension, and its
+laws."""
 
 import jax
 import jax.numpy as jnp
@@ -33,12 +34,16 @@ def test_monte_carlo(size, df_q, df_p):
         return q.log_prob(s) - p.log_prob(s)
 
     samples = np.asarray(log_ratio(jax.random.split(jax.random.key(7), 10_000)))
-    assert abs(samples.mean() - float(kl_divergence(q, p))) < 4 * samples.std(ddof=1) / np.sqrt(len(samples))
+    assert abs(samples.mean() - float(kl_divergence(q, p))) < 4 * samples.std(ddof=1) / np.sqrt(
+        len(samples)
+    )
 
 
 def test_one_dimension_by_quadrature():
     q, p = pair(1, 4.5, 7.0)
-    laws = [stats.invgamma(float(d.df) / 2, scale=float(d.scale_tril[0, 0]) ** 2 / 2) for d in (q, p)]
+    laws = [
+        stats.invgamma(float(d.df) / 2, scale=float(d.scale_tril[0, 0]) ** 2 / 2) for d in (q, p)
+    ]
 
     def integrand(log_g):
         g = np.exp(log_g)
@@ -72,7 +77,9 @@ def test_gradient_against_finite_differences():
 
     gradient, h = jax.jit(jax.grad(kl, (0, 1)))(5.0, 0.3), 1e-5
     np.testing.assert_allclose(gradient[0], (kl(5 + h, 0.3) - kl(5 - h, 0.3)) / (2 * h), rtol=1e-6)
-    np.testing.assert_allclose(gradient[1], (kl(5.0, 0.3 + h) - kl(5.0, 0.3 - h)) / (2 * h), rtol=1e-6)
+    np.testing.assert_allclose(
+        gradient[1], (kl(5.0, 0.3 + h) - kl(5.0, 0.3 - h)) / (2 * h), rtol=1e-6
+    )
 
 
 def test_batches_and_registration():
@@ -85,7 +92,9 @@ def test_batches_and_registration():
 
 
 def test_float32():
-    single = [InverseWishartFactor(d, tril(3, i).astype(jnp.float32)) for i, d in enumerate((6.0, 9.0))]
+    single = [
+        InverseWishartFactor(d, tril(3, i).astype(jnp.float32)) for i, d in enumerate((6.0, 9.0))
+    ]
     double = [InverseWishartFactor(d, tril(3, i)) for i, d in enumerate((6.0, 9.0))]
     assert kl_divergence(*single).dtype == jnp.float32
     np.testing.assert_allclose(kl_divergence(*single), kl_divergence(*double), rtol=1e-4)

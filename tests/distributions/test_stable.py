@@ -1,4 +1,5 @@
-"""Positive stable laws: the Laplace transform that defines them, scipy's densities, closed forms, sampling laws."""
+"""Positive stable laws: the Laplace transform that defines them, scipy's densities, closed forms,
+sampling laws."""
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,9 @@ def log_density(a, s):
 
 @jax.jit
 def gradients(a, s):
-    return jax.vmap(jax.grad(lambda a, s: PositiveStable(a).log_prob(s), argnums=(0, 1)), (None, 0))(a, s)
+    return jax.vmap(
+        jax.grad(lambda a, s: PositiveStable(a).log_prob(s), argnums=(0, 1)), (None, 0)
+    )(a, s)
 
 
 @jax.jit
@@ -31,7 +34,8 @@ def draw(a, key):
 
 
 def where_dense(a, log_least):
-    """Values at which the density is at least that; the others are replaced, so that programs are compiled once."""
+    """Values at which the density is at least that; the others are replaced, so that programs are
+    compiled once."""
     dense = np.asarray(log_density(jnp.asarray(a), jnp.asarray(VALUES))) > log_least
     return np.where(dense, VALUES, 1.5)
 
@@ -48,7 +52,8 @@ def squares(a, values):
 
 @pytest.mark.parametrize("a", CONCENTRATIONS)
 def test_the_laplace_transform_of_the_density(a):
-    """E[exp(-t S)] = exp(-t^a), by the trapezoidal rule in log s, whose integrand decays doubly exponentially."""
+    """E[exp(-t S)] = exp(-t^a), by the trapezoidal rule in log s, whose integrand decays doubly
+    exponentially."""
     log_s, h = np.linspace(-100, 10, 16_384, retstep=True)
     density = np.exp(np.asarray(log_density(jnp.asarray(a), jnp.asarray(np.exp(log_s)))) + log_s)
     for t in (0.3, 1.0, 4.0):
@@ -72,7 +77,8 @@ def test_the_density_for_one_half_is_levys():
 
 @pytest.mark.parametrize("a", CONCENTRATIONS)
 def test_tails(a):
-    """p(s) ~ a / Gamma(1 - a) s^(-1 - a), and the next term of the series is of relative size s^-a."""
+    """p(s) ~ a / Gamma(1 - a) s^(-1 - a), and the next term of the series is of relative size
+    s^-a."""
     s = 1e10 ** (1 / a)
     truth = np.log(a / special.gamma(1 - a)) - (1 + a) * np.log(s)
     np.testing.assert_allclose(log_density(jnp.asarray(a), jnp.asarray(s)), truth, atol=1e-8)
@@ -102,13 +108,19 @@ def test_draws_for_one_half_are_levys_and_make_cauchy_variables():
 
 @pytest.mark.parametrize("a", [0.4, 0.8])
 def test_mean_of_the_root(a):
-    """E[S^p] = Gamma(1 - p/a) / Gamma(1 - p) where it is finite. |z| < 4.5 at p = a/3, whose variance is finite."""
+    """E[S^p] = Gamma(1 - p/a) / Gamma(1 - p) where it is finite. |z| < 4.5 at p = a/3, whose
+    variance is finite."""
     s, p = np.asarray(draw(jnp.asarray(a), jax.random.key(3))), a / 3
     truth = special.gamma(1 - p / a) / special.gamma(1 - p)
     assert abs(np.mean(s**p) - truth) < 4.5 * np.std(s**p) / np.sqrt(N)
     expected = special.gamma(1 - 0.5 / a) / special.gamma(0.5) if a > 0.5 else np.inf
     np.testing.assert_allclose(SqrtPositiveStable(a).mean, expected, rtol=1e-12)
-    assert PositiveStable(a).mean == PositiveStable(a).variance == SqrtPositiveStable(a).variance == np.inf
+    assert (
+        PositiveStable(a).mean
+        == PositiveStable(a).variance
+        == SqrtPositiveStable(a).variance
+        == np.inf
+    )
 
 
 @pytest.mark.parametrize("a", [0.3, 0.5, 0.9])
@@ -119,7 +131,9 @@ def test_draws_are_differentiable_in_the_concentration(a):
 
     h = 1e-6
     slope = jax.jvp(values, (jnp.asarray(a),), (jnp.ones(()),))[1]
-    np.testing.assert_allclose(slope, (values(a + h) - values(a - h)) / (2 * h), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        slope, (values(a + h) - values(a - h)) / (2 * h), rtol=1e-5, atol=1e-6
+    )
     assert PositiveStable(a).has_rsample
 
 
@@ -129,7 +143,9 @@ def test_gradients_of_the_density_match_finite_differences(a):
     in_a, in_s = gradients(jnp.asarray(a), s)
     difference = (log_density(jnp.asarray(a + h), s) - log_density(jnp.asarray(a - h), s)) / (2 * h)
     np.testing.assert_allclose(in_a, difference, rtol=1e-4, atol=1e-6)
-    difference = (log_density(jnp.asarray(a), s * np.exp(h)) - log_density(jnp.asarray(a), s * np.exp(-h))) / (2 * h)
+    difference = (
+        log_density(jnp.asarray(a), s * np.exp(h)) - log_density(jnp.asarray(a), s * np.exp(-h))
+    ) / (2 * h)
     np.testing.assert_allclose(in_s * s, difference, rtol=1e-4, atol=1e-6)
 
 
@@ -138,8 +154,13 @@ def test_float32_is_close_to_float64(a):
     s = where_dense(a, -100)
     single = log_density(jnp.asarray(a, jnp.float32), jnp.asarray(s, jnp.float32))
     assert single.dtype == jnp.float32
-    np.testing.assert_allclose(single, log_density(jnp.asarray(a), jnp.asarray(s)), rtol=2e-5, atol=2e-5)
-    assert all(np.all(np.isfinite(g)) for g in gradients(jnp.asarray(a, jnp.float32), jnp.asarray(s, jnp.float32)))
+    np.testing.assert_allclose(
+        single, log_density(jnp.asarray(a), jnp.asarray(s)), rtol=2e-5, atol=2e-5
+    )
+    assert all(
+        np.all(np.isfinite(g))
+        for g in gradients(jnp.asarray(a, jnp.float32), jnp.asarray(s, jnp.float32))
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -168,19 +189,24 @@ def test_shapes_and_batches():
 
 def test_a_law_made_while_tracing():
     np.testing.assert_array_equal(
-        jax.jit(lambda s: PositiveStable(0.5).log_prob(s))(jnp.ones(2)), log_density(jnp.asarray(0.5), jnp.ones(2))
+        jax.jit(lambda s: PositiveStable(0.5).log_prob(s))(jnp.ones(2)),
+        log_density(jnp.asarray(0.5), jnp.ones(2)),
     )
 
 
 def test_root():
     law, values = SqrtPositiveStable(0.6), jnp.asarray([0.4, 1.0, 3.0])
     with relaxed():
-        np.testing.assert_allclose(log_density_of(law, values), squares(jnp.asarray(0.6), values), rtol=1e-12)
+        np.testing.assert_allclose(
+            log_density_of(law, values), squares(jnp.asarray(0.6), values), rtol=1e-12
+        )
         s = law.sample(jax.random.key(1), (N,)) ** 2
     np.testing.assert_allclose(s, draw(jnp.asarray(0.6), jax.random.key(1)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("law", [PositiveStable(0.6), SqrtPositiveStable(0.6)], ids=lambda law: type(law).__name__)
+@pytest.mark.parametrize(
+    "law", [PositiveStable(0.6), SqrtPositiveStable(0.6)], ids=lambda law: type(law).__name__
+)
 def test_pytree_round_trip(law):
     back = jax.tree.unflatten(*jax.tree.flatten(law)[::-1])
     assert type(back) is type(law) and back.concentration == 0.6
@@ -191,7 +217,9 @@ def test_pytree_round_trip(law):
 @pytest.mark.parametrize("make", [PositiveStable, SqrtPositiveStable])
 @pytest.mark.parametrize("a", [0.0, 1.0, -0.5, 1.5, float("nan"), jnp.array([0.5, 1.0])])
 def test_concentrations_outside_the_domain(make, a):
-    with pytest.raises(ValueError, match="Expected concentration to lie between 0 and 1, both excluded. Got"):
+    with pytest.raises(
+        ValueError, match="Expected concentration to lie between 0 and 1, both excluded. Got"
+    ):
         make(a)
 
 

@@ -1,4 +1,5 @@
-"""The Wishart laws on their factors: scipy's densities, autodiff's Jacobians, sampling laws, and NumPyro's interface.
+"""The Wishart laws on their factors: scipy's densities, autodiff's Jacobians, sampling laws, and
+NumPyro's interface.
 
 Every law is a row of one table; tests take the law as an argument of one jitted function.
 """
@@ -62,8 +63,8 @@ def draw(law, key, shape=()):
 
 
 def packed(function, rows, columns):
-    """A map of lower-trapezoidal matrices as a map of vectors, for Jacobians: what it gives is read on the same
-    entries, those on and below the diagonal in the first columns."""
+    """A map of lower-trapezoidal matrices as a map of vectors, for Jacobians: what it gives is read
+    on the same entries, those on and below the diagonal in the first columns."""
     index = np.tril_indices(rows, 0, columns)
 
     def of_vector(v):
@@ -91,15 +92,19 @@ def scale_matrix(law):
 
 
 def singular_log_density(g, sigma, df):
-    """Of W(sigma, df) for an integer df of at most p, on the entries on and below the diagonal in df columns (Uhlig
-    1994)."""
+    """Of W(sigma, df) for an integer df of at most p, on the entries on and below the diagonal in
+    df columns (Uhlig 1994)."""
     p, log_det = len(g), np.linalg.slogdet
-    constant = df * (df - p) / 2 * np.log(np.pi) - df * p / 2 * np.log(2) - special.multigammaln(df / 2, df)
+    constant = (
+        df * (df - p) / 2 * np.log(np.pi)
+        - df * p / 2 * np.log(2)
+        - special.multigammaln(df / 2, df)
+    )
     leading = (df - p - 1) / 2 * log_det(g[:df, :df])[1]
     return constant - df / 2 * log_det(sigma)[1] + leading - np.trace(np.linalg.solve(sigma, g)) / 2
 
 
-# --- densities ------------------------------------------------------------------------------------------------------
+# --- densities ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -115,12 +120,15 @@ def test_singular_density_is_the_formula_times_the_jacobian(name):
     law, (_, _, df) = make(name), LAWS[name]
     s = draw(law, jax.random.key(3))
     truth = singular_log_density(np.asarray(gram(s)), scale_matrix(law), df)
-    np.testing.assert_allclose(log_density(law, s), truth + log_jacobian(gram, s), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        log_density(law, s), truth + log_jacobian(gram, s), rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("name", SINGULAR)
 def test_jacobian_of_the_product_of_a_trapezoid(name):
-    """|d(T T^T)/dT| = 2^m prod_{j <= m} T_jj^(p - j + 1), which the two tests above take from autodiff."""
+    """|d(T T^T)/dT| = 2^m prod_{j <= m} T_jj^(p - j + 1), which the two tests above take from
+    autodiff."""
     _, size, df = LAWS[name]
     t = scale_tril(size)[:, :df]
     truth = df * np.log(2) + np.sum(np.arange(size, size - df, -1) * np.log(np.diagonal(t)))
@@ -143,8 +151,8 @@ def test_whitened_density_is_the_density_at_unit_scale(name):
 
 @pytest.mark.parametrize("name", [*SINGULAR, "W(3 x 3, 3)", "IW(1 x 1, 3.5)"])
 def test_density_integrates_to_one(name):
-    """Importance sampling from L T with Student's t in every entry of T, whose tails are heavier: |z| < 4 on each of
-    five laws, a false-alarm rate of 3e-4 over seeds."""
+    """Importance sampling from L T with Student's t in every entry of T, whose tails are heavier:
+    |z| < 4 on each of five laws, a false-alarm rate of 3e-4 over seeds."""
     law, size = make(name), LAWS[name][1]
     rng, n, student = np.random.default_rng(7), 20_000, stats.t(3.0, scale=1.3)
     i, j = np.tril_indices(size, 0, law.event_shape[1])
@@ -152,7 +160,9 @@ def test_density_integrates_to_one(name):
     t = np.where(i == j, np.abs(t), t)
     tril, matrices = np.asarray(law.scale_tril), np.zeros((n, *law.event_shape))
     matrices[:, i, j] = t
-    proposal = np.sum(student.logpdf(t) + np.where(i == j, np.log(2), 0) - np.log(np.diagonal(tril)[i]), axis=1)
+    proposal = np.sum(
+        student.logpdf(t) + np.where(i == j, np.log(2), 0) - np.log(np.diagonal(tril)[i]), axis=1
+    )
     weights = np.exp(np.asarray(log_density(law, jnp.asarray(tril @ matrices))) - proposal)
     assert abs(weights.mean() - 1) < 4 * weights.std(ddof=1) / np.sqrt(n) < 0.2
 
@@ -173,7 +183,7 @@ def test_density_has_the_derivatives_of_finite_differences(name):
         np.testing.assert_allclose(slope, (moved(*up) - moved(*down)) / (2 * h), rtol=1e-6)
 
 
-# --- transforms -----------------------------------------------------------------------------------------------------
+# --- transforms -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["inverse given", "inverse computed"])
@@ -183,7 +193,9 @@ def test_lower_product_is_a_bijection_with_autodiffs_jacobian(rows, columns, giv
     transform = LowerProduct(tril, columns, jnp.linalg.inv(tril) if given else None)
     y = transform(t)
     np.testing.assert_allclose(transform.inv(y), t, atol=1e-12)
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(t, y), log_jacobian(transform.__call__, t), atol=1e-10)
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(t, y), log_jacobian(transform.__call__, t), atol=1e-10
+    )
     assert bool(transform.domain(t)) and bool(transform.codomain(y))
 
 
@@ -210,11 +222,15 @@ def test_triangular_inverse_is_a_bijection_with_autodiffs_jacobian(size):
     y = transform(a)
     np.testing.assert_allclose(y @ a, np.eye(size), atol=1e-12)
     np.testing.assert_allclose(transform.inv(y), a, atol=1e-12)
-    np.testing.assert_allclose(transform.log_abs_det_jacobian(a, y), log_jacobian(transform.__call__, a), atol=1e-10)
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(a, y), log_jacobian(transform.__call__, a), atol=1e-10
+    )
     assert bool(transform.domain(a)) and bool(transform.codomain(y))
     batch = jnp.stack([a, 2 * a])
     log_det = transform.log_abs_det_jacobian(batch, transform(batch))
-    np.testing.assert_allclose(log_det, [transform.log_abs_det_jacobian(one, one) for one in batch], rtol=1e-12)
+    np.testing.assert_allclose(
+        log_det, [transform.log_abs_det_jacobian(one, one) for one in batch], rtol=1e-12
+    )
 
 
 def test_transforms_are_values():
@@ -227,7 +243,7 @@ def test_transforms_are_values():
     assert inverse not in (TriangularInverse(2), product)
 
 
-# --- draws ----------------------------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 N = 20_000
 
@@ -248,7 +264,8 @@ def test_sampled_matrix_follows_the_inverse_wishart():
     _, g = matrices(law)
     psi = scale_matrix(law)
     assert np.max(np.abs(z_scores(g, psi / (df - size - 1)))) < 4.5
-    for j in range(size):  # a 1 x 1 block of IW(psi, df) is InverseGamma((df - size + 1) / 2, psi_jj / 2)
+    # a 1 x 1 block of IW(psi, df) is InverseGamma((df - size + 1) / 2, psi_jj / 2)
+    for j in range(size):
         marginal = stats.invgamma((df - size + 1) / 2, scale=psi[j, j] / 2)
         assert stats.kstest(g[:, j, j], marginal.cdf).pvalue > 1e-4
     reference = stats.invwishart(df, psi).rvs(N, random_state=1)
@@ -258,33 +275,44 @@ def test_sampled_matrix_follows_the_inverse_wishart():
 
 @pytest.mark.parametrize(("size", "df"), [(3, 11.0), (3, 2.4), (3, 3), (4, 2), (3, 1)])
 def test_sampled_matrix_follows_the_wishart(size, df):
-    """E G_ij = df C_ij and Var G_ij = df (C_ij^2 + C_ii C_jj) for the scale matrix C, and G_jj / C_jj ~ chi^2(df).
+    """E G_ij = df C_ij and Var G_ij = df (C_ij^2 + C_ii C_jj) for the scale matrix C, and G_jj /
+    C_jj ~ chi^2(df).
 
-    At most 16 z-scores below 4.5 twice and 4 p-values above 1e-4: a false-alarm rate of 6e-4 each over seeds.
-    """
+    At most 16 z-scores below 4.5 twice and 4 p-values above 1e-4: a false-alarm rate of 6e-4 each
+    over seeds."""
     law = WishartFactor(df, scale_tril(size))
     s, g = matrices(law)
     assert s.shape == (N, size, min(size, int(np.ceil(df))))
     c = scale_matrix(law)
     assert np.max(np.abs(z_scores(g, df * c))) < 4.5
-    assert np.max(np.abs(z_scores((g - df * c) ** 2, df * (c**2 + np.outer(np.diag(c), np.diag(c)))))) < 4.5
+    assert (
+        np.max(np.abs(z_scores((g - df * c) ** 2, df * (c**2 + np.outer(np.diag(c), np.diag(c))))))
+        < 4.5
+    )
     for j in range(size):
         assert stats.kstest(g[:, j, j] / c[j, j], stats.chi2(df).cdf).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 6])
 def test_an_integer_wishart_is_the_law_of_products_of_features(df):
-    """G = F F^T for df columns of F drawn from N(0, L L^T): p > 1e-4 for three numbers computed from G."""
+    """G = F F^T for df columns of F drawn from N(0, L L^T): p > 1e-4 for three numbers computed
+    from G."""
     law = WishartFactor(df, scale_tril(3))
     s, g = matrices(law)
-    assert np.all(np.linalg.matrix_rank(g[:20], tol=1e-9) == min(df, 3)) and s.shape[-1] == min(df, 3)
+    assert np.all(np.linalg.matrix_rank(g[:20], tol=1e-9) == min(df, 3)) and s.shape[-1] == min(
+        df, 3
+    )
     features = np.asarray(law.scale_tril) @ np.random.default_rng(2).normal(size=(N, 3, df))
     reference = features @ features.transpose(0, 2, 1)
-    for statistic in (lambda g: g[:, 0, 1], lambda g: np.einsum("sij,sij->s", g, g), lambda g: g[:, 1, 2] / g[:, 1, 1]):
+    for statistic in (
+        lambda g: g[:, 0, 1],
+        lambda g: np.einsum("sij,sij->s", g, g),
+        lambda g: g[:, 1, 2] / g[:, 1, 1],
+    ):
         assert stats.ks_2samp(statistic(g), statistic(reference)).pvalue > 1e-4
 
 
-# --- NumPyro's interface --------------------------------------------------------------------------------------------
+# --- NumPyro's interface --------------------------------------------------------------------------
 
 
 @few_laws
@@ -321,14 +349,18 @@ def test_a_batch_of_singular_laws():
     assert law.batch_shape == (2,) and law.event_shape == (3, 2)
     s = draw(law, jax.random.key(1))
     for i in range(2):
-        np.testing.assert_allclose(log_density(law, s)[i], WishartFactor(2, tril[i]).log_prob(s[i]), rtol=1e-12)
+        np.testing.assert_allclose(
+            log_density(law, s)[i], WishartFactor(2, tril[i]).log_prob(s[i]), rtol=1e-12
+        )
 
 
 @few_laws
 def test_density_of_a_batch_is_the_density_of_each(name):
     law = make(name)
     s = draw(law, jax.random.key(1), (2, 3)).reshape(6, *law.event_shape)
-    np.testing.assert_allclose(log_density(law, s), [log_density(law, one) for one in s], rtol=1e-12)
+    np.testing.assert_allclose(
+        log_density(law, s), [log_density(law, one) for one in s], rtol=1e-12
+    )
 
 
 @few_laws
@@ -336,7 +368,10 @@ def test_laws_made_under_vmap(name):
     """They are pytrees that may enter and leave: a law that left vmap is used in another."""
     kind, size, df = LAWS[name]
     options = {"columns": df} if name in SINGULAR else {}
-    tril, dfs = jnp.stack([scale_tril(size), 2 * scale_tril(size)]), jnp.array([df, df + 1.5 * (not options)])
+    tril, dfs = (
+        jnp.stack([scale_tril(size), 2 * scale_tril(size)]),
+        jnp.array([df, df + 1.5 * (not options)]),
+    )
     s = draw(make(name), jax.random.key(1))
 
     @jax.jit
@@ -356,7 +391,9 @@ def test_laws_made_under_vmap(name):
 @few_laws
 def test_pytree_round_trip(name, given):
     kind, size, df = LAWS[name]
-    law = kind(df, scale_tril(size), scale_tril_inverse=jnp.linalg.inv(scale_tril(size)) if given else None)
+    law = kind(
+        df, scale_tril(size), scale_tril_inverse=jnp.linalg.inv(scale_tril(size)) if given else None
+    )
     leaves, structure = jax.tree.flatten(law)
     back = jax.tree.unflatten(structure, leaves)
     assert type(back) is kind and back.event_shape == law.event_shape and back.df == df
@@ -384,7 +421,8 @@ def test_float32_stays_float32_and_agrees(name):
 
 @few_laws
 def test_transform_reparam_makes_the_site_independent_of_the_scale(name):
-    """The joint density of the reparametrised model is that of A alone, and S is what the transforms make of A."""
+    """The joint density of the reparametrised model is that of A alone, and S is what the
+    transforms make of A."""
     law, (kind, _, _) = make(name), LAWS[name]
 
     def model():
@@ -396,7 +434,9 @@ def test_transform_reparam_makes_the_site_independent_of_the_scale(name):
         density, trace = model_log_density(reparametrised, (), {}, {"gram_base": a})
     np.testing.assert_allclose(density, log_density(law.base_dist, a), rtol=1e-10)
     whitened = np.linalg.inv(a) if kind is InverseWishartFactor else a
-    np.testing.assert_allclose(trace["gram"]["value"], law.scale_tril @ whitened, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        trace["gram"]["value"], law.scale_tril @ whitened, rtol=1e-9, atol=1e-12
+    )
 
 
 @few_laws
@@ -410,32 +450,42 @@ def test_unconstrained_space_has_the_dimension_of_the_factor(name):
     np.testing.assert_allclose(transform.inv(s), np.zeros(free), atol=1e-12)
 
 
-# --- degrees of freedom ---------------------------------------------------------------------------------------------
+# --- degrees of freedom ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("df", [1.9, 2.0, -1.0, float("nan")])
 def test_too_few_degrees_of_freedom_for_the_inverse(df):
-    with pytest.raises(ValueError, match="Expected degrees of freedom larger than size - 1 = 2. Got"):
+    with pytest.raises(
+        ValueError, match="Expected degrees of freedom larger than size - 1 = 2. Got"
+    ):
         InverseWishartFactor(df, jnp.eye(3))
 
 
-@pytest.mark.parametrize("df", [1.5, 0, 0.0, -1, float("nan"), np.array([1.0, 2.0]), np.array([2.0, 7.0])])
+@pytest.mark.parametrize(
+    "df", [1.5, 0, 0.0, -1, float("nan"), np.array([1.0, 2.0]), np.array([2.0, 7.0])]
+)
 def test_degrees_of_freedom_without_a_wishart_law(df):
     message = "Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 = 2. Got df="
     with pytest.raises(ValueError, match=message):
         WishartFactor(jnp.asarray(df) if isinstance(df, np.ndarray) else df, jnp.eye(3))
 
 
-@pytest.mark.parametrize(("df", "columns"), [(2, 2), (2.0, 2), (jnp.asarray(1), 1), (2.5, 3), (3, 3), (10**13, 3)])
+@pytest.mark.parametrize(
+    ("df", "columns"), [(2, 2), (2.0, 2), (jnp.asarray(1), 1), (2.5, 3), (3, 3), (10**13, 3)]
+)
 def test_columns_are_the_rank(df, columns):
     assert WishartFactor(df, jnp.eye(3)).event_shape == (3, columns)
 
 
 def test_traced_degrees_of_freedom():
     """They cannot be looked at: the matrix has full rank, unless the number of columns is given."""
-    shape = jax.eval_shape(lambda df: WishartFactor(df, jnp.eye(3)).sample(jax.random.key(0)), 2.0).shape
+    shape = jax.eval_shape(
+        lambda df: WishartFactor(df, jnp.eye(3)).sample(jax.random.key(0)), 2.0
+    ).shape
     assert shape == (3, 3)
-    given = jax.eval_shape(lambda df: WishartFactor(df, jnp.eye(3), 2).sample(jax.random.key(0)), 2.0).shape
+    given = jax.eval_shape(
+        lambda df: WishartFactor(df, jnp.eye(3), 2).sample(jax.random.key(0)), 2.0
+    ).shape
     assert given == (3, 2)
 
 

@@ -57,12 +57,16 @@ def test_diagonal(shape, dtype):
     assert diagonal(matrix).dtype == dtype
     np.testing.assert_array_equal(diagonal(matrix), np.diagonal(matrix, axis1=-2, axis2=-1))
     gradient = jax.grad(lambda m: jnp.sum(diagonal(m) ** 2))(matrix)
-    np.testing.assert_array_equal(gradient, np.where(np.eye(*shape[-2:], dtype=bool), 2 * matrix, 0))
+    np.testing.assert_array_equal(
+        gradient, np.where(np.eye(*shape[-2:], dtype=bool), 2 * matrix, 0)
+    )
 
 
 def test_diagonal_ignores_what_is_off_it():
     np.testing.assert_array_equal(diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0]])), [1, 2])
-    np.testing.assert_array_equal(diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0], [jnp.nan] * 2])), [1, 2])
+    np.testing.assert_array_equal(
+        diagonal(jnp.asarray([[1.0, jnp.nan], [jnp.inf, 2.0], [jnp.nan] * 2])), [1, 2]
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -81,4 +85,6 @@ def test_embed_diagonal(shape, rows, dtype):
 def test_squared_norms(dtype):
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(5, 3)), dtype)
     assert squared_norms(matrix).dtype == dtype
-    np.testing.assert_allclose(squared_norms(matrix), np.linalg.norm(np.asarray(matrix, float), axis=1) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        squared_norms(matrix), np.linalg.norm(np.asarray(matrix, float), axis=1) ** 2, rtol=1e-6
+    )

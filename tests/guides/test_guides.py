@@ -32,7 +32,16 @@ SUM = WishartGuide(mixing="sum")
 DENSE = WishartGuide(rows="dense", columns=True)
 WISHARTS = [
     (GUIDES[name], dkp.Wishart(width=width))
-    for name, width in [("standard", 2), ("a", 2), ("b", 2), ("ab", 2), ("ab", 1), ("ab", 4), ("ab", 7), ("ab", 6.5)]
+    for name, width in [
+        ("standard", 2),
+        ("a", 2),
+        ("b", 2),
+        ("ab", 2),
+        ("ab", 1),
+        ("ab", 4),
+        ("ab", 7),
+        ("ab", 6.5),
+    ]
 ]
 CLOSED = [
     (InverseWishartGuide(), dkp.InverseWishart(delta=4.5)),
@@ -67,7 +76,9 @@ def start(guide, layer, dtype=jnp.float64):
 
 def perturbed(parameters, seed=0):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda a: a + jnp.asarray(0.4 * rng.normal(size=a.shape), a.dtype), parameters)
+    return jax.tree.map(
+        lambda a: a + jnp.asarray(0.4 * rng.normal(size=a.shape), a.dtype), parameters
+    )
 
 
 def neutral(guide, parameters):
@@ -104,14 +115,17 @@ def test_keeps_the_protocol(guide, layer):
     assert isinstance(guide, BottleneckGuide) and guide.fits(layer)
     parameters = start(guide, layer)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(parameters))
-    assert hash(guide) == hash(type(guide)(**vars(guide)))  # a model is compiled once for guides that are equal
+    # a model is compiled once for guides that are equal
+    assert hash(guide) == hash(type(guide)(**vars(guide)))
 
 
 @table(CLOSED)
 def test_divergence_is_its_monte_carlo_estimate(guide, layer):
     """|z| < 4 on each row: a false-alarm rate of 6e-5 a row over seeds."""
     parameters = perturbed(start(guide, layer))
-    samples = np.asarray(log_ratio(guide, layer, parameters, jax.random.split(jax.random.key(1), 10_000))[0])
+    samples = np.asarray(
+        log_ratio(guide, layer, parameters, jax.random.split(jax.random.key(1), 10_000))[0]
+    )
     kl = float(divergence(guide, layer, parameters))
     assert kl > 0
     assert abs(samples.mean() - kl) < 4 * samples.std(ddof=1) / np.sqrt(len(samples))
@@ -129,19 +143,26 @@ def test_neutral_parameters_give_the_prior(guide, layer):
 
 @table([*CLOSED, (DENSE, dkp.Wishart(width=2))])
 def test_the_prior_in_these_coordinates_is_the_prior_of_the_layer(guide, layer):
-    """Trace and leading entry of L^-1 G L^-T at the neutral parameters against draws of the layer's own prior, by a
-    Kolmogorov-Smirnov test: p > 1e-4 on two numbers a row."""
-    parameters, keys = neutral(guide, start(guide, layer)), jax.random.split(jax.random.key(2), 4_000)
+    """Trace and leading entry of L^-1 G L^-T at the neutral parameters against draws of the layer's
+    own prior, by a Kolmogorov-Smirnov test: p > 1e-4 on two numbers a row."""
+    parameters, keys = (
+        neutral(guide, start(guide, layer)),
+        jax.random.split(jax.random.key(2), 4_000),
+    )
     _, whitened = log_ratio(guide, layer, parameters, keys)
     prior = layer.whitened_prior(P, jnp.float64)
     truth = jax.jit(jax.vmap(prior.sample))(jax.random.split(jax.random.key(3), 4_000))
     for statistic in (lambda s: np.sum(s**2, axis=(1, 2)), lambda s: np.sum(s[:, 0] ** 2, axis=1)):
-        assert stats.ks_2samp(statistic(np.asarray(whitened)), statistic(np.asarray(truth))).pvalue > 1e-4
+        assert (
+            stats.ks_2samp(statistic(np.asarray(whitened)), statistic(np.asarray(truth))).pvalue
+            > 1e-4
+        )
 
 
 @table([row for row in CLOSED if isinstance(row[0], InverseWishartGuide)])
 def test_starts_centred_on_the_deterministic_network(guide, layer):
-    """The mean of T T^T under the guide is the identity. |z| < 4.5 over 10 numbers: a false-alarm rate of 1e-4."""
+    """The mean of T T^T under the guide is the identity. |z| < 4.5 over 10 numbers: a false-alarm
+    rate of 1e-4."""
     _, t = log_ratio(guide, layer, start(guide, layer), jax.random.split(jax.random.key(0), 10_000))
     g = t @ t.transpose(0, 2, 1)
     z = (g.mean(0) - np.eye(P)) / (g.std(0) / np.sqrt(len(g)))
@@ -188,7 +209,7 @@ def test_float32_is_close_to_float64(guide, layer):
     np.testing.assert_allclose(value, divergence(guide, layer, parameters), rtol=2e-3)
 
 
-# --- what the scale is ------------------------------------------------------------------------------------------------
+# --- what the scale is ----------------------------------------------------------------------------
 
 
 def scale_of(guide, width, parameters):
@@ -209,13 +230,18 @@ def test_precisions_add():
 def test_the_published_mixture_of_scales():
     parameters = perturbed(start(SUM, dkp.Wishart(width=2)))
     q, v = 1 / (1 + np.exp(-parameters["logit"])), np.asarray(parameters["mixed"])
-    np.testing.assert_allclose(scale_of(SUM, 2, parameters), (1 - q) * kernel() / 2 + q * v @ v.T, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        scale_of(SUM, 2, parameters), (1 - q) * kernel() / 2 + q * v @ v.T, rtol=1e-6, atol=1e-9
+    )
 
 
 def test_features_are_a_gaussian_process_given_pseudo_observations():
     guide, layer = FeatureGuide(), dkp.Wishart(width=3)
     parameters = perturbed(start(guide, layer))
-    lam, k = np.exp(parameters["log_precision"]) * np.tril(parameters["precision"]), np.asarray(kernel()) / 3
+    lam, k = (
+        np.exp(parameters["log_precision"]) * np.tril(parameters["precision"]),
+        np.asarray(kernel()) / 3,
+    )
     precision = lam @ lam.T
     v = np.linalg.solve(lam.T, parameters["target"])
     gain = k @ np.linalg.inv(k + np.linalg.inv(precision))
@@ -253,7 +279,7 @@ def test_principal_components_are_the_nearest_matrix_of_their_rank(columns):
     assert np.linalg.matrix_rank(s) == columns
 
 
-# --- the choice -------------------------------------------------------------------------------------------------------
+# --- the choice -----------------------------------------------------------------------------------
 
 W, IW = dkp.Wishart(width=2), dkp.InverseWishart()
 
@@ -277,8 +303,17 @@ def test_choices(layers, choice, names):
 @pytest.mark.parametrize(
     ("layers", "choice", "message"),
     [
-        ([W], "abc", "Expected guide to be one of auto, ab, a, b, standard, features, inverse-wishart"),
-        ([IW], "ab", "Expected a guide for InverseWishart.*such as inverse-wishart. Got 'ab', which does not fit"),
+        (
+            [W],
+            "abc",
+            "Expected guide to be one of auto, ab, a, b, standard, features, inverse-wishart",
+        ),
+        (
+            [IW],
+            "ab",
+            "Expected a guide for InverseWishart.*such as inverse-wishart. Got 'ab', which does "
+            "not fit",
+        ),
         ([W], "inverse-wishart", "such as ab, a, b, standard, features. Got 'inverse-wishart'"),
         ([W, IW], ["ab", "ab"], "Expected a guide for InverseWishart"),
         ([W, IW], ["ab"], "Expected one guide for each of 2 bottlenecks. Got 1"),
@@ -294,7 +329,9 @@ def test_an_unknown_bottleneck():
     class Unknown(Bottleneck):
         pass
 
-    with pytest.raises(ValueError, match="Expected a bottleneck with a variational guide. Got Unknown"):
+    with pytest.raises(
+        ValueError, match="Expected a bottleneck with a variational guide. Got Unknown"
+    ):
         choose_guides([Unknown()])
 
 
@@ -304,14 +341,18 @@ def test_guides_that_do_not_exist(options):
         WishartGuide(**options)
 
 
-# --- outputs and hyperparameters --------------------------------------------------------------------------------------
+# --- outputs and hyperparameters ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_outputs_start_at_their_prior(shared):
     start = OutputGuide().init(P, 2, np.dtype("float64"), shared=shared)
-    assert start["linear"].shape == (P, 2) and start["precision"].shape == ((P, P) if shared else (2, P, P))
-    _, kl, jitter = whitened_posterior(cholesky(jnp.eye(P) + 0.5), start["linear"], start["precision"])
+    assert start["linear"].shape == (P, 2) and start["precision"].shape == (
+        (P, P) if shared else (2, P, P)
+    )
+    _, kl, jitter = whitened_posterior(
+        cholesky(jnp.eye(P) + 0.5), start["linear"], start["precision"]
+    )
     assert kl == 0 and jitter < 1e-8
 
 

@@ -70,9 +70,15 @@ def test_a_killed_loop_goes_on_and_ends_the_same(patience, tmp_path, monkeypatch
     whole = run(patience=patience)
     for write in (1, 2, 4):
         path = tmp_path / f"{write}.checkpoint"
-        killed_at(write, monkeypatch, path, lambda path=path: run(Checkpoint(path, 1e-9, "call"), patience))
+        killed_at(
+            write,
+            monkeypatch,
+            path,
+            lambda path=path: run(Checkpoint(path, 1e-9, "call"), patience),
+        )
         same(run(Checkpoint(path, 1e9, "call"), patience), whole)
-        same(run(Checkpoint(path, 1e9, "call"), patience), whole)  # and what is finished returns at once
+        # and what is finished returns at once
+        same(run(Checkpoint(path, 1e9, "call"), patience), whole)
 
 
 def test_several_loops_side_by_side(tmp_path, monkeypatch):
@@ -107,7 +113,9 @@ def test_sigterm_saves_and_stops(tmp_path):
     same(run(Checkpoint(path, 1e9, "call")), run())
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[::-1]])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data[::-1]]
+)
 def test_a_damaged_file_is_found_and_the_one_before_it_used(damage, tmp_path, monkeypatch):
     path = tmp_path / "x.checkpoint"
     killed_at(4, monkeypatch, path, lambda: run(Checkpoint(path, 1e-9, "call")))
@@ -155,7 +163,9 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
 def test_trees_with_keys_survive():
     tree = {"key": jax.random.split(KEY), "a": (jnp.ones(2), np.zeros(3, np.int32))}
     back = from_arrays("x", tree, to_arrays("x", tree))
-    np.testing.assert_array_equal(jax.random.key_data(back["key"]), jax.random.key_data(tree["key"]))
+    np.testing.assert_array_equal(
+        jax.random.key_data(back["key"]), jax.random.key_data(tree["key"])
+    )
     assert isinstance(back["a"][0], jax.Array) and isinstance(back["a"][1], np.ndarray)
     with pytest.raises(ValueError, match="Expected a checkpoint of this program"):
         from_arrays("x", {"a": jnp.ones(3)}, to_arrays("x", {"a": jnp.ones(2)}))
@@ -193,10 +203,15 @@ def test_a_killed_fit_goes_on_in_either_stage(write, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [3, 6])
 def test_killed_chains_go_on_in_warm_up_and_after_it(write, tmp_path, monkeypatch):
-    """Chunks of 25: windows of warm-up, whose metric is learned, and then draws of which every second is kept."""
+    """Chunks of 25: windows of warm-up, whose metric is learned, and then draws of which every
+    second is kept."""
     x = RNG.normal(size=(4, 1))
     data = dkp.Dataset.from_arrays(x, np.sin(x[:, 0]))
-    layers = [kernels.SquaredExponential(), dkp.InverseWishart(delta=5.0), kernels.SquaredExponential()]
+    layers = [
+        kernels.SquaredExponential(),
+        dkp.InverseWishart(delta=5.0),
+        kernels.SquaredExponential(),
+    ]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.3))
     path = tmp_path / "chains.checkpoint"
 
@@ -204,7 +219,15 @@ def test_killed_chains_go_on_in_warm_up_and_after_it(write, tmp_path, monkeypatc
         with relaxed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dkp.sample_hmc(
-                model, data, key=KEY, chains=2, warmup=100, draws=50, thin=2, progress=False, **options
+                model,
+                data,
+                key=KEY,
+                chains=2,
+                warmup=100,
+                draws=50,
+                thin=2,
+                progress=False,
+                **options,
             )
 
     killed_at(write, monkeypatch, path, lambda: sample(checkpoint=path, every=1e-9))
@@ -222,12 +245,18 @@ def test_a_killed_evidence_goes_on_in_its_pilot_and_in_a_run(move, tmp_path, mon
     """A file for every temperature, of the pilot (some more than three) and of both runs."""
     x = np.random.default_rng(1).normal(size=(8, 1))
     data = dkp.Dataset.from_arrays(x, np.sin(3 * x[:, 0]))
-    layers = [kernels.SquaredExponential(1.0, 1.0), dkp.InverseWishart(delta=5.0), kernels.SquaredExponential(1.0, 1.0)]
+    layers = [
+        kernels.SquaredExponential(1.0, 1.0),
+        dkp.InverseWishart(delta=5.0),
+        kernels.SquaredExponential(1.0, 1.0),
+    ]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.02))
 
     def evidence(**options):
         with relaxed():
-            return dkp.log_evidence(model, data, key=KEY, particles=64, runs=2, move=move, progress=False, **options)
+            return dkp.log_evidence(
+                model, data, key=KEY, particles=64, runs=2, move=move, progress=False, **options
+            )
 
     whole = evidence()
     stages = len(whole.temperatures) - 1
@@ -249,7 +278,11 @@ def test_a_killed_evidence_goes_on_in_its_pilot_and_in_a_run(move, tmp_path, mon
 def test_widths_have_a_file_each(tmp_path):
     x = RNG.normal(size=(3, 1))
     data = dkp.Dataset.from_arrays(x, np.sin(x[:, 0]))
-    layers = [kernels.SquaredExponential(1.0, 1.0), dkp.Wishart(width=2), kernels.SquaredExponential(1.0, 1.0)]
+    layers = [
+        kernels.SquaredExponential(1.0, 1.0),
+        dkp.Wishart(width=2),
+        kernels.SquaredExponential(1.0, 1.0),
+    ]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.1))
     path = tmp_path / "widths"
 

@@ -8,7 +8,7 @@ import pytest
 
 from dkp._core.progress import Progress
 from dkp.data.batches import Batches
-from dkp.inference import loop
+from dkp.inference import minimise as loop
 from dkp.inference.minimise import minimise, minimise_many
 from tests.support import relaxed_optimizer
 
@@ -46,7 +46,9 @@ def test_finds_the_minimum():
 
 @pytest.mark.parametrize("chunk", [1, 7, 60, 100])
 def test_chunks_do_not_change_the_steps(chunk):
-    np.testing.assert_allclose(run(noisy, chunk=chunk).trace, run(noisy, chunk=20).trace, rtol=1e-12)
+    np.testing.assert_allclose(
+        run(noisy, chunk=chunk).trace, run(noisy, chunk=20).trace, rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("chunk", [7, 100])
@@ -65,7 +67,9 @@ def test_keys_decide_the_run():
 
 def test_adam_state_is_carried_across_chunks():
     adam = relaxed_optimizer(optax.adam(0.1))
-    np.testing.assert_allclose(run(optimizer=adam, chunk=5).trace, run(optimizer=adam, chunk=60).trace, rtol=1e-10)
+    np.testing.assert_allclose(
+        run(optimizer=adam, chunk=5).trace, run(optimizer=adam, chunk=60).trace, rtol=1e-10
+    )
 
 
 def sick(kind):
@@ -76,8 +80,11 @@ def sick(kind):
         value = jnp.sum((parameters["w"] - TARGET) ** 2)
         if kind == "loss":
             return jnp.where(bad, jnp.nan, value), {"jitter": jnp.where(bad, jnp.nan, 1e-7)}
-        root = jax.lax.cond(bad, lambda w: jnp.sqrt(jnp.sum(0 * w)), jnp.zeros_like, parameters["w"][0])
-        return value + root, {"jitter": jnp.asarray(1e-7)}  # the derivative of the root at 0 is 0 * infinity
+        root = jax.lax.cond(
+            bad, lambda w: jnp.sqrt(jnp.sum(0 * w)), jnp.zeros_like, parameters["w"][0]
+        )
+        # the derivative of the root at 0 is 0 * infinity
+        return value + root, {"jitter": jnp.asarray(1e-7)}
 
     return loss
 
@@ -93,7 +100,10 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(kind):
 
 
 def test_a_run_that_is_never_finite_returns_its_start():
-    result = run(lambda p, key, batch: (jnp.sum(p["w"]) * jnp.nan, {"jitter": jnp.asarray(jnp.nan)}), w=jnp.ones(3))
+    result = run(
+        lambda p, key, batch: (jnp.sum(p["w"]) * jnp.nan, {"jitter": jnp.asarray(jnp.nan)}),
+        w=jnp.ones(3),
+    )
     np.testing.assert_array_equal(result.parameters["w"], 1.0)
     assert result.skipped == 60 and result.trace.shape == (60,)
 
@@ -130,7 +140,8 @@ def test_ctrl_c_returns_what_there_is(monkeypatch):
 
 
 def test_ctrl_c_inside_a_chunk(monkeypatch):
-    """The interrupt arrives while a chunk is computed: what the chunks before it found is returned."""
+    """The interrupt arrives while a chunk is computed: what the chunks before it found is
+    returned."""
     run_chunk, calls = loop._run, []
 
     def interrupted(*args):
@@ -150,7 +161,8 @@ def test_batches_visit_every_row_once_an_epoch(n, size):
     batches = Batches(n, size, seed=4)
     rows = batches.rows(0, n)
     assert rows.shape == (n, size)
-    epochs = rows.reshape(-1)[: n * size].reshape(size, n)  # n steps of `size` rows are `size` epochs
+    # n steps of `size` rows are `size` epochs
+    epochs = rows.reshape(-1)[: n * size].reshape(size, n)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(n), (size, 1)))
 
 
@@ -174,20 +186,24 @@ def test_minibatches_reach_the_mean_of_the_data():
 
 def test_float32_parameters_stay_float32():
     def loss(parameters, key, batch):
-        return jnp.sum((parameters["w"] - TARGET.astype(jnp.float32)) ** 2), {"jitter": jnp.zeros((), jnp.float32)}
+        return jnp.sum((parameters["w"] - TARGET.astype(jnp.float32)) ** 2), {
+            "jitter": jnp.zeros((), jnp.float32)
+        }
 
     result = run(loss, w=jnp.zeros(3, jnp.float32))
     assert result.parameters["w"].dtype == jnp.float32
     np.testing.assert_allclose(result.parameters["w"], TARGET, atol=1e-4)
 
 
-# --- several problems side by side ------------------------------------------------------------------------------------
+# --- several problems side by side ----------------------------------------------------------------
 
 
 def falling(parameters, key, batch):
     """Noise, NaN now and then, and the data of the problem."""
     bad = jax.random.bernoulli(key, 0.2)
-    loss = jnp.mean((parameters["w"] - jnp.mean(batch[0]) + 0.1 * jax.random.normal(key, (3,))) ** 2)
+    loss = jnp.mean(
+        (parameters["w"] - jnp.mean(batch[0]) + 0.1 * jax.random.normal(key, (3,))) ** 2
+    )
     return jnp.where(bad, jnp.nan, loss), {"jitter": jnp.max(batch[0])}
 
 
@@ -199,12 +215,20 @@ def test_each_of_several_problems_is_what_it_is_alone(count, batched):
     data = [(jnp.arange(10.0) * (i + 1),) for i in range(count)]
     batches = [Batches(10, 4, i) for i in range(count)] if batched else None
     settings = {"steps": 47, "chunk": 20}
-    together = minimise_many(falling, starts, optax.sgd(0.2), keys=keys, data=data, batches=batches, **settings)
+    together = minimise_many(
+        falling, starts, optax.sgd(0.2), keys=keys, data=data, batches=batches, **settings
+    )
     assert len(together) == count
     for i, found in enumerate(together):
         own = {"batches": batches[i]} if batched else {}
-        alone = minimise(falling, starts[i], optax.sgd(0.2), key=keys[i], data=data[i], **own, **settings)
+        alone = minimise(
+            falling, starts[i], optax.sgd(0.2), key=keys[i], data=data[i], **own, **settings
+        )
         np.testing.assert_allclose(found.trace, alone.trace, rtol=1e-12)
         np.testing.assert_allclose(found.parameters["w"], alone.parameters["w"], rtol=1e-12)
-        assert (found.skipped, found.jitter, found.stopped) == (alone.skipped, alone.jitter, alone.stopped)
+        assert (found.skipped, found.jitter, found.stopped) == (
+            alone.skipped,
+            alone.jitter,
+            alone.stopped,
+        )
     assert found.skipped > 0

@@ -31,12 +31,15 @@ KEY = jax.random.key(0)
 
 
 def covariance(x=X):
-    return np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 4)  # the linear kernel divides by the number of features
+    # the linear kernel divides by the number of features
+    return np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 4)
 
 
 def process(likelihood=None, *layers):
     layers = layers or (kernels.SquaredExponential(variance=1.0, lengthscale=1.0),)
-    return dkp.DeepKernelProcess(layers=list(layers), likelihood=likelihood or likelihoods.Gaussian(noise=NOISE))
+    return dkp.DeepKernelProcess(
+        layers=list(layers), likelihood=likelihood or likelihoods.Gaussian(noise=NOISE)
+    )
 
 
 def dataset(y=HOLES, x=X, **options):
@@ -48,7 +51,9 @@ def log_evidence(y):
     total = 0.0
     for column in y.T:
         seen = ~np.isnan(column)
-        law = stats.multivariate_normal(np.zeros(seen.sum()), covariance(X[seen]) + NOISE**2 * np.eye(seen.sum()))
+        law = stats.multivariate_normal(
+            np.zeros(seen.sum()), covariance(X[seen]) + NOISE**2 * np.eye(seen.sum())
+        )
         total += law.logpdf(column[seen])
     return total
 
@@ -58,21 +63,27 @@ def still():
     return optax.set_to_zero()
 
 
-# --- missing targets --------------------------------------------------------------------------------------------------
+# --- missing targets ------------------------------------------------------------------------------
 
 
 def test_density_and_law_of_what_is_observed():
     noisy = jnp.asarray(covariance() + NOISE**2 * np.eye(N))
-    np.testing.assert_allclose(observed_log_density(noisy, jnp.asarray(HOLES)), log_evidence(HOLES), rtol=1e-9)
+    np.testing.assert_allclose(
+        observed_log_density(noisy, jnp.asarray(HOLES)), log_evidence(HOLES), rtol=1e-9
+    )
     law = observed_outputs(jnp.asarray(covariance()), jnp.asarray(HOLES), jnp.asarray(NOISE**2))
     new = RNG.normal(size=(3, 2))
     cross = np.exp(-((new[:, None] - X[None]) ** 2).sum(-1) / 4)
-    mean, variance = law.moments(Gram(ii=jnp.asarray(covariance()), ti=jnp.asarray(cross), tt=jnp.ones(3)))
+    mean, variance = law.moments(
+        Gram(ii=jnp.asarray(covariance()), ti=jnp.asarray(cross), tt=jnp.ones(3))
+    )
     for c, column in enumerate(HOLES.T):
         seen = ~np.isnan(column)
         gain = cross[:, seen] @ np.linalg.inv(covariance(X[seen]) + NOISE**2 * np.eye(seen.sum()))
         np.testing.assert_allclose(mean[:, c], gain @ column[seen], rtol=1e-8)
-        np.testing.assert_allclose(variance[:, c], 1 - np.sum(gain * cross[:, seen], axis=1), rtol=1e-6)
+        np.testing.assert_allclose(
+            variance[:, c], 1 - np.sum(gain * cross[:, seen], axis=1), rtol=1e-6
+        )
 
 
 def test_gradients_of_the_density_of_what_is_observed():
@@ -89,14 +100,17 @@ def test_gradients_of_the_density_of_what_is_observed():
 
 
 def test_optimal_outputs_of_missing_targets_attain_the_evidence():
-    """Inducing points at the data and one whole step along the natural gradient: the bound is exact."""
+    """Inducing points at the data and one whole step along the natural gradient: the bound is
+    exact."""
     data, described = dataset(), process()
     family = VariationalFamily(model=described, n_features=2, n_outputs=2, collapsed=False)
     parameters = family.init(data, data.x)
     assert parameters["outputs"]["precision"].shape == (2, N, N)
     model, kernel = family.deterministic(parameters, data.x)
     zero = jnp.zeros_like(data.y)
-    best = family.sites(model, kernel, cholesky(kernel.ii), zero, zero, OutputBatch(y=data.y, n=N), shared=False)
+    best = family.sites(
+        model, kernel, cholesky(kernel.ii), zero, zero, OutputBatch(y=data.y, n=N), shared=False
+    )
     bound = family.elbo(parameters | {"outputs": best}, KEY, data.x, data.y, N)[0]
     np.testing.assert_allclose(bound, log_evidence(HOLES), rtol=1e-5)
 
@@ -109,14 +123,17 @@ def test_chains_see_what_is_observed():
 
 
 def test_a_fit_to_missing_targets_is_that_of_each_column_alone():
-    """Where outputs share a kernel without bottlenecks, a fit of both is two fits, each to the rows that it has."""
+    """Where outputs share a kernel without bottlenecks, a fit of both is two fits, each to the rows
+    that it has."""
     options = {"n_inducing": N, "steps": 400, "start_steps": 0, "progress": False}
     with relaxed():
         both = dkp.fit_vi(process(), dataset(), key=KEY, optimizer=still(), **options)
         found = dkp.predict(both, X, key=KEY, n_samples=1)
         for c in range(2):
             seen = ~np.isnan(HOLES[:, c])
-            alone = dkp.fit_vi(process(), dataset(HOLES[seen, c], X[seen]), key=KEY, optimizer=still(), **options)
+            alone = dkp.fit_vi(
+                process(), dataset(HOLES[seen, c], X[seen]), key=KEY, optimizer=still(), **options
+            )
             truth = dkp.predict(alone, X, key=KEY, n_samples=1)
             np.testing.assert_allclose(found.mean[:, c], truth.mean, atol=1e-3)
             np.testing.assert_allclose(found.variance[:, c], truth.variance, atol=1e-3)
@@ -129,7 +146,9 @@ def test_numpyro_leaves_missing_targets_out():
         sites = {"f_whitened": jnp.asarray(np.linalg.solve(factor, f))}
         density, _ = log_density(process().numpyro, (jnp.asarray(X), jnp.asarray(HOLES)), {}, sites)
     prior = stats.norm.logpdf(np.linalg.solve(factor, f)).sum()
-    np.testing.assert_allclose(density, prior + np.nansum(stats.norm.logpdf(HOLES, f, NOISE)), rtol=1e-6)
+    np.testing.assert_allclose(
+        density, prior + np.nansum(stats.norm.logpdf(HOLES, f, NOISE)), rtol=1e-6
+    )
 
 
 def test_predictive_densities_leave_missing_targets_out():
@@ -138,10 +157,12 @@ def test_predictive_densities_leave_missing_targets_out():
         prediction = dkp.predict(posterior, X, key=KEY)
         each = prediction.log_density(np.where(np.isnan(HOLES), np.nan, 3 * Y))
     law = stats.norm(prediction.mean, np.sqrt(prediction.variance))
-    np.testing.assert_allclose(each, np.nansum(np.where(np.isnan(HOLES), np.nan, law.logpdf(3 * Y)), axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        each, np.nansum(np.where(np.isnan(HOLES), np.nan, law.logpdf(3 * Y)), axis=1), rtol=1e-6
+    )
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 def test_an_integer_weight_is_repetition():
@@ -151,10 +172,14 @@ def test_an_integer_weight_is_repetition():
     parameters = family.init(weighted, jnp.asarray(X[:4]))
     x, y, *others = weighted.rows
     found = family.elbo(parameters, KEY, x, y, N, *others)[0]
-    np.testing.assert_allclose(found, family.elbo(parameters, KEY, many.x, many.y, many.n)[0], rtol=1e-10)
+    np.testing.assert_allclose(
+        found, family.elbo(parameters, KEY, many.x, many.y, many.n)[0], rtol=1e-10
+    )
     # and the natural-gradient steps of both are the same
     slopes = [
-        jax.grad(lambda p, d=d: family.elbo(p, KEY, *d.rows[:2], d.n, *d.rows[2:])[0] / d.n)(parameters)["outputs"]
+        jax.grad(lambda p, d=d: family.elbo(p, KEY, *d.rows[:2], d.n, *d.rows[2:])[0] / d.n)(
+            parameters
+        )["outputs"]
         for d in (weighted, many)
     ]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10), *slopes)
@@ -169,7 +194,7 @@ def test_chains_with_weights():
     np.testing.assert_allclose(coordinates.log_likelihood(network), truth, rtol=1e-10)
 
 
-# --- exposures --------------------------------------------------------------------------------------------------------
+# --- exposures ------------------------------------------------------------------------------------
 
 
 EXPOSURE = np.array([1.0, 10.0, 0.5, 3.0, 2.0, 1.0])
@@ -189,7 +214,8 @@ def test_an_exposure_multiplies_the_mean():
 
 
 def test_the_bound_with_exposures_is_the_expected_density():
-    """Of a batch of one row out of six, by hand: E log p = y (log e + log r + m) - e r exp(m + v / 2) - log y!."""
+    """Of a batch of one row out of six, by hand: E log p = y (log e + log r + m) - e r exp(m + v /
+    2) - log y!."""
     mean, variance = RNG.normal(size=(N, 1)), RNG.uniform(0.1, 1, size=(N, 1))
     data, likelihood = counting(weights=WEIGHTS), likelihoods.Poisson(rate=1.3)
     _, y, weights, offset = data.rows
@@ -203,7 +229,9 @@ def test_the_bound_with_exposures_is_the_expected_density():
 
 
 def test_rates_start_at_counts_by_exposure():
-    family = VariationalFamily(model=process(likelihoods.Poisson()), n_features=2, n_outputs=1, collapsed=False)
+    family = VariationalFamily(
+        model=process(likelihoods.Poisson()), n_features=2, n_outputs=1, collapsed=False
+    )
     start = family.learned(family.init(counting(), jnp.asarray(X[:4])))["likelihood.rate"]
     np.testing.assert_allclose(start, [np.mean(COUNTS[:, 0] / EXPOSURE)])
 
@@ -214,28 +242,55 @@ def test_predictions_with_an_exposure():
             process(likelihoods.Poisson(rate=1.0)), counting(), key=KEY, n_inducing=4, steps=20, progress=False,
             optimizer=relaxed_optimizer(still()),
         )  # fmt: skip
-        one, ten = (dkp.predict(posterior, X, key=KEY, n_samples=3, exposure=e) for e in (None, np.full(N, 10.0)))
+        one, ten = (
+            dkp.predict(posterior, X, key=KEY, n_samples=3, exposure=e)
+            for e in (None, np.full(N, 10.0))
+        )
         np.testing.assert_allclose(ten.mean, 10 * one.mean, rtol=1e-6)
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 BAD = {
-    "no target in a column": (lambda: dataset(np.full((N, 2), np.nan)), "Expected a target in every column"),
+    "no target in a column": (
+        lambda: dataset(np.full((N, 2), np.nan)),
+        "Expected a target in every column",
+    ),
     "one missing target of one": (lambda: dataset(HOLES[:, 0]), "Expected y to be finite"),
-    "negative weight": (lambda: dataset(Y, weights=-WEIGHTS), "Expected weights to be non-negative"),
+    "negative weight": (
+        lambda: dataset(Y, weights=-WEIGHTS),
+        "Expected weights to be non-negative",
+    ),
     "only zeros": (lambda: dataset(Y, weights=0 * WEIGHTS), "Expected weights to be non-negative"),
-    "infinite weight": (lambda: dataset(Y, weights=WEIGHTS + np.inf), "Expected weights to be finite"),
+    "infinite weight": (
+        lambda: dataset(Y, weights=WEIGHTS + np.inf),
+        "Expected weights to be finite",
+    ),
     "too few weights": (lambda: dataset(Y, weights=WEIGHTS[:2]), "weights"),
-    "no exposure": (lambda: dataset(Y, exposure=0 * EXPOSURE), "Expected exposure to be 6 positive numbers"),
-    "too few exposures": (lambda: dataset(Y, exposure=EXPOSURE[:2]), "Expected exposure to be 6 positive numbers"),
+    "no exposure": (
+        lambda: dataset(Y, exposure=0 * EXPOSURE),
+        "Expected exposure to be 6 positive numbers",
+    ),
+    "too few exposures": (
+        lambda: dataset(Y, exposure=EXPOSURE[:2]),
+        "Expected exposure to be 6 positive numbers",
+    ),
     "exposure of real numbers": (
         lambda: dkp.fit_vi(process(), dataset(Y, exposure=EXPOSURE), key=KEY),
         "Expected a likelihood of counts",
     ),
-    "exact inference": (lambda: dkp.condition(process(), dataset(), key=KEY), "Expected complete targets. Got 4"),
-    "exact inference, weights": (lambda: dkp.condition(process(), dataset(Y, weights=WEIGHTS), key=KEY), "Got weights"),
-    "collapsed": (lambda: dkp.fit_vi(process(), dataset(), key=KEY, collapse=True), "Got another likelihood, missing"),
+    "exact inference": (
+        lambda: dkp.condition(process(), dataset(), key=KEY),
+        "Expected complete targets. Got 4",
+    ),
+    "exact inference, weights": (
+        lambda: dkp.condition(process(), dataset(Y, weights=WEIGHTS), key=KEY),
+        "Got weights",
+    ),
+    "collapsed": (
+        lambda: dkp.fit_vi(process(), dataset(), key=KEY, collapse=True),
+        "Got another likelihood, missing",
+    ),
 }
 
 

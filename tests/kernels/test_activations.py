@@ -1,4 +1,5 @@
-"""Arc-cosine kernels against quadrature and Monte Carlo, and their accuracy where the angle is near 0 or pi."""
+"""Arc-cosine kernels against quadrature and Monte Carlo, and their accuracy where the angle is near
+0 or pi."""
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +23,14 @@ DTYPES = [jnp.float32, jnp.float64]
 
 
 def evaluate(order, *covariance, dtype=jnp.float64, normalised=False):
-    return ArcCosine(order, normalised=normalised).evaluate(*(jnp.asarray(value, dtype) for value in covariance))
+    return ArcCosine(order, normalised=normalised).evaluate(
+        *(jnp.asarray(value, dtype) for value in covariance)
+    )
 
 
 def by_quadrature(order, kxy, kxx, kyy):
-    """E[phi(u) phi(v)] as an integral over u > 0 of the closed conditional expectation of phi(v) given u."""
+    """E[phi(u) phi(v)] as an integral over u > 0 of the closed conditional expectation of phi(v)
+    given u."""
     spread = np.sqrt(kyy - kxy**2 / kxx)
 
     def integrand(z):
@@ -44,13 +48,19 @@ def by_quadrature(order, kxy, kxx, kyy):
 def test_expectation_by_quadrature(order, covariance):
     expected = by_quadrature(order, *covariance)
     np.testing.assert_allclose(evaluate(order, *covariance), expected, rtol=1e-9, atol=1e-13)
-    np.testing.assert_allclose(evaluate(order, *covariance, normalised=True), 2 * expected, rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(
+        evaluate(order, *covariance, normalised=True), 2 * expected, rtol=1e-9, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_expectation_by_monte_carlo(order):
     # |z| > 5 happens by chance once in 1.7 million
-    u, v = np.random.default_rng(order).multivariate_normal([0, 0], [[1.0, 0.3], [0.3, 2.0]], 200_000).T
+    u, v = (
+        np.random.default_rng(order)
+        .multivariate_normal([0, 0], [[1.0, 0.3], [0.3, 2.0]], 200_000)
+        .T
+    )
     draws = (u > 0) * (v > 0) * (u * v) ** order
     z = (draws.mean() - evaluate(order, 0.3, 1.0, 2.0)) / (draws.std() / np.sqrt(draws.size))
     assert abs(z) < 5
@@ -94,7 +104,9 @@ def test_near_the_diagonal_float32_is_accurate_to_a_few_units_in_the_last_place(
     cosine = np.clip(kxy.astype(float) / np.sqrt(float(kxx) * float(kyy)), -1, 1)
     t = np.arccos(cosine)
     expected = np.sqrt(float(kxx) * float(kyy)) * (np.sin(t) + (np.pi - t) * cosine) / np.pi
-    np.testing.assert_allclose(ArcCosine(1).evaluate(*covariance), expected, atol=3 * np.finfo(np.float32).eps, rtol=0)
+    np.testing.assert_allclose(
+        ArcCosine(1).evaluate(*covariance), expected, atol=3 * np.finfo(np.float32).eps, rtol=0
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -102,14 +114,20 @@ def test_angle_is_arccos_to_a_few_units_in_the_last_place(dtype):
     eps = np.finfo(dtype).eps
     gaps = np.logspace(np.log10(eps), 0, 2000)
     cosine = np.concatenate([1 - gaps, gaps - 1, [-1, 0, 1]]).astype(dtype)
-    np.testing.assert_allclose(angle(jnp.asarray(cosine)), np.arccos(cosine.astype(float)), rtol=4 * eps, atol=0)
-    np.testing.assert_array_equal(angle(jnp.asarray([1.5, -1.5], dtype)), np.asarray([0, np.pi], dtype))
+    np.testing.assert_allclose(
+        angle(jnp.asarray(cosine)), np.arccos(cosine.astype(float)), rtol=4 * eps, atol=0
+    )
+    np.testing.assert_array_equal(
+        angle(jnp.asarray([1.5, -1.5], dtype)), np.asarray([0, np.pi], dtype)
+    )
 
 
 def test_scaling_a_point_scales_the_rectifier_and_not_the_step():
     small, large = (0.3e-8, 1e-16, 1.0), (0.3e8, 1e16, 1.0)
     for covariance, scale in ((small, 1e-8), (large, 1e8)):
-        np.testing.assert_allclose(evaluate(1, *covariance), scale * evaluate(1, 0.3, 1.0, 1.0), rtol=1e-14)
+        np.testing.assert_allclose(
+            evaluate(1, *covariance), scale * evaluate(1, 0.3, 1.0, 1.0), rtol=1e-14
+        )
         np.testing.assert_allclose(evaluate(0, *covariance), evaluate(0, 0.3, 1.0, 1.0), rtol=1e-14)
 
 
@@ -118,7 +136,10 @@ def test_fifty_rectified_layers_in_float32_are_those_in_float64():
     x = np.concatenate([x, x[:2], x[2:4] + 1e-3, -x[4:5]]).astype(np.float32)
     gram = x.astype(float) @ x.astype(float).T / 3
     deep = jax.jit(Repeat(ArcCosine(1), depth=50))
-    narrow, wide = deep(Gram(ii=jnp.asarray(gram, jnp.float32))).ii, deep(Gram(ii=jnp.asarray(gram))).ii
+    narrow, wide = (
+        deep(Gram(ii=jnp.asarray(gram, jnp.float32))).ii,
+        deep(Gram(ii=jnp.asarray(gram))).ii,
+    )
     np.testing.assert_allclose(narrow, wide, rtol=1e-5)
 
 

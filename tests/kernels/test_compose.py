@@ -6,10 +6,22 @@ import numpy as np
 import pytest
 
 from dkp.gram.gram import Inputs
-from dkp.kernels import ArcCosine, Chain, InputKernel, Linear, Product, Repeat, Scale, SquaredExponential, Sum
+from dkp.kernels import (
+    ArcCosine,
+    Chain,
+    InputKernel,
+    Linear,
+    Product,
+    Repeat,
+    Scale,
+    SquaredExponential,
+    Sum,
+)
 
 RANDOM = np.random.default_rng(0)
-INPUTS = Inputs(i=jnp.asarray(RANDOM.normal(size=(5, 3))), t=jnp.asarray(RANDOM.normal(size=(4, 3))))
+INPUTS = Inputs(
+    i=jnp.asarray(RANDOM.normal(size=(5, 3))), t=jnp.asarray(RANDOM.normal(size=(4, 3)))
+)
 GRAM = Linear()(INPUTS)
 A, B = ArcCosine(1), SquaredExponential(lengthscale=0.9, variance=1.4)
 
@@ -48,8 +60,12 @@ def test_repeat_shares_hyperparameters_in_the_gradient():
 
     repeated = jax.grad(last)(Repeat(B, 3)).block
     unrolled = jax.grad(last)(Chain(B, B, B)).kernels
-    np.testing.assert_allclose(repeated.lengthscale, sum(kernel.lengthscale for kernel in unrolled), rtol=1e-12)
-    np.testing.assert_allclose(repeated.variance, sum(kernel.variance for kernel in unrolled), rtol=1e-12)
+    np.testing.assert_allclose(
+        repeated.lengthscale, sum(kernel.lengthscale for kernel in unrolled), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        repeated.variance, sum(kernel.variance for kernel in unrolled), rtol=1e-12
+    )
 
 
 def test_a_hundred_repetitions_are_the_program_of_two():

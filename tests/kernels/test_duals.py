@@ -1,4 +1,5 @@
-"""Kernels of activations against E[phi(u) phi(v)] and E[phi'(u) phi'(v)] by quadrature and by Monte Carlo.
+"""Kernels of activations against E[phi(u) phi(v)] and E[phi'(u) phi'(v)] by quadrature and by Monte
+Carlo.
 
 A new kernel is one more row of the table.
 """
@@ -99,10 +100,21 @@ CASES = [
 ]  # fmt: skip
 
 # (cosine, k_xx, k_yy)
-INSIDE = np.array([(0.2, 1.0, 2.0), (-0.9, 0.5, 1.8), (0.0, 1.0, 1.0), (0.5, 1e-6, 2.0), (0.7, 4.0, 3.0)])
+INSIDE = np.array(
+    [(0.2, 1.0, 2.0), (-0.9, 0.5, 1.8), (0.0, 1.0, 1.0), (0.5, 1e-6, 2.0), (0.7, 4.0, 3.0)]
+)
 NEAR_THE_ENDS = np.array([(0.9999, 1.3, 0.95), (-0.9999, 1.0, 1.0), (1 - 1e-9, 1.0, 1.0)])
 # (k_xy, k_xx, k_yy) whose cosine is exact in floating point
-ENDS = np.array([(2.0, 1.0, 4.0), (-2.0, 1.0, 4.0), (1.0, 1.0, 1.0), (0.0, 0.0, 2.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0)])
+ENDS = np.array(
+    [
+        (2.0, 1.0, 4.0),
+        (-2.0, 1.0, 4.0),
+        (1.0, 1.0, 1.0),
+        (0.0, 0.0, 2.0),
+        (0.0, 1.0, 0.0),
+        (0.0, 0.0, 0.0),
+    ]
+)
 VARIANCES = np.array([1e-8, 0.3, 1.0, 4.0])
 
 all_cases = pytest.mark.parametrize("case", CASES, ids=lambda case: repr(case.kernel))
@@ -110,7 +122,8 @@ dtypes = pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64], ids=["floa
 
 
 def covariances():
-    """All of them as rows k_xy, k_xx, k_yy: first those inside, then those near the ends, then the ends."""
+    """All of them as rows k_xy, k_xx, k_yy: first those inside, then those near the ends, then the
+    ends."""
     cosine, kxx, kyy = np.concatenate([INSIDE, NEAR_THE_ENDS]).T
     return np.concatenate([np.stack([cosine * np.sqrt(kxx * kyy), kxx, kyy]), ENDS.T], axis=1)
 
@@ -119,7 +132,12 @@ def beyond_the_ends(dtype):
     """Perfect correlation and rounding, then variances whose inverse overflows."""
     eps, tiny = (float(value) for value in (jnp.finfo(dtype).eps, jnp.finfo(dtype).tiny))
     rounded = [(2 + 8 * eps, 1, 4), (-2 - 8 * eps, 1, 4), (1 - eps, 1, 1), (eps - 1, 1, 1)]
-    minute = [(tiny, tiny, tiny), (0, tiny, 1), (tiny / 4, tiny / 4, tiny / 4), (tiny**0.5 / 2, tiny, 1)]
+    minute = [
+        (tiny, tiny, tiny),
+        (0, tiny, 1),
+        (tiny / 4, tiny / 4, tiny / 4),
+        (tiny**0.5 / 2, tiny, 1),
+    ]
     return np.array(rounded + minute, dtype).T
 
 
@@ -132,26 +150,39 @@ def rule(pieces, low, high):
 
 
 def by_quadrature(f, cosine, kxx, kyy):
-    """E[f(u) f(v)] in polar coordinates u = x r cos(p), v = y r cos(p - t): smooth between the angles of u v = 0."""
+    """E[f(u) f(v)] in polar coordinates u = x r cos(p), v = y r cos(p - t): smooth between the
+    angles of u v = 0."""
     t = np.arccos(cosine)
     r, r_weights = rule(12, 0.0, 18.0)
     radial, total = r_weights * r * np.exp(-r * r / 2) / (2 * np.pi), 0.0
-    for start, size in ((-np.pi / 2, t), (t - np.pi / 2, np.pi - t), (np.pi / 2, t), (t + np.pi / 2, np.pi - t)):
+    for start, size in (
+        (-np.pi / 2, t),
+        (t - np.pi / 2, np.pi - t),
+        (np.pi / 2, t),
+        (t + np.pi / 2, np.pi - t),
+    ):
         p, p_weights = rule(6, 0.0, 1.0)
         p = start + size * p
-        values = f(np.sqrt(kxx) * np.outer(np.cos(p), r)) * f(np.sqrt(kyy) * np.outer(np.cos(p - t), r))
+        values = f(np.sqrt(kxx) * np.outer(np.cos(p), r)) * f(
+            np.sqrt(kyy) * np.outer(np.cos(p - t), r)
+        )
         total += size * p_weights @ values @ radial
     return total
 
 
 def truth(f):
-    """E[f(u) f(v)] at all covariances, and its scale, the root of the product of the two diagonals."""
+    """E[f(u) f(v)] at all covariances, and its scale, the root of the product of the two
+    diagonals."""
     kxy, kxx, kyy = covariances()
     product = np.where(kxx * kyy > 0, kxx * kyy, 1)
-    cosine = np.concatenate([INSIDE[:, 0], NEAR_THE_ENDS[:, 0], (kxy / np.sqrt(product))[-len(ENDS) :]])
+    cosine = np.concatenate(
+        [INSIDE[:, 0], NEAR_THE_ENDS[:, 0], (kxy / np.sqrt(product))[-len(ENDS) :]]
+    )
     values = np.array([by_quadrature(f, *row) for row in zip(cosine, kxx, kyy, strict=True)])
     moments = {s: by_quadrature(f, 1.0, s, s) for s in {*kxx, *kyy}}
-    return values, np.array([np.sqrt(moments[a] * moments[b]) for a, b in zip(kxx, kyy, strict=True)])
+    return values, np.array(
+        [np.sqrt(moments[a] * moments[b]) for a, b in zip(kxx, kyy, strict=True)]
+    )
 
 
 @jax.jit  # once for each kernel, dtype and number of covariances
@@ -167,7 +198,10 @@ def diagonals(kernel, kxx):
 @jax.jit
 def gradients(kernel, *covariance):
     def sums(*covariance):
-        return [jnp.sum(value) for value in (kernel.evaluate(*covariance), kernel.derivative(*covariance))]
+        return [
+            jnp.sum(value)
+            for value in (kernel.evaluate(*covariance), kernel.derivative(*covariance))
+        ]
 
     return jax.jacrev(sums, argnums=(0, 1, 2))(*covariance)
 
@@ -187,7 +221,9 @@ def test_expectation_by_quadrature(case):
     assert_within(got / case.factor, expected, case.tolerance * scale)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.slope], ids=lambda case: repr(case.kernel))
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.slope], ids=lambda case: repr(case.kernel)
+)
 def test_expectation_of_slopes_by_quadrature(case):
     expected, scale = truth(case.slope)
     got = values(case.kernel, *arrays(covariances()))[1]
@@ -209,7 +245,10 @@ def test_diagonal_is_the_value_at_perfect_correlation(case):
     # sqrt(eps) for a step, whose slope is infinite there
     atol = 0 if case.slope else 3e-8
     np.testing.assert_allclose(
-        on_diagonal, diagonals(case.kernel, jnp.asarray(VARIANCES))[0], rtol=case.tolerance, atol=atol
+        on_diagonal,
+        diagonals(case.kernel, jnp.asarray(VARIANCES))[0],
+        rtol=case.tolerance,
+        atol=atol,
     )
 
 
@@ -235,7 +274,9 @@ def test_slope_of_a_jump_is_the_density_at_zero(kernel):
     jumps = {"Sign()": 4, "ArcCosine(order=0)": 2}.get(repr(kernel), 1)
     kxy, kxx, kyy = covariances()[:, : len(INSIDE)]
     density = 1 / (2 * np.pi * np.sqrt(kxx * kyy - kxy**2))
-    np.testing.assert_allclose(values(kernel, *arrays((kxy, kxx, kyy)))[1], jumps * density, rtol=1e-12)
+    np.testing.assert_allclose(
+        values(kernel, *arrays((kxy, kxx, kyy)))[1], jumps * density, rtol=1e-12
+    )
     np.testing.assert_array_equal(diagonals(kernel, jnp.asarray(VARIANCES))[1], 0)
 
 
@@ -262,17 +303,24 @@ def test_gradients_are_finite_differences(case):
     for n in range(3):
         shift = np.zeros_like(covariance)
         shift[n] = 1e-6 * (covariance[n] if n else np.sqrt(covariance[1] * covariance[2]))
-        above, below = (np.array(values(case.kernel, *arrays(covariance + s * shift)))[:, inside] for s in (1, -1))
+        above, below = (
+            np.array(values(case.kernel, *arrays(covariance + s * shift)))[:, inside]
+            for s in (1, -1)
+        )
         # rounding of the values, and the third derivative
         atol = 1e-13 * np.max(np.abs(above))
-        np.testing.assert_allclose(got[:, n] * 2 * shift[n, inside], above - below, rtol=1e-6, atol=atol)
+        np.testing.assert_allclose(
+            got[:, n] * 2 * shift[n, inside], above - below, rtol=1e-6, atol=atol
+        )
 
 
 @all_cases
 def test_float32_is_float64(case):
     single = arrays(covariances()[:, : len(INSIDE)], jnp.float32)
     double = tuple(value.astype(jnp.float64) for value in single)
-    for narrow, wide in zip(values(case.kernel, *single), values(case.kernel, *double), strict=True):
+    for narrow, wide in zip(
+        values(case.kernel, *single), values(case.kernel, *double), strict=True
+    ):
         assert narrow.dtype == jnp.float32
         np.testing.assert_allclose(narrow, wide, rtol=5e-6, atol=5e-7 * np.max(np.abs(wide)))
 
@@ -301,11 +349,15 @@ def test_gram_matrices_are_positive_semidefinite(case):
 def test_half_of_the_arc_cosine_is_the_rectified_monomial(order):
     half = values(ArcCosine(order, normalised=False), *arrays(covariances()))
     np.testing.assert_array_equal(values(RectifiedMonomial(order), *arrays(covariances())), half)
-    np.testing.assert_allclose(np.multiply(2, half), values(ArcCosine(order), *arrays(covariances())), rtol=1e-15)
+    np.testing.assert_allclose(
+        np.multiply(2, half), values(ArcCosine(order), *arrays(covariances())), rtol=1e-15
+    )
 
 
 def test_second_order_arc_cosine_has_three_times_the_square_on_the_diagonal():
-    np.testing.assert_array_equal(ArcCosine(2).evaluate_diagonal(jnp.asarray(VARIANCES)), 3 * VARIANCES**2)
+    np.testing.assert_array_equal(
+        ArcCosine(2).evaluate_diagonal(jnp.asarray(VARIANCES)), 3 * VARIANCES**2
+    )
 
 
 def test_fifty_layers_in_float32_are_those_in_float64():
@@ -313,11 +365,16 @@ def test_fifty_layers_in_float32_are_those_in_float64():
     x = np.concatenate([x, x[:2], x[2:4] + 1e-3, -x[4:5]]).astype(np.float32)
     gram = x.astype(float) @ x.astype(float).T / 3
     deep = Repeat([ReLU(), Scale(Identity(), scale=2.0)], depth=50)
-    narrow, wide = deep(Gram(ii=jnp.asarray(gram, jnp.float32))).ii, deep(Gram(ii=jnp.asarray(gram))).ii
+    narrow, wide = (
+        deep(Gram(ii=jnp.asarray(gram, jnp.float32))).ii,
+        deep(Gram(ii=jnp.asarray(gram))).ii,
+    )
     np.testing.assert_allclose(narrow, wide, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", [Sine(), Cosine(0.3), Erf(), Gaussian(), GELU(), ELU(), LeakyReLU(0.2)], ids=repr)
+@pytest.mark.parametrize(
+    "kernel", [Sine(), Cosine(0.3), Erf(), Gaussian(), GELU(), ELU(), LeakyReLU(0.2)], ids=repr
+)
 def test_large_variances_are_finite(kernel):
     kxy = 1e4 * jnp.asarray([1.0, 0.999, 0.0, -1.0], jnp.float32)
     kxx = jnp.full_like(kxy, 1e4)
@@ -326,7 +383,9 @@ def test_large_variances_are_finite(kernel):
 
 
 def test_axes_of_length_one_are_broadcast():
-    kxy, kxx, kyy = arrays((0.1 * np.arange(6).reshape(2, 3), np.array([[1.0], [2.0]]), np.array([[1.0, 1.5, 2.0]])))
+    kxy, kxx, kyy = arrays(
+        (0.1 * np.arange(6).reshape(2, 3), np.array([[1.0], [2.0]]), np.array([[1.0, 1.5, 2.0]]))
+    )
     for kernel in (ArcCosine(0), ArcCosine(2), Monomial(3), GELU(), Activation(jnp.sin, terms=9)):
         full = values(kernel, *jnp.broadcast_arrays(kxy, kxx, kyy))
         np.testing.assert_allclose(values(kernel, kxy, kxx, kyy), full, rtol=1e-14, atol=1e-15)

@@ -28,7 +28,9 @@ def test_weights_scale_the_features_and_the_bias_is_a_variance():
 
 
 def test_one_feature():
-    np.testing.assert_allclose(Linear()(Inputs(i=jnp.asarray(X[:, :1]))).ii, X[:, :1] @ X[:, :1].T, rtol=1e-14)
+    np.testing.assert_allclose(
+        Linear()(Inputs(i=jnp.asarray(X[:, :1]))).ii, X[:, :1] @ X[:, :1].T, rtol=1e-14
+    )
 
 
 def test_ard_weights_are_learned_unless_given():

@@ -1,4 +1,5 @@
-"""Kernels of the squared distance against scikit-learn and scipy, and their limits at distance 0."""
+"""Kernels of the squared distance against scikit-learn and scipy, and their limits at distance
+0."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,12 @@ from dkp.gram.gram import Gram, Inputs
 from dkp.kernels import Linear, Matern, RationalQuadratic, SquaredExponential
 
 X = np.random.default_rng(0).normal(size=(6, 3))
-SMOOTH = [SquaredExponential, lambda **k: Matern(1.5, **k), lambda **k: Matern(2.5, **k), RationalQuadratic]
+SMOOTH = [
+    SquaredExponential,
+    lambda **k: Matern(1.5, **k),
+    lambda **k: Matern(2.5, **k),
+    RationalQuadratic,
+]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,9 @@ def test_matern_is_a_bessel_function(nu):
 def test_rational_quadratic_tends_to_the_squared_exponential():
     r2 = jnp.linspace(0, 5, 20)
     limit = SquaredExponential(0.7, 1.5).of_squared_distance(r2)
-    np.testing.assert_allclose(RationalQuadratic(1e9, 0.7, 1.5).of_squared_distance(r2), limit, rtol=1e-6)
+    np.testing.assert_allclose(
+        RationalQuadratic(1e9, 0.7, 1.5).of_squared_distance(r2), limit, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -60,7 +68,9 @@ def test_the_diagonal_is_the_variance(make, dtype):
 @pytest.mark.parametrize("make", SMOOTH)
 def test_the_slope_at_distance_zero_is_the_limit(make):
     # also where rounding made R negative: k_xy a little above the variances
-    kernel = make(lengthscale=0.7, variance=1.5, **({"alpha": 1.0} if make is RationalQuadratic else {}))
+    kernel = make(
+        lengthscale=0.7, variance=1.5, **({"alpha": 1.0} if make is RationalQuadratic else {})
+    )
     slope = jax.grad(lambda kxy: kernel.evaluate(kxy, jnp.ones(()), jnp.ones(())))
     limit = slope(jnp.asarray(1 - 1e-9))
     for kxy in (1.0, 1.0 + 1e-15):

@@ -88,7 +88,9 @@ I, T = points(8, seed=26), points(6, seed=15)  # noqa: E741 (no two of them near
 
 
 def direction(*tree):
-    return jax.tree.map(lambda value: jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape), tree)
+    return jax.tree.map(
+        lambda value: jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape), tree
+    )
 
 
 @jax.jit
@@ -136,10 +138,13 @@ def test_the_two_diagonals_are_bitwise_equal(kernel, dtype):
 @all_kernels
 @dtypes
 def test_gradients_are_finite_at_degenerate_points(kernel, dtype):
-    # duplicates, opposites, zero variance twice, features so small that their squares underflow or are minute
+    # duplicates, opposites, zero variance twice, features so small that their squares underflow or
+    # are minute
     tiny = float(jnp.finfo(dtype).tiny)
     x = points(2, dtype=dtype)
-    x = jnp.concatenate([x, x[:1], -x[:1], jnp.zeros((2, 3), dtype), tiny * x[:1], tiny**0.4 * x[:1]])
+    x = jnp.concatenate(
+        [x, x[:1], -x[:1], jnp.zeros((2, 3), dtype), tiny * x[:1], tiny**0.4 * x[:1]]
+    )
     value_and_gradient, _ = derivatives(as_arrays(kernel, dtype), x, x[2:])
     for value in jax.tree.leaves(value_and_gradient):
         assert np.all(np.isfinite(value))
@@ -151,7 +156,9 @@ def test_derivatives_of_first_and_second_order_match_finite_differences(kernel):
     _, slopes = derivatives(kernel, I, T)
     there = direction(kernel, I, T)
     above, below = (
-        derivatives(*jax.tree.map(lambda value, d, step=step: value + step * d, (kernel, I, T), there))[0]
+        derivatives(
+            *jax.tree.map(lambda value, d, step=step: value + step * d, (kernel, I, T), there)
+        )[0]
         for step in (h, -h)
     )
     differences = jax.tree.map(lambda a, b: (a - b) / (2 * h), above, below)
@@ -179,18 +186,27 @@ def test_vmap_is_a_loop(kernel):
     i, t = jnp.stack([I, 2 * I[::-1]]), jnp.stack([T, T[::-1]])
     batched = jax.vmap(blocks, in_axes=(None, 0, 0))(kernel, i, t)
     for n in range(2):
-        assert_blocks_close([block[n] for block in batched], blocks(kernel, i[n], t[n]), rtol=1e-12, atol=1e-14)
+        assert_blocks_close(
+            [block[n] for block in batched], blocks(kernel, i[n], t[n]), rtol=1e-12, atol=1e-14
+        )
 
 
 @all_kernels
 def test_copies_and_pytrees_keep_the_kernel(kernel):
     leaves, structure = jax.tree.flatten(kernel)
-    for twin in (jax.tree.unflatten(structure, leaves), copy.deepcopy(kernel), pickle.loads(pickle.dumps(kernel))):
+    for twin in (
+        jax.tree.unflatten(structure, leaves),
+        copy.deepcopy(kernel),
+        pickle.loads(pickle.dumps(kernel)),
+    ):
         assert type(twin) is type(kernel)
         assert_blocks_close(blocks(twin, I, T), blocks(kernel, I, T), rtol=0)
 
 
 @all_kernels
 def test_repr_is_the_call_that_makes_the_kernel(kernel):
-    names = {name: getattr(kernels, name) for name in kernels.__all__} | {"array": np.array, "tanh": jax.lax.tanh}
+    names = {name: getattr(kernels, name) for name in kernels.__all__} | {
+        "array": np.array,
+        "tanh": jax.lax.tanh,
+    }
     assert repr(eval(repr(kernel), names)) == repr(kernel)

@@ -35,7 +35,8 @@ def test_a_point_of_no_variance(dtype):
         jnp.asarray(2, dtype),
     )
     gradients = [
-        jax.grad(kernel.evaluate, argnums=(0, 1, 2))(zero, *variances) for variances in ((zero, two), (zero, zero))
+        jax.grad(kernel.evaluate, argnums=(0, 1, 2))(zero, *variances)
+        for variances in ((zero, two), (zero, zero))
     ]
     assert kernel.evaluate(zero, zero, two) == 0
     assert kernel.evaluate_diagonal(zero) == 0
@@ -53,7 +54,9 @@ def test_the_derivative_is_that_of_the_formula(cosine, dtype):
     kxy = jnp.asarray(2 * cosine, dtype)
     slope = jax.jvp(lambda k: kernel.evaluate(k, kxx, kyy), (kxy,), (jnp.ones_like(kxy),))[1]
     for value in (slope, kernel.derivative(kxy, kxx, kyy)):
-        np.testing.assert_allclose(value, 1.7 * np.exp(cosine - 1), rtol=4 * float(jnp.finfo(dtype).eps))
+        np.testing.assert_allclose(
+            value, 1.7 * np.exp(cosine - 1), rtol=4 * float(jnp.finfo(dtype).eps)
+        )
     np.testing.assert_allclose(kernel.derivative_diagonal(kyy), 1.7, rtol=1e-6)
 
 
@@ -69,5 +72,7 @@ def test_the_tangent_kernel_of_a_network_with_it():
 
 @pytest.mark.parametrize("variance", [0.0, -1.0, float("inf")])
 def test_values_outside_the_domain(variance):
-    with pytest.raises(ValueError, match=r"NormalisedGaussian\(variance=…\) to be finite and positive"):
+    with pytest.raises(
+        ValueError, match=r"NormalisedGaussian\(variance=…\) to be finite and positive"
+    ):
         NormalisedGaussian(variance=variance)

@@ -1,8 +1,8 @@
-"""The laws of the Bartlett factors: entry by entry (Kolmogorov-Smirnov) and as matrices (moments, z-scores).
+"""The laws of the Bartlett factors: entry by entry (Kolmogorov-Smirnov) and as matrices (moments,
+z-scores).
 
-Every statistical test uses a fixed seed; the thresholds (p > 1e-4, |z| < 4.5) bound the false-alarm rate of a whole
-test, over all its comparisons and over seeds, by about 1e-3.
-"""
+Every statistical test uses a fixed seed; the thresholds (p > 1e-4, |z| < 4.5) bound the false-alarm
+rate of a whole test, over all its comparisons and over seeds, by about 1e-3."""
 
 import functools
 
@@ -15,7 +15,8 @@ from scipy import stats
 from dkp.linalg.bartlett import bartlett, inverse_wishart_df, trapezoid, wishart_df
 
 DRAWS = 20_000
-# degrees of freedom by column, degrees of freedom of the matrix, columns, rows, and those of the diagonal by hand
+# degrees of freedom by column, degrees of freedom of the matrix, columns, rows, and those of the
+# diagonal by hand
 FACTORS = {
     "Wishart": (wishart_df, 7.5, 3, 3, [7.5, 6.5, 5.5]),
     "singular Wishart": (wishart_df, 2.0, 2, 4, [2.0, 1.0]),
@@ -70,7 +71,8 @@ def test_entries_are_uncorrelated(name):
 
 @factors
 def test_products_have_the_moments_of_the_wishart(name):
-    """A A^T, and A^T A for the factor of the inverse, whose transpose is the upper-triangular factor of a Wishart."""
+    """A A^T, and A^T A for the factor of the inverse, whose transpose is the upper-triangular
+    factor of a Wishart."""
     a, (by_column, df, _, rows, _) = draws(name), FACTORS[name]
     transposed = a.transpose(0, 2, 1)
     g = a @ transposed if by_column is wishart_df else transposed @ a
@@ -88,14 +90,17 @@ def test_inverse_factor_has_the_mean_of_the_inverse_wishart():
 
 @factors
 def test_gradient_in_the_degrees_of_freedom(name):
-    """E tr(A A^T) is the sum of df_j and a constant: the mean of the pathwise derivative is the number of columns."""
+    """E tr(A A^T) is the sum of df_j and a constant: the mean of the pathwise derivative is the
+    number of columns."""
     by_column, df, columns, rows, _ = FACTORS[name]
 
     def squared_norm(df, key):
         return jnp.sum(bartlett(key, by_column(df, columns), rows) ** 2)
 
     keys = jax.random.split(jax.random.key(5), 2_000)
-    samples = np.asarray(jax.jit(jax.vmap(jax.grad(squared_norm), in_axes=(None, 0)))(jnp.asarray(df), keys))
+    samples = np.asarray(
+        jax.jit(jax.vmap(jax.grad(squared_norm), in_axes=(None, 0)))(jnp.asarray(df), keys)
+    )
     assert abs(z_scores(samples, columns)) < 4
 
 
@@ -130,4 +135,6 @@ def test_trapezoid_is_the_root_of_the_same_matrix(shape):
 def test_trapezoid_does_not_depend_on_rotations():
     rng = np.random.default_rng(5)
     root, (q, _) = rng.normal(size=(5, 3)), np.linalg.qr(rng.normal(size=(3, 3)))
-    np.testing.assert_allclose(trapezoid(jnp.asarray(root @ q)), trapezoid(jnp.asarray(root)), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        trapezoid(jnp.asarray(root @ q)), trapezoid(jnp.asarray(root)), rtol=1e-10, atol=1e-12
+    )

@@ -38,7 +38,9 @@ def with_smallest_eigenvalue(value, dtype=F64):
 
 def reference(matrix):
     """Both outputs by jnp.linalg, with the same jitter as a constant."""
-    tril = jnp.linalg.cholesky(matrix + jax.lax.stop_gradient(cholesky(matrix).jitter) * jnp.eye(SIZE))
+    tril = jnp.linalg.cholesky(
+        matrix + jax.lax.stop_gradient(cholesky(matrix).jitter) * jnp.eye(SIZE)
+    )
     return tril, jnp.linalg.inv(tril)
 
 
@@ -60,9 +62,13 @@ def test_factor_inverse_and_jitter(dtype):
     factor = factorise(matrix)
     assert factor.tril.dtype == factor.inverse.dtype == factor.jitter.dtype == dtype
     tolerance = 100 * float(jnp.finfo(dtype).eps)
-    np.testing.assert_allclose(factor.jitter, base_jitter(dtype) * np.mean(np.diag(matrix)), rtol=1e-5)
+    np.testing.assert_allclose(
+        factor.jitter, base_jitter(dtype) * np.mean(np.diag(matrix)), rtol=1e-5
+    )
     jittered = matrix + factor.jitter * jnp.eye(SIZE, dtype=dtype)
-    np.testing.assert_allclose(factor.tril @ factor.tril.T, jittered, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(
+        factor.tril @ factor.tril.T, jittered, rtol=tolerance, atol=tolerance
+    )
     np.testing.assert_allclose(factor.inverse @ factor.tril, np.eye(SIZE), atol=tolerance)
     np.testing.assert_array_equal(np.triu(factor.tril, 1), 0)
     np.testing.assert_array_equal(np.triu(factor.inverse, 1), 0)
@@ -70,13 +76,18 @@ def test_factor_inverse_and_jitter(dtype):
 
 def test_forward_derivative():
     matrix, direction = spd(), symmetric()
-    mine, theirs = (jax.jit(lambda m, d, f=f: jax.jvp(f, (m,), (d,))[1])(matrix, direction) for f in (ours, reference))
+    mine, theirs = (
+        jax.jit(lambda m, d, f=f: jax.jvp(f, (m,), (d,))[1])(matrix, direction)
+        for f in (ours, reference)
+    )
     for a, b in zip(mine, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
 def test_reverse_derivative():
-    mine, theirs = (jax.jit(jax.grad(lambda m, f=f: scalar(f, m)))(spd()) for f in (ours, reference))
+    mine, theirs = (
+        jax.jit(jax.grad(lambda m, f=f: scalar(f, m)))(spd()) for f in (ours, reference)
+    )
     np.testing.assert_allclose(mine, theirs, rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(mine, mine.T, atol=1e-12)
 
@@ -93,7 +104,8 @@ def test_second_derivative_forward_over_reverse_and_reverse_over_reverse():
 
 
 def test_derivative_of_the_log_determinant_holds_the_jitter_constant():
-    matrix = with_smallest_eigenvalue(0.0)  # here the jitter dominates: its own derivative would show
+    # here the jitter dominates: its own derivative would show
+    matrix = with_smallest_eigenvalue(0.0)
     factor = factorise(matrix)
     gradient = jax.jit(jax.grad(lambda m: log_determinant(cholesky(m).tril)))(matrix)
     np.testing.assert_allclose(gradient, factor.inverse.T @ factor.inverse, rtol=1e-3)
@@ -115,7 +127,9 @@ def test_a_hopeless_matrix_gives_nan(dtype):
 
 
 def test_vmap_gives_each_matrix_its_own_jitter():
-    stack = jnp.stack([spd(), with_smallest_eigenvalue(-20 * base_jitter(F64)), with_smallest_eigenvalue(-0.1)])
+    stack = jnp.stack(
+        [spd(), with_smallest_eigenvalue(-20 * base_jitter(F64)), with_smallest_eigenvalue(-0.1)]
+    )
     batched = jax.jit(jax.vmap(cholesky))(stack)
     alone = [factorise(matrix) for matrix in stack]
     np.testing.assert_allclose(batched.jitter, [a.jitter for a in alone], rtol=1e-12)
@@ -143,7 +157,12 @@ def test_under_vmap_there_is_one_loop_over_attempts_for_all_matrices():
 
 def while_loops(jaxpr):
     found = [e for e in jaxpr.eqns if e.primitive.name == "while"]
-    inner = (j for e in jaxpr.eqns for j in jax.tree.leaves(list(e.params.values()), is_leaf=is_jaxpr) if is_jaxpr(j))
+    inner = (
+        j
+        for e in jaxpr.eqns
+        for j in jax.tree.leaves(list(e.params.values()), is_leaf=is_jaxpr)
+        if is_jaxpr(j)
+    )
     return found + [loop for j in inner for loop in while_loops(getattr(j, "jaxpr", j))]
 
 
@@ -153,7 +172,9 @@ def is_jaxpr(value):
 
 def test_log_determinant():
     matrix = spd()
-    np.testing.assert_allclose(log_determinant(jnp.linalg.cholesky(matrix)), np.linalg.slogdet(matrix)[1], rtol=1e-12)
+    np.testing.assert_allclose(
+        log_determinant(jnp.linalg.cholesky(matrix)), np.linalg.slogdet(matrix)[1], rtol=1e-12
+    )
 
 
 @dtypes
@@ -161,7 +182,9 @@ def test_triangular_inverse_of_a_stack(dtype):
     tril = jnp.stack([jnp.linalg.cholesky(spd(i, dtype=dtype)) for i in range(3)])
     inverse = triangular_inverse(tril)
     assert inverse.dtype == dtype
-    np.testing.assert_allclose(inverse, np.linalg.inv(tril), rtol=1e-4, atol=100 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        inverse, np.linalg.inv(tril), rtol=1e-4, atol=100 * float(jnp.finfo(dtype).eps)
+    )
 
 
 def test_triangular_inverse_derivatives():
@@ -203,7 +226,9 @@ def test_product_with_the_factor_is_that_of_the_factor(columns):
     first = [lambda f: jax.jacfwd(f, both), lambda f: jax.jacrev(f, both)]
     for order in (lambda f: f, *first, lambda f: jax.jacfwd(jax.jacrev(f, both), both)):
         ours, truth = (jax.jit(jax.vmap(order(f)))(matrices, rights) for f in (product, direct))
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), ours, truth)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10), ours, truth
+        )
 
 
 @dtypes

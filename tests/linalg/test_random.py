@@ -1,8 +1,9 @@
-"""Draws against scipy's distributions, and the gradient of the gamma draws against quantile functions.
+"""Draws against scipy's distributions, and the gradient of the gamma draws against quantile
+functions.
 
-Statistical tests have fixed seeds. A Kolmogorov-Smirnov test fails below p = 1e-4 and a z-score above 4.5 in absolute
-value (1e-5): were the seeds drawn anew, the whole file would raise a false alarm in about one of 250 runs.
-"""
+Statistical tests have fixed seeds. A Kolmogorov-Smirnov test fails below p = 1e-4 and a z-score
+above 4.5 in absolute value (1e-5): were the seeds drawn anew, the whole file would raise a false
+alarm in about one of 250 runs."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,9 @@ def test_draws_follow_their_law(sampler, law, arguments, dtype, key):
     draws = sampler(key, jnp.asarray(arguments, dtype), (20_000,))
     assert draws.dtype == dtype
     assert draws.shape == (20_000, len(arguments))
-    for column, argument in zip(np.asarray(draws, float).T, np.asarray(arguments, dtype), strict=True):
+    for column, argument in zip(
+        np.asarray(draws, float).T, np.asarray(arguments, dtype), strict=True
+    ):
         assert scipy.stats.kstest(column, law(float(argument)).cdf).pvalue > 1e-4, argument
 
 
@@ -114,7 +117,9 @@ def test_slope_is_that_of_the_quantile_function(a):
 
 @pytest.mark.parametrize("a", [1.0, 1.4, 7.9, 8.1, 50.0, 1e3])
 def test_slope_is_jaxs_implicit_gradient(a):
-    x = np.concatenate([sp.gammaincinv(a, QUANTILES), sp.gammainccinv(a, QUANTILES), [a, np.nextafter(a, 0)]])
+    x = np.concatenate(
+        [sp.gammaincinv(a, QUANTILES), sp.gammainccinv(a, QUANTILES), [a, np.nextafter(a, 0)]]
+    )
     with relaxed():
         expected = jax.lax.random_gamma_grad(jnp.full(x.shape, a), jnp.asarray(x))
     np.testing.assert_allclose(slope(jnp.full(x.shape, a), jnp.asarray(x)), expected, rtol=1e-9)
@@ -189,7 +194,9 @@ def test_bad_arguments(sampler, key):
         sampler(key, jnp.array([1.0, 0.0]))
     with pytest.raises(ValueError, match="floating dtype"):
         sampler(key, jnp.array([1, 2]))
-    assert np.array_equal(np.isnan(jax.jit(sampler)(key, jnp.array([1.0, -0.5, 0.0]))), [False, True, True])
+    assert np.array_equal(
+        np.isnan(jax.jit(sampler)(key, jnp.array([1.0, -0.5, 0.0]))), [False, True, True]
+    )
 
 
 def test_normal_draws_are_float32_draws_widened(key):

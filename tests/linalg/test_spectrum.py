@@ -33,18 +33,23 @@ def test_eigenvalues_below_the_noise_are_raised_to_it():
 
 @pytest.mark.parametrize("n", [50, 300])
 def test_noise_is_the_size_of_the_errors_of_float32(n):
-    """A smooth kernel's smallest eigenvalues are rounding errors; the estimate is within a factor 20 above them."""
+    """A smooth kernel's smallest eigenvalues are rounding errors; the estimate is within a factor
+    20 above them."""
     x = np.linspace(-1, 1, n)[:, None]
     kernel = np.exp(-((x - x.T) ** 2) / 2).astype(np.float32)
     found = spectrum(jnp.asarray(kernel))
-    error = np.max(np.abs(np.asarray(found.values, float)[: n // 2]))  # the true ones are below 1e-20
+    # the true ones are below 1e-20
+    error = np.max(np.abs(np.asarray(found.values, float)[: n // 2]))
     assert error <= float(found.noise) < 20 * error
 
 
 def test_negative_eigenvalues_show_errors_of_the_entries():
-    """Arc-cosine kernels of points that almost agree have larger errors in float32 than independent rounding."""
+    """Arc-cosine kernels of points that almost agree have larger errors in float32 than independent
+    rounding."""
     x = np.random.default_rng(1).normal(size=(150, 5))
-    x = np.concatenate([x, x + 1e-3 * np.random.default_rng(2).normal(size=x.shape)]).astype(np.float32)
+    x = np.concatenate([x, x + 1e-3 * np.random.default_rng(2).normal(size=x.shape)]).astype(
+        np.float32
+    )
     layers = [*[kernels.Affine(2.0), kernels.ReLU()] * 3, kernels.Affine()]
     found = spectrum(jnp.asarray(dkp.nngp_kernel(layers, x)))
     assert float(found.noise) >= -float(found.values[0]) > 0

@@ -1,8 +1,7 @@
 """Deep alpha-stable kernel processes: layers whose variances of weights are positive stable.
 
-Against the recursion of Loria & Bhadra 2025 (arXiv 2410.01284) written out in NumPy, against finite networks, and, for
-the posterior of a scale, against its density on a grid.
-"""
+Against the recursion of Loria & Bhadra 2025 (arXiv 2410.01284) written out in NumPy, against finite
+networks, and, for the posterior of a scale, against its density on a grid."""
 
 import functools
 
@@ -49,11 +48,13 @@ def network(feature_weights, layer_scales, order=1):
 def test_the_recursion_given_the_scales(order):
     kernel = dkp.nngp_kernel(network(np.sqrt(FEATURE_SCALES), LAYER_SCALES, order), X)
     truth = recursion(X, FEATURE_SCALES, LAYER_SCALES, order)
-    np.testing.assert_allclose(kernel, truth, rtol=1e-6 if order == 0 else 1e-12)  # arccos loses digits near 1
+    # arccos loses digits near 1
+    np.testing.assert_allclose(kernel, truth, rtol=1e-6 if order == 0 else 1e-12)
 
 
 def test_a_finite_network_given_the_scales_of_its_layers():
-    """Weights sqrt(s) N(0, 1), one s a layer, one a feature in the first. |z| < 4.5 over 6 moments: rate 4e-5.
+    """Weights sqrt(s) N(0, 1), one s a layer, one a feature in the first. |z| < 4.5 over 6 moments:
+    rate 4e-5.
 
     Of width 128: the bias of order 1/128 is a fifth of the standard error.
     """
@@ -65,7 +66,9 @@ def test_a_finite_network_given_the_scales_of_its_layers():
         keys = jax.random.split(key, 5)
         w, v = jax.random.normal(keys[0], (d, width)), jax.random.normal(keys[1], (width, width))
         b, c = jax.random.normal(keys[2], (1, width)), jax.random.normal(keys[3], (1, width))
-        hidden = jnp.sqrt(2) * jax.nn.relu(x @ (np.sqrt(FEATURE_SCALES * first / d)[:, None] * w) + b)
+        hidden = jnp.sqrt(2) * jax.nn.relu(
+            x @ (np.sqrt(FEATURE_SCALES * first / d)[:, None] * w) + b
+        )
         hidden = jnp.sqrt(2) * jax.nn.relu(np.sqrt(second / width) * hidden @ v + c)
         return hidden @ jax.random.normal(keys[4], (width,)) / np.sqrt(width)
 
@@ -81,8 +84,11 @@ def test_a_finite_network_given_the_scales_of_its_layers():
 
 
 def test_outputs_are_stable_variables():
-    """Of one layer without bias: Cauchy, of scale sqrt(k / 2), for alpha = 1. p > 1e-4: the false-alarm rate."""
-    model = dkp.DeepKernelProcess(layers=[Affine(weight_var=PositiveStable(0.5))], likelihood=gaussian(1e-3))
+    """Of one layer without bias: Cauchy, of scale sqrt(k / 2), for alpha = 1. p > 1e-4: the
+    false-alarm rate."""
+    model = dkp.DeepKernelProcess(
+        layers=[Affine(weight_var=PositiveStable(0.5))], likelihood=gaussian(1e-3)
+    )
     with relaxed():
         f = dkp.prior_predictive(model, X[:1], key=key_of(2), n_samples=5000).ravel()
     assert stats.kstest(f, stats.cauchy(scale=np.sqrt(np.sum(X[0] ** 2) / 3 / 2)).cdf).pvalue > 1e-4
@@ -90,7 +96,8 @@ def test_outputs_are_stable_variables():
 
 def test_sites_of_the_model():
     model = dkp.DeepKernelProcess(
-        layers=network(SqrtPositiveStable(0.5), [PositiveStable(0.5), PositiveStable(0.8)]), likelihood=gaussian()
+        layers=network(SqrtPositiveStable(0.5), [PositiveStable(0.5), PositiveStable(0.8)]),
+        likelihood=gaussian(),
     )
     with relaxed(), numpyro.handlers.seed(rng_seed=0), numpyro.handlers.trace() as sites:
         model.numpyro(jnp.asarray(X), jnp.zeros(6))
@@ -99,7 +106,7 @@ def test_sites_of_the_model():
     assert shapes == {**scales, "y": (6, 1)}
 
 
-# --- inference --------------------------------------------------------------------------------------------------------
+# --- inference ------------------------------------------------------------------------------------
 
 NOISE = 0.5
 
@@ -114,7 +121,8 @@ def key_of(seed):
 
 def regression():
     model = dkp.DeepKernelProcess(
-        layers=[Linear(), Affine(weight_var=PositiveStable(0.5), bias_var=1.0), ArcCosine(1)], likelihood=gaussian()
+        layers=[Linear(), Affine(weight_var=PositiveStable(0.5), bias_var=1.0), ArcCosine(1)],
+        likelihood=gaussian(),
     )
     x = np.random.default_rng(1).normal(size=(12, 2))
     return model, dkp.Dataset.from_arrays(x, np.abs(x[:, 0]) + 0.2 * x[:, 1])
@@ -141,7 +149,8 @@ def posterior_ranks(s):
 
 @pytest.mark.slow
 def test_nuts_finds_the_posterior_of_a_scale():
-    """Ranks under the true posterior are uniform: |z| < 4.5 for their mean and mean square, a rate of 1e-5."""
+    """Ranks under the true posterior are uniform: |z| < 4.5 for their mean and mean square, a rate
+    of 1e-5."""
     model, data = regression()
     with relaxed():
         mcmc = MCMC(NUTS(model.numpyro), num_warmup=300, num_samples=1500, progress_bar=False)
@@ -159,7 +168,9 @@ def test_nuts_finds_the_posterior_of_a_scale():
 def test_the_variational_guide_covers_the_posterior_of_a_scale():
     model, data = regression()
     with relaxed():
-        posterior = dkp.fit_vi(model, data, key=key_of(0), n_inducing=12, steps=3000, progress=False)
+        posterior = dkp.fit_vi(
+            model, data, key=key_of(0), n_inducing=12, steps=3000, progress=False
+        )
     s = posterior.sample(key_of(1), 200).values["layers.1.weight_var"]
     assert s.shape == (200,) and np.all(s > 0) and posterior.skipped == 0
     assert 0.25 < np.median(posterior_ranks(s)) < 0.75
@@ -169,11 +180,15 @@ def test_the_variational_guide_covers_the_posterior_of_a_scale():
 def test_scales_of_features_in_the_variational_family():
     """They have no mean, and the guide starts at finite numbers nevertheless."""
     _, data = regression()
-    model = dkp.DeepKernelProcess(layers=network(SqrtPositiveStable(0.5), [PositiveStable(0.5)]), likelihood=gaussian())
+    model = dkp.DeepKernelProcess(
+        layers=network(SqrtPositiveStable(0.5), [PositiveStable(0.5)]), likelihood=gaussian()
+    )
     family = VariationalFamily(model=model, n_features=2, n_outputs=1, collapsed=True)
     parameters = family.init(data, data.x)
     with relaxed():
-        bound = jax.jit(jax.value_and_grad(lambda p: family.elbo(p, key_of(0), data.x, data.y, data.n)[0]))
+        bound = jax.jit(
+            jax.value_and_grad(lambda p: family.elbo(p, key_of(0), data.x, data.y, data.n)[0])
+        )
         elbo, gradient = bound(parameters)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((parameters, elbo, gradient)))
 

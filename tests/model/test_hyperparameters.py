@@ -14,14 +14,20 @@ D, C = 3, 2
 
 
 def model(**changes):
-    values = {"weights": dkp.learn(), "lengthscale": dist.LogNormal(0.0, 1.0), "delta": dkp.learn(7.0), "noise": 0.3}
+    values = {
+        "weights": dkp.learn(),
+        "lengthscale": dist.LogNormal(0.0, 1.0),
+        "delta": dkp.learn(7.0),
+        "noise": 0.3,
+    }
     values |= changes
     return dkp.DeepKernelProcess(
         layers=[
             kernels.Linear(ard=True, weights=values["weights"]),
             dkp.InverseWishart(delta=values["delta"]),
             kernels.Sum(
-                kernels.SquaredExponential(lengthscale=values["lengthscale"], variance=2.0), kernels.ArcCosine(1)
+                kernels.SquaredExponential(lengthscale=values["lengthscale"], variance=2.0),
+                kernels.ArcCosine(1),
             ),
         ],
         likelihood=likelihoods.Gaussian(noise=values["noise"]),
@@ -70,7 +76,9 @@ def _rest():
 def test_starting_values():
     x, y = jnp.asarray(np.random.default_rng(0).normal(size=(20, D))), jnp.ones((20, C))
     found = hyperparameters(model(noise=dkp.learn(), delta=dkp.learn()), D, C)
-    assert found["layers.1.delta"].initial(x, y) == dkp.InverseWishart().initial_values(x, y)["delta"]
+    assert (
+        found["layers.1.delta"].initial(x, y) == dkp.InverseWishart().initial_values(x, y)["delta"]
+    )
     assert found["layers.0.weights"].initial(x, y).shape == (D,)
     assert found["likelihood.noise"].initial(x, y) == 0.05
     assert hyperparameters(model(), D, C)["layers.1.delta"].initial(x, y) == 7.0
@@ -79,7 +87,9 @@ def test_starting_values():
 
 
 def test_a_variance_that_starts_at_nothing_has_a_finite_logarithm():
-    described = dkp.DeepKernelProcess(layers=[kernels.Linear(bias=dkp.learn(0.0))], likelihood=likelihoods.Gaussian())
+    described = dkp.DeepKernelProcess(
+        layers=[kernels.Linear(bias=dkp.learn(0.0))], likelihood=likelihoods.Gaussian()
+    )
     h = hyperparameters(described, D, C)["layers.0.bias"]
     assert np.isfinite(h.unconstrain(h.initial(jnp.zeros((4, D)), jnp.zeros((4, C)))))
 
@@ -117,11 +127,17 @@ def test_priors_have_the_shape_of_the_hyperparameter(prior):
     ids=["too long", "too short", "a matrix to learn", "a prior too long", "a prior of matrices"],
 )
 def test_wrong_shapes(weights):
-    with pytest.raises(ValueError, match=r"Expected layers.0.weights to be a scalar or of shape \(3,\). Got"):
+    with pytest.raises(
+        ValueError, match=r"Expected layers.0.weights to be a scalar or of shape \(3,\). Got"
+    ):
         hyperparameters(model(weights=weights), D, C)
 
 
-@pytest.mark.parametrize("prior", [dist.Normal(0.0, 1.0), dist.Uniform(-1.0, 1.0), dist.StudentT(3.0)])
+@pytest.mark.parametrize(
+    "prior", [dist.Normal(0.0, 1.0), dist.Uniform(-1.0, 1.0), dist.StudentT(3.0)]
+)
 def test_priors_over_negative_numbers(prior):
-    with pytest.raises(ValueError, match="Expected a distribution over positive numbers for .*lengthscale. Got"):
+    with pytest.raises(
+        ValueError, match="Expected a distribution over positive numbers for .*lengthscale. Got"
+    ):
         hyperparameters(model(lengthscale=prior), D, C)

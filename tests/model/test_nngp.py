@@ -1,4 +1,5 @@
-"""NNGP and tangent kernels of whole networks, against recursions written out in NumPy and against finite networks."""
+"""NNGP and tangent kernels of whole networks, against recursions written out in NumPy and against
+finite networks."""
 
 import math
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 import dkp
-from dkp import kernels, matrix_file, nngp, tiles
+from dkp import kernels
+from dkp._core import matrix_file
 from dkp._core.machine import free_memory
 from dkp.kernels import (
     Affine,
@@ -24,6 +26,7 @@ from dkp.kernels import (
     Residual,
     Sum,
 )
+from dkp.model import nngp, tiles
 from tests.support import relaxed
 
 RNG = np.random.default_rng(0)
@@ -32,7 +35,7 @@ IMAGES = RNG.normal(size=(3, 4, 5, 2))
 DENSE = [Affine(2.0, 0.1), ReLU(), Affine(1.5, 0.2), ReLU(), Affine(1.0, 0.05)]
 
 
-# --- recursions in NumPy: all points, or all locations of all images, as one square matrix ----------------------------
+# --- recursions in NumPy: all points, or all locations of all images, as one square matrix --------
 
 
 def relu(k, t):
@@ -56,7 +59,8 @@ def dense_network(x):
 
 
 def taps(shape, size, stride, padding):
-    """For every tap of a filter, the matrix that picks the pixel under it: (taps, locations out, locations in)."""
+    """For every tap of a filter, the matrix that picks the pixel under it: (taps, locations out,
+    locations in)."""
     out, before = [], []
     for length, k, s in zip(shape, size, stride, strict=True):
         out.append((length - k) // s + 1 if padding == "VALID" else -(-length // s))
@@ -103,7 +107,10 @@ def image_network(layers, images):
             k, t = pool(k, t, n, matrices.mean(0))
         elif isinstance(layer, Flatten):
             locations = k.shape[0] // n
-            k, t = (np.einsum("irjr->ij", a.reshape(n, locations, n, locations)) / locations for a in (k, t))
+            k, t = (
+                np.einsum("irjr->ij", a.reshape(n, locations, n, locations)) / locations
+                for a in (k, t)
+            )
         elif isinstance(layer, GlobalAvgPool):
             k, t = pool(k, t, n, np.full((1, k.shape[0] // n), n / k.shape[0]))
         else:
@@ -111,7 +118,7 @@ def image_network(layers, images):
     return k, t
 
 
-# --- networks ---------------------------------------------------------------------------------------------------------
+# --- networks -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tile", [None, 3, 100])
@@ -129,11 +136,47 @@ def test_dense_network(tile):
 @pytest.mark.parametrize(
     "layers",
     [
-        [Conv(3, weight_var=2.0, bias_var=0.1), ReLU(), Conv((3, 2), strides=2), ReLU(), Flatten(), Affine()],
-        [Conv((2, 3), padding="VALID"), ReLU(), Conv(3, strides=(1, 2), padding="CIRCULAR"), ReLU(), Flatten()],
-        [Conv(3, weight_var=2.0), ReLU(), AvgPool(2), Conv(2, padding="CIRCULAR"), ReLU(), GlobalAvgPool(), Affine()],
-        [Conv(2), ReLU(), AvgPool((2, 3), strides=1, padding="SAME"), Conv(2), ReLU(), Flatten(), Affine(1.2, 0.3)],
-        [LocallyConnected(3, weight_var=1.7), ReLU(), LocallyConnected(2), ReLU(), GlobalAvgPool(), Affine()],
+        [
+            Conv(3, weight_var=2.0, bias_var=0.1),
+            ReLU(),
+            Conv((3, 2), strides=2),
+            ReLU(),
+            Flatten(),
+            Affine(),
+        ],
+        [
+            Conv((2, 3), padding="VALID"),
+            ReLU(),
+            Conv(3, strides=(1, 2), padding="CIRCULAR"),
+            ReLU(),
+            Flatten(),
+        ],
+        [
+            Conv(3, weight_var=2.0),
+            ReLU(),
+            AvgPool(2),
+            Conv(2, padding="CIRCULAR"),
+            ReLU(),
+            GlobalAvgPool(),
+            Affine(),
+        ],
+        [
+            Conv(2),
+            ReLU(),
+            AvgPool((2, 3), strides=1, padding="SAME"),
+            Conv(2),
+            ReLU(),
+            Flatten(),
+            Affine(1.2, 0.3),
+        ],
+        [
+            LocallyConnected(3, weight_var=1.7),
+            ReLU(),
+            LocallyConnected(2),
+            ReLU(),
+            GlobalAvgPool(),
+            Affine(),
+        ],
         [LocallyConnected(3, weight_var=1.7), ReLU(), Flatten(), Affine()],
     ],
     ids=lambda layers: "-".join(type(layer).__name__ for layer in layers),
@@ -148,21 +191,33 @@ def test_networks_of_images(layers):
 
 @pytest.mark.parametrize("parametrisation", ["ntk", "standard"])
 def test_the_mean_tangent_kernel_of_a_network_with_one_hidden_layer(parametrisation):
-    """It does not depend on the width. |z| < 4.5 over 10 numbers: a false-alarm rate of 7e-5 over seeds."""
+    """It does not depend on the width. |z| < 4.5 over 10 numbers: a false-alarm rate of 7e-5 over
+    seeds."""
     x, width = jnp.asarray(X[:4]), 8
     standard = parametrisation == "standard"
 
     def network(parameters, x):
         (w, b), (v, c) = parameters
-        scales = (1.0, 1.0, 1.0, 1.0) if standard else (np.sqrt(1.6 / 5), np.sqrt(0.2), np.sqrt(1.3 / width), 0.5)
+        scales = (
+            (1.0, 1.0, 1.0, 1.0)
+            if standard
+            else (np.sqrt(1.6 / 5), np.sqrt(0.2), np.sqrt(1.3 / width), 0.5)
+        )
         hidden = jax.lax.erf(scales[0] * (x @ w) + scales[1] * b[None])
         return scales[2] * (hidden @ v) + scales[3] * c
 
     def draw(key):
         keys = jax.random.split(key, 4)
-        scales = (np.sqrt(1.6 / 5), np.sqrt(0.2), np.sqrt(1.3 / width), 0.5) if standard else (1.0, 1.0, 1.0, 1.0)
+        scales = (
+            (np.sqrt(1.6 / 5), np.sqrt(0.2), np.sqrt(1.3 / width), 0.5)
+            if standard
+            else (1.0, 1.0, 1.0, 1.0)
+        )
         shapes = ((5, width), (width,), (width,), ())
-        w, b, v, c = (s * jax.random.normal(k, shape) for s, k, shape in zip(scales, keys, shapes, strict=True))
+        w, b, v, c = (
+            s * jax.random.normal(k, shape)
+            for s, k, shape in zip(scales, keys, shapes, strict=True)
+        )
         jacobian = jax.jacobian(network)(((w, b), (v, c)), x)
         flat = jnp.concatenate([j.reshape(4, -1) for j in jax.tree.leaves(jacobian)], axis=1)
         return flat @ flat.T
@@ -179,15 +234,20 @@ def test_the_mean_tangent_kernel_of_a_network_with_one_hidden_layer(parametrisat
 
 
 def test_standard_parametrisation_of_a_convolution():
-    """Every weight of the filter is one parameter: T = (channels * taps) average + 1, with a bias."""
+    """Every weight of the filter is one parameter: T = (channels * taps) average + 1, with a
+    bias."""
     k = dkp.nngp_kernel([Conv(3, weight_var=1.7, bias_var=0.2), Flatten()], IMAGES)
     layer = Conv(3, weight_var=1.7, bias_var=0.2, parametrisation="standard", width=2)
-    np.testing.assert_allclose(dkp.ntk_kernel([layer, Flatten()], IMAGES), 2 * 9 * (k - 0.2) / 1.7 + 1, rtol=1e-12)
+    np.testing.assert_allclose(
+        dkp.ntk_kernel([layer, Flatten()], IMAGES), 2 * 9 * (k - 0.2) / 1.7 + 1, rtol=1e-12
+    )
     without = layer.replace(bias_var=0.0)
-    np.testing.assert_allclose(dkp.ntk_kernel([without, Flatten()], IMAGES), 2 * 9 * (k - 0.2) / 1.7, rtol=1e-12)
+    np.testing.assert_allclose(
+        dkp.ntk_kernel([without, Flatten()], IMAGES), 2 * 9 * (k - 0.2) / 1.7, rtol=1e-12
+    )
 
 
-# --- laws -------------------------------------------------------------------------------------------------------------
+# --- laws -----------------------------------------------------------------------------------------
 
 
 def test_gram_matrices_see_the_same_kernel():
@@ -213,8 +273,12 @@ def test_sums_of_networks_add_and_products_obey_the_product_rule():
     k1, t1 = dkp.nngp_and_ntk_kernels([one], X)
     k2, t2 = dkp.nngp_and_ntk_kernels([two], X)
     np.testing.assert_allclose(dkp.ntk_kernel([Sum(one, two)], X), t1 + t2, rtol=1e-12)
-    np.testing.assert_allclose(dkp.ntk_kernel([kernels.Product(one, two)], X), t1 * k2 + k1 * t2, rtol=1e-12)
-    np.testing.assert_allclose(dkp.ntk_kernel([kernels.Scale(one, scale=3.0)], X), 3 * t1, rtol=1e-12)
+    np.testing.assert_allclose(
+        dkp.ntk_kernel([kernels.Product(one, two)], X), t1 * k2 + k1 * t2, rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        dkp.ntk_kernel([kernels.Scale(one, scale=3.0)], X), 3 * t1, rtol=1e-12
+    )
 
 
 def test_without_weights_nothing_is_trained():
@@ -223,7 +287,9 @@ def test_without_weights_nothing_is_trained():
 
 def test_float32_is_close_to_float64():
     for layers, x in ((DENSE, X), ([Conv(3), ReLU(), GlobalAvgPool(), Affine()], IMAGES)):
-        low, high = (dkp.nngp_and_ntk_kernels(layers, x.astype(dtype)) for dtype in (np.float32, np.float64))
+        low, high = (
+            dkp.nngp_and_ntk_kernels(layers, x.astype(dtype)) for dtype in (np.float32, np.float64)
+        )
         for a, b in zip(low, high, strict=True):
             assert a.dtype == np.float32
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -301,7 +367,8 @@ def test_an_interrupted_computation_goes_on(tmp_path, monkeypatch, others):
 
 def test_a_process_that_is_killed_leaves_what_it_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(matrix_file, "_SECONDS", 0.0)
-    file = matrix_file.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same").__enter__()  # and never leaves
+    # and never leaves
+    file = matrix_file.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same").__enter__()
     file.matrix[0] = 7.0
     file.finished(1)
     with matrix_file.MatrixFile(tmp_path / "k.npy", (3, 2), np.float64, "same") as again:
@@ -323,10 +390,14 @@ def test_a_finished_file_is_replaced_and_another_beginning_refused(tmp_path, mon
         lambda: dkp.nngp_kernel([Affine(2.1, 0.1), *DENSE[1:]], X, tile=2, out=path),
         lambda: dkp.ntk_kernel(DENSE, X, tile=2, out=path),
     ):
-        with pytest.raises(ValueError, match="Expected .*partial to be the beginning of this matrix.*Got"):
+        with pytest.raises(
+            ValueError, match="Expected .*partial to be the beginning of this matrix.*Got"
+        ):
             other()
     monkeypatch.undo()
-    np.testing.assert_array_equal(dkp.nngp_kernel(DENSE, X, tile=2, out=path), dkp.nngp_kernel(DENSE, X, tile=2))
+    np.testing.assert_array_equal(
+        dkp.nngp_kernel(DENSE, X, tile=2, out=path), dkp.nngp_kernel(DENSE, X, tile=2)
+    )
 
 
 def test_what_fails_at_once_leaves_nothing_behind(tmp_path):
@@ -339,7 +410,10 @@ def test_functions_have_one_fingerprint_in_all_processes(tmp_path):
     def layers():
         return (kernels.Activation(lambda u: u), Affine())
 
-    assert len({nngp._fingerprint(layers(), jnp.asarray(X), jnp.asarray(Y), (1,)) for _ in range(2)}) == 1
+    assert (
+        len({nngp._fingerprint(layers(), jnp.asarray(X), jnp.asarray(Y), (1,)) for _ in range(2)})
+        == 1
+    )
 
 
 def test_another_function_of_the_same_name_does_not_go_on(tmp_path, monkeypatch):
@@ -363,10 +437,15 @@ LARGE, MANY = np.ones((2, 100, 100, 1)), np.ones((1100, 1))
             "one pair of images with 100,000,000 numbers a pair",
         ),
         (lambda: dkp.nngp_kernel(DENSE, MANY, tile=500), "a smaller tile"),
-        (lambda: dkp.nngp_kernel(DENSE, MANY), "Got 9,680,000 bytes where 9,000,000 are free: give out="),
+        (
+            lambda: dkp.nngp_kernel(DENSE, MANY),
+            "Got 9,680,000 bytes where 9,000,000 are free: give out=",
+        ),
     ],
 )
-def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(make, message, monkeypatch):
+def test_what_cannot_fit_into_memory_is_refused_before_anything_is_compiled(
+    make, message, monkeypatch
+):
     monkeypatch.setattr(tiles, "free_memory", lambda device: 9e6)
     Stops(monkeypatch, at=0)
     with pytest.raises(ValueError, match="Expected .*to fit into memory.*Got ") as caught:
@@ -379,13 +458,15 @@ def test_free_memory_is_known():
 
 
 def test_numbers_of_other_kinds_and_learned_hyperparameters():
-    np.testing.assert_array_equal(dkp.nngp_kernel(DENSE, [[1, 2], [3, 4]]), dkp.nngp_kernel(DENSE, [[1.0, 2], [3, 4]]))
+    np.testing.assert_array_equal(
+        dkp.nngp_kernel(DENSE, [[1, 2], [3, 4]]), dkp.nngp_kernel(DENSE, [[1.0, 2], [3, 4]])
+    )
     start = dkp.nngp_kernel([Affine(dkp.learn(2.0)), ReLU()], X)
     np.testing.assert_array_equal(start, dkp.nngp_kernel([Affine(2.0), ReLU()], X))
     np.testing.assert_array_equal(start, dkp.nngp_kernel(Chain(Affine(2.0), ReLU()), X))
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 NAN = np.where(np.arange(7)[:, None] == 2, np.nan, X)
 
@@ -405,8 +486,14 @@ NAN = np.where(np.arange(7)[:, None] == 2, np.nan, X)
         (lambda: dkp.nngp_kernel(DENSE, X[:, 0]), "x1 to have 2 or 4 axes"),
         (lambda: dkp.nngp_kernel(DENSE, X * 1j), "real numbers"),
         (lambda: dkp.nngp_kernel(DENSE, NAN), "x1 to be finite"),
-        (lambda: dkp.nngp_kernel([Conv(3), Flatten()], np.where(IMAGES > 1, np.nan, IMAGES)), "x1 to be finite"),
-        (lambda: dkp.nngp_kernel([Conv(3), Flatten()], IMAGES, IMAGES[:, :3]), "shape after the first axis"),
+        (
+            lambda: dkp.nngp_kernel([Conv(3), Flatten()], np.where(IMAGES > 1, np.nan, IMAGES)),
+            "x1 to be finite",
+        ),
+        (
+            lambda: dkp.nngp_kernel([Conv(3), Flatten()], IMAGES, IMAGES[:, :3]),
+            "shape after the first axis",
+        ),
         (lambda: Conv((3, 2.0)), "filter_shape=…"),
         (lambda: dkp.nngp_kernel(DENSE, X, out=np.empty((3, 3))), "out of shape"),
         (lambda: dkp.nngp_kernel(DENSE, X, out=np.empty((7, 7), int)), "floating-point numbers"),
@@ -418,8 +505,14 @@ NAN = np.where(np.arange(7)[:, None] == 2, np.nan, X)
         (lambda: dkp.nngp_kernel([], X), "at least one layer"),
         (lambda: dkp.nngp_kernel([Conv(3), ReLU(), Flatten()], X), "to get images"),
         (lambda: dkp.nngp_kernel([Conv(3), ReLU()], IMAGES), "Flatten"),
-        (lambda: dkp.nngp_kernel([Conv(9, padding="VALID"), Flatten()], IMAGES), "at least 9 pixels"),
-        (lambda: dkp.nngp_kernel([Residual(Conv(3, strides=2)), Flatten()], IMAGES), "keep the size"),
+        (
+            lambda: dkp.nngp_kernel([Conv(9, padding="VALID"), Flatten()], IMAGES),
+            "at least 9 pixels",
+        ),
+        (
+            lambda: dkp.nngp_kernel([Residual(Conv(3, strides=2)), Flatten()], IMAGES),
+            "keep the size",
+        ),
     ],
 )
 def test_bad_input(make, message):

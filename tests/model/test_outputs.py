@@ -81,7 +81,8 @@ def test_collapsed_bound_is_titsias_formula():
 
 
 def test_collapsed_law_is_the_optimal_posterior():
-    """q(u) = N(K A^-1 K_iX y / s^2, K A^-1 K) with A = K + K_iX K_Xi / s^2 (Titsias 2009, equation 10)."""
+    """q(u) = N(K A^-1 K_iX y / s^2, K A^-1 K) with A = K + K_iX K_Xi / s^2 (Titsias 2009, equation
+    10)."""
     kzz, kxz = rbf(Z, Z), rbf(X, Z)
     a = np.linalg.inv(kzz + kxz.T @ kxz / NOISE)
     new = RNG.normal(size=(5, 2))
@@ -102,7 +103,9 @@ def dense_posterior(linear, precision):
 
 def dense_moments(mean, covariance):
     weights = np.linalg.solve(rbf(Z, Z), rbf(Z, X)).T
-    return weights @ mean, 1 - np.diag(weights @ rbf(Z, X)) + np.diag(weights @ covariance @ weights.T)
+    return weights @ mean, 1 - np.diag(weights @ rbf(Z, X)) + np.diag(
+        weights @ covariance @ weights.T
+    )
 
 
 def dense_kl(mean, covariance):
@@ -143,8 +146,8 @@ def test_outputs_that_saw_nothing_are_the_prior():
 
 
 def test_optimal_outputs_attain_the_evidence():
-    """b = L^T y / s^2 and H = L^T L / s^2 at the data: expected log-likelihood minus KL is the log marginal
-    likelihood."""
+    """b = L^T y / s^2 and H = L^T L / s^2 at the data: expected log-likelihood minus KL is the log
+    marginal likelihood."""
     root = np.linalg.cholesky(rbf(X, X))
     law, kl, _ = whitened(array(rbf(X, X)), array(root.T @ Y / NOISE), array(root.T @ root / NOISE))
     mean, variance = moments(law, gram(X, X))
@@ -158,8 +161,12 @@ def test_optimal_outputs_attain_the_evidence():
 LAWS = {
     "exact": lambda d: exact(array(rbf(Z, Z), d), array(Y[:P], d), array(1e-4, d))[1],
     "collapsed": lambda d: collapsed(gram(Z, X, d), array(Y, d), array(1e-4, d))[1],
-    "whitened": lambda d: whitened(array(rbf(Z, Z), d), array(LINEAR, d), array(1e3 * PRECISION[0], d))[0],
-    "whitened, one an output": lambda d: whitened(array(rbf(Z, Z), d), array(LINEAR, d), array(PRECISION, d))[0],
+    "whitened": lambda d: whitened(
+        array(rbf(Z, Z), d), array(LINEAR, d), array(1e3 * PRECISION[0], d)
+    )[0],
+    "whitened, one an output": lambda d: whitened(
+        array(rbf(Z, Z), d), array(LINEAR, d), array(PRECISION, d)
+    )[0],
 }
 
 
@@ -179,10 +186,14 @@ def test_outputs_add_up():
     """Two equal outputs count twice."""
     two, one = (array(np.tile(Y[:, :1], (1, c))) for c in (2, 1))
     np.testing.assert_allclose(
-        collapsed(gram(Z, X), two, array(NOISE))[0], 2 * collapsed(gram(Z, X), one, array(NOISE))[0], rtol=1e-12
+        collapsed(gram(Z, X), two, array(NOISE))[0],
+        2 * collapsed(gram(Z, X), one, array(NOISE))[0],
+        rtol=1e-12,
     )
     np.testing.assert_allclose(
-        exact(array(rbf(X, X)), two, array(NOISE))[0], 2 * exact(array(rbf(X, X)), one, array(NOISE))[0], rtol=1e-12
+        exact(array(rbf(X, X)), two, array(NOISE))[0],
+        2 * exact(array(rbf(X, X)), one, array(NOISE))[0],
+        rtol=1e-12,
     )
 
 

@@ -1,4 +1,5 @@
-"""The model as a NumPyro program: its sites, its density by hand, its prior moments, and NUTS on it."""
+"""The model as a NumPyro program: its sites, its density by hand, its prior moments, and NUTS on
+it."""
 
 import functools
 
@@ -38,7 +39,9 @@ def model(depth=1, delta=6.0, likelihood=None, bottleneck=None):
     for _ in range(depth):
         layers += [kernels.ArcCosine(1), bottleneck or dkp.InverseWishart(delta=delta)]
     layers += [kernels.SquaredExponential(lengthscale=1.1, variance=0.8)]
-    return dkp.DeepKernelProcess(layers=layers, likelihood=likelihood or likelihoods.Gaussian(noise=NOISE))
+    return dkp.DeepKernelProcess(
+        layers=layers, likelihood=likelihood or likelihoods.Gaussian(noise=NOISE)
+    )
 
 
 def trace(described, *args, **kwargs):
@@ -75,13 +78,17 @@ def test_factors_of_wishart_bottlenecks(width, columns):
     def shapes(*args, likelihood=None, **kwargs):
         described = model(bottleneck=dkp.Wishart(width=width), likelihood=likelihood)
         sites = jax.eval_shape(
-            lambda: {name: site["value"] for name, site in trace(described, *args, **kwargs)[0].items()}
+            lambda: {
+                name: site["value"] for name, site in trace(described, *args, **kwargs)[0].items()
+            }
         )
         return {name: value.shape for name, value in sites.items()}
 
     assert shapes(X[:N], Y[:N]) == {"gram_1": (N, columns), "y": (N, 2)}
     inducing = shapes(X, Y, inducing=X[:N], likelihood=Robust())
-    assert inducing["gram_1"] == (N, columns) and inducing["u"] == (N, 2) and inducing["f"] == Y.shape
+    assert (
+        inducing["gram_1"] == (N, columns) and inducing["u"] == (N, 2) and inducing["f"] == Y.shape
+    )
 
 
 def test_sites_of_a_likelihood_that_is_not_collapsed():
@@ -89,7 +96,9 @@ def test_sites_of_a_likelihood_that_is_not_collapsed():
     assert {"gram_1", "f", "y"} <= set(sites) and sites["f"]["type"] == "deterministic"
     assert sampled(sites) == ["gram_1", "f_whitened", "y"]
     kernel = last_kernel(model(), [sites["gram_1"]["value"]], X[:N])
-    np.testing.assert_allclose(sites["f"]["value"], cholesky(kernel).tril @ sites["f_whitened"]["value"], rtol=1e-9)
+    np.testing.assert_allclose(
+        sites["f"]["value"], cholesky(kernel).tril @ sites["f_whitened"]["value"], rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("likelihood", [None, Robust()], ids=["Gaussian", "Student t"])
@@ -97,7 +106,11 @@ def test_sites_of_the_inducing_form(likelihood):
     sites, y = trace(model(depth=2, likelihood=likelihood), X, Y, inducing=X[:3])
     assert {"gram_1", "gram_2", "u", "f", "y"} <= set(sites)
     assert sites["gram_1"]["value"].shape == (3, 3)
-    assert sites["u"]["value"].shape == (3, 2) and sites["f"]["value"].shape == (8, 2) and y.shape == (8, 2)
+    assert (
+        sites["u"]["value"].shape == (3, 2)
+        and sites["f"]["value"].shape == (8, 2)
+        and y.shape == (8, 2)
+    )
 
 
 def test_inducing_form_at_the_data_gives_the_functions_of_the_inducing_points():
@@ -116,7 +129,11 @@ def test_a_vector_of_targets_is_one_column():
 
 
 def last_kernel(described, factors, x):
-    return propagate(described.layers, Inputs(i=x), lambda i, layer, k: Gram(ii=factors[i - 1] @ factors[i - 1].T)).ii
+    return propagate(
+        described.layers,
+        Inputs(i=x),
+        lambda i, layer, k: Gram(ii=factors[i - 1] @ factors[i - 1].T),
+    ).ii
 
 
 def lower(seed):
@@ -125,7 +142,8 @@ def lower(seed):
 
 
 def test_log_density_by_hand():
-    """Two bottlenecks: each inverse Wishart by scipy with the Jacobian of its factor, and the normal by scipy."""
+    """Two bottlenecks: each inverse Wishart by scipy with the Jacobian of its factor, and the
+    normal by scipy."""
     described, factors = model(depth=2), [lower(0), lower(1)]
     with relaxed():
         values = {"gram_1": factors[0], "gram_2": factors[1]}
@@ -143,7 +161,8 @@ def test_log_density_by_hand():
 
 
 def wishart_by_hand(s, scale, width):
-    """log density of the factor: that of G = S S^T by scipy, or by the formula of rank `width`, with the Jacobian."""
+    """log density of the factor: that of G = S S^T by scipy, or by the formula of rank `width`,
+    with the Jacobian."""
     columns = s.shape[1]
     jacobian = columns * np.log(2) + np.sum(np.arange(N, N - columns, -1) * np.log(np.diagonal(s)))
     if columns == N:
@@ -156,7 +175,8 @@ def wishart_by_hand(s, scale, width):
 
 @pytest.mark.parametrize("width", [2, 9, 9.5])
 def test_log_density_of_a_wishart_bottleneck_by_hand(width):
-    """Centred; and non-centred, where that of the factor is the density of a Bartlett factor and S = L A / sqrt(nu)."""
+    """Centred; and non-centred, where that of the factor is the density of a Bartlett factor and S
+    = L A / sqrt(nu)."""
     described = model(bottleneck=dkp.Wishart(width=width))
     columns = min(N, int(width))
     a, scale = lower(0)[:, :columns], last_kernel_before_the_bottleneck(described)
@@ -165,12 +185,19 @@ def test_log_density_of_a_wishart_bottleneck_by_hand(width):
         density, _ = log_density(described.numpyro, (X[:N], Y[:N]), {}, {"gram_1": jnp.asarray(s)})
         program = numpyro.handlers.reparam(described.numpyro, config={"gram_1": TransformReparam()})
         whitened, sites = log_density(program, (X[:N], Y[:N]), {}, {"gram_1_base": a})
-    covariance = np.asarray(described.layers[-1](Gram(ii=jnp.asarray(s @ s.T))).ii) + NOISE**2 * np.eye(N)
+    covariance = np.asarray(
+        described.layers[-1](Gram(ii=jnp.asarray(s @ s.T))).ii
+    ) + NOISE**2 * np.eye(N)
     observed = stats.multivariate_normal(np.zeros(N), covariance).logpdf(np.asarray(Y[:N].T)).sum()
-    np.testing.assert_allclose(density, wishart_by_hand(s, scale / width, width) + observed, rtol=1e-7)
+    np.testing.assert_allclose(
+        density, wishart_by_hand(s, scale / width, width) + observed, rtol=1e-7
+    )
     np.testing.assert_allclose(sites["gram_1"]["value"], s, rtol=1e-7, atol=1e-9)
     below = a[np.tril_indices(N, -1, columns)]
-    base = stats.chi(width - np.arange(columns)).logpdf(np.diagonal(a)).sum() + stats.norm.logpdf(below).sum()
+    base = (
+        stats.chi(width - np.arange(columns)).logpdf(np.diagonal(a)).sum()
+        + stats.norm.logpdf(below).sum()
+    )
     np.testing.assert_allclose(whitened, base + observed, rtol=1e-7)
 
 
@@ -185,7 +212,11 @@ def test_log_density_of_a_likelihood_that_is_not_collapsed():
         density, _ = log_density(model(likelihood=Robust()).numpyro, (X[:N], Y[:N]), {}, values)
         prior, _ = log_density(model().numpyro, (X[:N], Y[:N]), {}, {"gram_1": s})
     kernel = np.asarray(last_kernel(model(), [s], X[:N]))
-    collapsed = stats.multivariate_normal(np.zeros(N), kernel + NOISE**2 * np.eye(N)).logpdf(np.asarray(Y[:N].T)).sum()
+    collapsed = (
+        stats.multivariate_normal(np.zeros(N), kernel + NOISE**2 * np.eye(N))
+        .logpdf(np.asarray(Y[:N].T))
+        .sum()
+    )
     f = np.linalg.cholesky(kernel) @ whitened
     rest = stats.norm.logpdf(whitened).sum() + stats.t(5, f, 0.3).logpdf(Y[:N]).sum()
     np.testing.assert_allclose(density - (prior - collapsed), rest, rtol=1e-6)
@@ -226,7 +257,9 @@ def test_prior_predictive_of_a_concentrated_model_is_the_gaussian_process(depth)
     """|z| < 4.5 over 10 moments: a false-alarm rate of 1e-4 over seeds."""
     described = model(depth, delta=1e8)
     with relaxed():
-        y = dkp.prior_predictive(described, np.asarray(X[:N]), key=jax.random.key(0), n_samples=4000)
+        y = dkp.prior_predictive(
+            described, np.asarray(X[:N]), key=jax.random.key(0), n_samples=4000
+        )
     assert y.shape == (4000, N, 1)
     kernel = propagate(described.layers, Inputs(i=X[:N]), lambda i, layer, k: k).ii
     covariance = np.asarray(kernel) + NOISE**2 * np.eye(N)
@@ -240,14 +273,19 @@ def test_prior_predictive_has_the_mean_kernel_as_covariance():
         likelihood=likelihoods.Gaussian(noise=NOISE),
     )
     with relaxed():
-        y = dkp.prior_predictive(described, np.asarray(X[:N]), key=jax.random.key(1), n_samples=4000)
+        y = dkp.prior_predictive(
+            described, np.asarray(X[:N]), key=jax.random.key(1), n_samples=4000
+        )
     kernel = propagate(described.layers, Inputs(i=X[:N]), lambda i, layer, k: k).ii
-    assert np.max(np.abs(z_of_covariance(y[..., 0], np.asarray(kernel) + NOISE**2 * np.eye(N)))) < 4.5
+    assert (
+        np.max(np.abs(z_of_covariance(y[..., 0], np.asarray(kernel) + NOISE**2 * np.eye(N)))) < 4.5
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def prior_draws(keys, described, site, inducing):
-    """Draws of a site by the NumPyro model, at X[:N] or at X[N:] with X[:inducing] as inducing points."""
+    """Draws of a site by the NumPyro model, at X[:N] or at X[N:] with X[:inducing] as inducing
+    points."""
 
     def draw(key):
         with numpyro.handlers.seed(rng_seed=key), numpyro.handlers.trace() as sites:
@@ -262,7 +300,9 @@ def prior_draws(keys, described, site, inducing):
 
 def draws_of(described, site, inducing=None, n=20_000):
     with relaxed():
-        return np.asarray(prior_draws(jax.random.split(jax.random.key(2), n), described, site, inducing))
+        return np.asarray(
+            prior_draws(jax.random.split(jax.random.key(2), n), described, site, inducing)
+        )
 
 
 @pytest.mark.parametrize("width", [2, 9, 9.5])
@@ -278,7 +318,8 @@ def test_mean_gram_matrix_of_a_wishart_bottleneck_is_its_kernel(width):
 
 
 def arc_cosine(g):
-    """E[relu(u) relu(v)] for (u, v) ~ N(0, 2 g): the kernel of an infinite layer that keeps the diagonal."""
+    """E[relu(u) relu(v)] for (u, v) ~ N(0, 2 g): the kernel of an infinite layer that keeps the
+    diagonal."""
     d = np.sqrt(np.diagonal(g, axis1=1, axis2=2))
     outer = d[:, :, None] * d[:, None, :]
     angle = np.arccos(np.clip(g / outer, -1, 1))
@@ -287,7 +328,12 @@ def arc_cosine(g):
 
 def bottlenecked(width):
     """An infinite layer, a bottleneck, and one more infinite layer."""
-    layers = [kernels.Linear(bias=0.3), kernels.ArcCosine(1), dkp.Wishart(width=width), kernels.ArcCosine(1)]
+    layers = [
+        kernels.Linear(bias=0.3),
+        kernels.ArcCosine(1),
+        dkp.Wishart(width=width),
+        kernels.ArcCosine(1),
+    ]
     return dkp.DeepKernelProcess(layers=layers, likelihood=Robust())
 
 
@@ -296,15 +342,18 @@ def bottlenecked(width):
 def test_a_wishart_bottleneck_is_a_deep_gaussian_process(width, inducing):
     """The law of two functions f is that of explicit features, and it has their moments:
 
-    E f^2 = k, E f^4 = 3 k^2 (1 + 2 / W) and Cov(f_1^2, f_2^2) = 2 k^2 / W, as the last kernel keeps the diagonal
-    (Agrawal, Papamarkou & Hinkle 2020). |z| < 4.5 and p > 1e-4 over 3 + 4 numbers.
-    """
+    E f^2 = k, E f^4 = 3 k^2 (1 + 2 / W) and Cov(f_1^2, f_2^2) = 2 k^2 / W, as the last kernel keeps
+    the diagonal (Agrawal, Papamarkou & Hinkle 2020). |z| < 4.5 and p > 1e-4 over 3 + 4 numbers."""
     described = bottlenecked(width)
     f = draws_of(described, "f", inducing)
     x = X[:N] if inducing is None else X[N:]
     k = np.asarray(described.layers[1](described.layers[0](Inputs(i=x))).ii)
     one, two, k00 = f[:, 0, 0], f[:, 0, 1], k[0, 0]
-    moments = [(one**2, k00), (one**4, 3 * k00**2 * (1 + 2 / width)), ((one * two) ** 2, k00**2 * (1 + 2 / width))]
+    moments = [
+        (one**2, k00),
+        (one**4, 3 * k00**2 * (1 + 2 / width)),
+        ((one * two) ** 2, k00**2 * (1 + 2 / width)),
+    ]
     for values, truth in moments:
         assert abs(values.mean() - truth) < 4.5 * values.std() / np.sqrt(len(f))
     reference = explicit(k, width, len(f))
@@ -320,7 +369,8 @@ def test_a_wishart_bottleneck_is_a_deep_gaussian_process(width, inducing):
 
 
 def explicit(k, width, n):
-    """Two functions at two points, of `width` features of the kernel k, and the kernel of an infinite layer on them."""
+    """Two functions at two points, of `width` features of the kernel k, and the kernel of an
+    infinite layer on them."""
     rng, k = np.random.default_rng(5), k[:2, :2]
     features = np.linalg.cholesky(k) @ rng.normal(size=(n, 2, width)) / np.sqrt(width)
     last = arc_cosine(features @ features.transpose(0, 2, 1)) + 1e-12 * np.eye(2)
@@ -332,7 +382,9 @@ def test_prior_predictive_with_several_outputs_and_learned_hyperparameters():
         layers=[kernels.Linear(ard=True), dkp.InverseWishart()], likelihood=likelihoods.Gaussian()
     )
     with relaxed():
-        y = dkp.prior_predictive(described, np.asarray(X[:N]), key=jax.random.key(1), n_samples=5, n_outputs=2)
+        y = dkp.prior_predictive(
+            described, np.asarray(X[:N]), key=jax.random.key(1), n_samples=5, n_outputs=2
+        )
     assert y.shape == (5, N, 2) and np.all(np.isfinite(y))
     assert len(np.unique(y)) == y.size
 
@@ -350,7 +402,9 @@ def test_nuts_on_whitened_factors():
     described = model()
     program = numpyro.handlers.reparam(described.numpyro, config={"gram_1": TransformReparam()})
     with relaxed():
-        mcmc = MCMC(NUTS(program, max_tree_depth=5), num_warmup=40, num_samples=40, progress_bar=False)
+        mcmc = MCMC(
+            NUTS(program, max_tree_depth=5), num_warmup=40, num_samples=40, progress_bar=False
+        )
         mcmc.run(jax.random.key(0), X, Y)
         samples = mcmc.get_samples()
     assert samples["gram_1_base"].shape == samples["gram_1"].shape == (40, 8, 8)

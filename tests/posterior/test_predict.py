@@ -22,7 +22,8 @@ KEY = jax.random.key(0)
 
 def posterior(kind, columns=None, dtype=None):
     """A fitted posterior of each engine; ``columns=None`` gives targets as a vector."""
-    return _posterior(kind, columns, dtype)  # positional, so that the cache knows a call when it sees one
+    # positional, so that the cache knows a call when it sees one
+    return _posterior(kind, columns, dtype)
 
 
 @functools.cache
@@ -109,21 +110,24 @@ def test_log_density_far_out_does_not_underflow(kind):
 
 @pytest.mark.parametrize("df", [0.7, 1.6])
 def test_laws_without_moments_have_means_and_quantiles(df):
-    """Student's law without a variance, and without a mean: beside its centre and SciPy's distribution function, with
-    functions integrated out on a fine grid."""
+    """Student's law without a variance, and without a mean: beside its centre and SciPy's
+    distribution function, with functions integrated out on a fine grid."""
     described = dkp.DeepKernelProcess(
         layers=[kernels.Linear(), kernels.SquaredExponential(lengthscale=1.0, variance=1.0)],
         likelihood=likelihoods.StudentT(df=df, scale=0.3),
     )
     with relaxed():
         data = dkp.Dataset.from_arrays(X, Y)
-        fit = dkp.fit_vi(described, data, key=KEY, n_inducing=9, steps=20, start_steps=0, progress=False)
+        fit = dkp.fit_vi(
+            described, data, key=KEY, n_inducing=9, steps=20, start_steps=0, progress=False
+        )
         p = dkp.predict(fit, NEW, key=KEY, n_samples=2)
         quantiles = p.quantile([0.002, 0.5, 0.9])
         mean, variance = components(p)
         assert np.all(np.isinf(p.variance))
     np.testing.assert_allclose(p.mean, mean.mean(0), rtol=1e-9)
-    deviation = np.sqrt(variance - 0.2**2 * float(data.y_standardization.scale[0]) ** 2)  # without Gaussian noise
+    # without Gaussian noise
+    deviation = np.sqrt(variance - 0.2**2 * float(data.y_standardization.scale[0]) ** 2)
     e = np.linspace(-8, 8, 4001)
     weights = stats.norm.pdf(e) / stats.norm.pdf(e).sum()
     scale = 0.3 * float(data.y_standardization.scale[0])
@@ -146,7 +150,8 @@ def test_quantiles_invert_the_distribution_function(kind):
 
 
 def test_samples_follow_the_mixture():
-    """4,000 draws over 100 components at 6 rows: p > 1e-4 each, a false-alarm rate of 6e-4 over seeds."""
+    """4,000 draws over 100 components at 6 rows: p > 1e-4 each, a false-alarm rate of 6e-4 over
+    seeds."""
     p = dkp.predict(posterior("collapsed"), NEW, key=KEY, n_samples=4000)
     mean, variance = components(p)
     assert p.samples.shape == (4000, 6)
@@ -175,8 +180,12 @@ def test_a_row_is_predicted_alone_as_among_others(kind):
     together = prediction(kind)
     for row in (0, 5):
         alone = dkp.predict(posterior(kind), NEW[row : row + 1], key=KEY, n_samples=12)
-        np.testing.assert_allclose(alone.latent_mean[:, 0], together.latent_mean[:, row], rtol=1e-8, atol=1e-10)
-        np.testing.assert_allclose(alone.latent_variance[:, 0], together.latent_variance[:, row], rtol=1e-8)
+        np.testing.assert_allclose(
+            alone.latent_mean[:, 0], together.latent_mean[:, row], rtol=1e-8, atol=1e-10
+        )
+        np.testing.assert_allclose(
+            alone.latent_variance[:, 0], together.latent_variance[:, row], rtol=1e-8
+        )
 
 
 @kinds
@@ -190,18 +199,27 @@ def test_order_and_copies_of_rows_do_not_matter(kind):
 
 @pytest.mark.parametrize(
     ("likelihood", "y"),
-    [(likelihoods.Categorical(3), np.arange(9.0) % 3), (likelihoods.Heteroskedastic(), np.sin(np.arange(9.0)))],
+    [
+        (likelihoods.Categorical(3), np.arange(9.0) % 3),
+        (likelihoods.Heteroskedastic(), np.sin(np.arange(9.0))),
+    ],
     ids=["classes", "two functions"],
 )
 def test_order_does_not_matter_where_the_latent_functions_are_drawn(likelihood, y):
-    model = dkp.DeepKernelProcess(layers=[kernels.SquaredExponential(1.0, 1.0)], likelihood=likelihood)
+    model = dkp.DeepKernelProcess(
+        layers=[kernels.SquaredExponential(1.0, 1.0)], likelihood=likelihood
+    )
     data = dkp.Dataset.from_arrays(X, y, standardize_targets=False)
     options = {"n_inducing": 5, "steps": 3, "start_steps": 0, "progress": False}
     with relaxed():
         fitted = dkp.fit_vi(model, data, key=KEY, **options)
         order = [5, 0, 0, 3]
-        whole, some = (dkp.predict(fitted, rows, key=KEY, n_samples=12) for rows in (NEW, NEW[order]))
-        np.testing.assert_allclose(some.log_density(y[order]), whole.log_density(y[:6])[order], rtol=1e-9)
+        whole, some = (
+            dkp.predict(fitted, rows, key=KEY, n_samples=12) for rows in (NEW, NEW[order])
+        )
+        np.testing.assert_allclose(
+            some.log_density(y[order]), whole.log_density(y[:6])[order], rtol=1e-9
+        )
         np.testing.assert_allclose(some.mean, whole.mean[order], rtol=1e-9)
         if likelihood.is_of_classes:
             np.testing.assert_allclose(some.probabilities, whole.probabilities[order], rtol=1e-9)
@@ -209,14 +227,18 @@ def test_order_does_not_matter_where_the_latent_functions_are_drawn(likelihood, 
 
 
 def test_different_rows_get_different_noise():
-    """Close rows share no random numbers: the noise of their data blocks is uncorrelated (|r| < 0.3 at 400 draws)."""
+    """Close rows share no random numbers: the noise of their data blocks is uncorrelated (|r| < 0.3
+    at 400 draws)."""
     rows = np.repeat(NEW[:1] + [40.0, 0.0], 2, axis=0) + np.array([[0.0, 0.0], [1e-9, 0.0]])
     p = dkp.predict(posterior("collapsed"), rows, key=KEY, n_samples=400)
     assert not np.array_equal(p.latent_mean[:, 0], p.latent_mean[:, 1])
 
 
 def test_keys_decide_the_prediction():
-    again, other = (dkp.predict(posterior("collapsed"), NEW, key=jax.random.key(k), n_samples=12) for k in (0, 1))
+    again, other = (
+        dkp.predict(posterior("collapsed"), NEW, key=jax.random.key(k), n_samples=12)
+        for k in (0, 1)
+    )
     np.testing.assert_array_equal(again.mean, prediction("collapsed").mean)
     np.testing.assert_array_equal(again.samples, prediction("collapsed").samples)
     assert np.all(other.mean != again.mean)
@@ -234,7 +256,9 @@ def test_units(kind):
 def test_a_vector_and_one_column_agree():
     vector, column = prediction("collapsed"), prediction("collapsed", 1)
     np.testing.assert_allclose(vector.mean, column.mean[:, 0], rtol=1e-9)
-    np.testing.assert_allclose(vector.log_density(Y[:6]), column.log_density(Y[:6, None]), rtol=1e-9)
+    np.testing.assert_allclose(
+        vector.log_density(Y[:6]), column.log_density(Y[:6, None]), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("kind", ["exact", "collapsed"])

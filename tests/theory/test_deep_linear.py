@@ -1,8 +1,8 @@
-"""Deep linear networks: moments against real weight products, recursions against brute force, posteriors against their
-own equations, Markov chains and trained weights.
+"""Deep linear networks: moments against real weight products, recursions against brute force,
+posteriors against their own equations, Markov chains and trained weights.
 
-Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over seeds.
-"""
+Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over
+seeds."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,9 @@ from dkp.theory.matrix_gig import hidden_gram_posterior
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 4))
 K0 = X @ X.T / 4
-TARGET = K0 + np.outer(RNG.normal(size=3), np.ones(3)) @ np.outer(np.ones(3), RNG.normal(size=3)) * 0
+TARGET = (
+    K0 + np.outer(RNG.normal(size=3), np.ones(3)) @ np.outer(np.ones(3), RNG.normal(size=3)) * 0
+)
 Y = RNG.normal(size=(3, 5))
 TARGET = Y @ Y.T / 5
 
@@ -49,9 +51,14 @@ def test_moments_of_one_layer_are_the_wishart_laws():
 
 def test_the_leading_order_is_a_limit():
     wide = [10**6, 2 * 10**6]
-    exact, leading = (f(K0, wide)[1] for f in (deep_linear.gram_moments, deep_linear.gram_moments_leading_order))
+    exact, leading = (
+        f(K0, wide)[1] for f in (deep_linear.gram_moments, deep_linear.gram_moments_leading_order)
+    )
     np.testing.assert_allclose(leading, exact, rtol=1e-5)
-    exact, leading = (f(K0, [5, 8, 4])[1] for f in (deep_linear.gram_moments, deep_linear.gram_moments_leading_order))
+    exact, leading = (
+        f(K0, [5, 8, 4])[1]
+        for f in (deep_linear.gram_moments, deep_linear.gram_moments_leading_order)
+    )
     assert leading[0, 0, 0, 0] < 0.75 * exact[0, 0, 0, 0]  # and no more than that
 
 
@@ -110,14 +117,17 @@ def test_dense_layers_vary_more_than_convolutions_and_these_more_than_local_ones
     assert found[0] > found[1] > found[2]
 
 
-# --- the posterior ----------------------------------------------------------------------------------------------------
+# --- the posterior --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("widths", [(3.0, 3.0), (1.0, 2.0, 4.0, 0.5), (100.0, 7.0, 30.0)])
 def test_posterior_grams_satisfy_their_equation(widths):
     grams = deep_linear.posterior_grams(K0, TARGET, widths).grams
     chain = [K0, *grams, TARGET]
-    rates = [n * (np.linalg.solve(a, b) - np.eye(3)) for n, a, b in zip(widths, chain[:-1], chain[1:], strict=True)]
+    rates = [
+        n * (np.linalg.solve(a, b) - np.eye(3))
+        for n, a, b in zip(widths, chain[:-1], chain[1:], strict=True)
+    ]
     for rate in rates[1:]:
         np.testing.assert_allclose(rate, rates[0], atol=1e-8 * np.abs(rates[0]).max())
 
@@ -131,7 +141,9 @@ def test_posterior_grams_maximise_the_joint():
         direction = rng.normal(size=best.shape)
         direction = direction + direction.swapaxes(1, 2)
         h = 1e-4
-        up, down = (deep_linear.log_joint(K0, best + t * direction, TARGET, widths) for t in (h, -h))
+        up, down = (
+            deep_linear.log_joint(K0, best + t * direction, TARGET, widths) for t in (h, -h)
+        )
         assert up < height and down < height
         assert abs(up - down) / (2 * h) < 1e-3 * max(1, abs(height))
 
@@ -147,8 +159,14 @@ def test_equal_widths_interpolate_geometrically():
 def test_one_hidden_layer_is_the_mean_of_the_exact_posterior_when_wide():
     errors = []
     for n in (8, 400):
-        mean = hidden_gram_posterior(K0 + 0.1 * np.eye(3), TARGET + 0.1 * np.eye(3), n, n).mean(seed=0, n=3000).mean
-        geometric = deep_linear.geometric_interpolation(K0 + 0.1 * np.eye(3), TARGET + 0.1 * np.eye(3), 1).grams[0]
+        mean = (
+            hidden_gram_posterior(K0 + 0.1 * np.eye(3), TARGET + 0.1 * np.eye(3), n, n)
+            .mean(seed=0, n=3000)
+            .mean
+        )
+        geometric = deep_linear.geometric_interpolation(
+            K0 + 0.1 * np.eye(3), TARGET + 0.1 * np.eye(3), 1
+        ).grams[0]
         errors.append(np.linalg.norm(mean - geometric) / np.linalg.norm(geometric))
     assert errors[1] < 0.02 and errors[0] > 5 * errors[1]
 
@@ -167,7 +185,9 @@ def test_small_weights_that_fit_have_these_grams():
     sizes = np.cumsum([0, *(a * b for a, b in shapes)])
 
     def unpack(theta):
-        return [theta[i:j].reshape(s) for i, j, s in zip(sizes[:-1], sizes[1:], shapes, strict=True)]
+        return [
+            theta[i:j].reshape(s) for i, j, s in zip(sizes[:-1], sizes[1:], shapes, strict=True)
+        ]
 
     def loss(theta, decay=1e-6):
         u, v, w = unpack(theta)
@@ -196,7 +216,7 @@ def test_targets_outside_of_the_range_of_the_inputs_are_left_out_and_said():
     assert deep_linear.geometric_interpolation(K0, TARGET, 1).outside < 1e-12
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

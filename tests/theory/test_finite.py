@@ -1,7 +1,8 @@
-"""Finite Bayesian networks: their prior against closed forms, their posterior against importance sampling.
+"""Finite Bayesian networks: their prior against closed forms, their posterior against importance
+sampling.
 
-Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over seeds.
-"""
+Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over
+seeds."""
 
 import jax
 import jax.numpy as jnp
@@ -27,19 +28,27 @@ def target(network=SMALL, noise=NOISE):
     return finite.Repriorised(network, X, Y, noise)
 
 
-# --- the prior --------------------------------------------------------------------------------------------------------
+# --- the prior ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("activation", "phi", "variance"), [("linear", identity, 1.0), ("relu", jax.nn.relu, 2.0)])
+@pytest.mark.parametrize(
+    ("activation", "phi", "variance"), [("linear", identity, 1.0), ("relu", jax.nn.relu, 2.0)]
+)
 def test_outputs_have_the_exact_marginal_prior(activation, phi, variance):
-    """At an input with |x|^2 / D = 1 and, for rectifiers, half of it, which their first layer would double."""
+    """At an input with |x|^2 / D = 1 and, for rectifiers, half of it, which their first layer would
+    double."""
     x = jnp.sqrt(jnp.asarray([[2.0, 0.0]]) ** 2 / 2 * (1.0 if activation == "linear" else 0.5))
     network = finite.Network((4, 3), phi, weight_var=variance)
     draws = np.asarray(network.sample_outputs(jax.random.key(0), x, 100_000))[:, 0]
     scale = 1.0 if activation == "linear" else np.sqrt(variance * 0.25 * 2)
-    prior, places = OutputPrior([4, 3], activation, scale=float(scale)), scale * np.array([-2.0, -0.3, 0.05, 1.0])
+    prior, places = (
+        OutputPrior([4, 3], activation, scale=float(scale)),
+        scale * np.array([-2.0, -0.3, 0.05, 1.0]),
+    )
     truth = prior.cdf(places)
-    z = (np.mean(draws[:, None] <= places, axis=0) - truth) / np.sqrt(truth * (1 - truth) / len(draws))
+    z = (np.mean(draws[:, None] <= places, axis=0) - truth) / np.sqrt(
+        truth * (1 - truth) / len(draws)
+    )
     assert np.abs(z).max() < 4.5
 
 
@@ -50,7 +59,9 @@ def test_grams_have_the_exact_moments():
     error = draws.std(axis=0) / np.sqrt(len(draws))
     assert np.abs((draws.mean(axis=0) - mean) / error).max() < 4.5
     squares = (draws - mean) ** 2
-    z = (squares.mean(axis=0) - np.einsum("ijij->ij", covariance)) / (squares.std(axis=0) / np.sqrt(len(draws)))
+    z = (squares.mean(axis=0) - np.einsum("ijij->ij", covariance)) / (
+        squares.std(axis=0) / np.sqrt(len(draws))
+    )
     assert np.abs(z).max() < 4.5
 
 
@@ -61,25 +72,34 @@ def test_wide_networks_have_the_nngp_kernel():
     np.testing.assert_allclose(gram, kernel, rtol=0.02, atol=0.01)
 
 
-# --- the posterior ----------------------------------------------------------------------------------------------------
+# --- the posterior --------------------------------------------------------------------------------
 
 
 def test_the_potential_is_the_likelihood_without_the_readout():
     phi = jax.random.normal(jax.random.key(0), (target().size,))
     t = np.asarray(SMALL.readout_features(phi, X))
     law = stats.multivariate_normal(np.zeros(4), t @ t.T + NOISE**2 * np.eye(4))
-    np.testing.assert_allclose(target().potential(phi), -law.logpdf(np.asarray(Y).T).sum(), rtol=1e-10)
+    np.testing.assert_allclose(
+        target().potential(phi), -law.logpdf(np.asarray(Y).T).sum(), rtol=1e-10
+    )
 
 
 def test_readouts_have_the_posterior_of_linear_regression():
     phi = jax.random.normal(jax.random.key(0), (target().size,))
     t = np.asarray(SMALL.readout_features(phi, X))
     precision = t.T @ t / NOISE**2 + np.eye(4)
-    draws = np.asarray(jax.vmap(lambda k: target().readout(k, phi))(jax.random.split(jax.random.key(1), 40_000)))
-    mean, covariance = np.linalg.solve(precision, t.T @ np.asarray(Y)) / NOISE**2, np.linalg.inv(precision)
+    draws = np.asarray(
+        jax.vmap(lambda k: target().readout(k, phi))(jax.random.split(jax.random.key(1), 40_000))
+    )
+    mean, covariance = (
+        np.linalg.solve(precision, t.T @ np.asarray(Y)) / NOISE**2,
+        np.linalg.inv(precision),
+    )
     assert np.abs((draws.mean(axis=0) - mean) / (draws.std(axis=0) / 200)).max() < 4.5
     for c in range(2):
-        np.testing.assert_allclose(np.cov(draws[:, :, c].T), covariance, atol=6 * np.abs(covariance).max() / 200)
+        np.testing.assert_allclose(
+            np.cov(draws[:, :, c].T), covariance, atol=6 * np.abs(covariance).max() / 200
+        )
 
 
 def test_langevin_proposals_are_corrected_exactly():
@@ -127,7 +147,9 @@ def test_chains_have_the_posterior_of_importance_sampling(move, step):
 
 def test_acceptance_of_prior_moves_rises_with_the_width():
     rates = [
-        target(finite.Network((n,), jax.nn.gelu), 0.3).sample(jax.random.key(0), 400, step=0.3, thin=3).acceptance
+        target(finite.Network((n,), jax.nn.gelu), 0.3)
+        .sample(jax.random.key(0), 400, step=0.3, thin=3)
+        .acceptance
         for n in (4, 64, 1024)
     ]
     assert rates[0] < rates[1] < rates[2]

@@ -38,13 +38,17 @@ def test_width_leads_to_the_limit_and_one_unit_is_additive():
     k1 = np.linspace(-1, 1.3, 7)
     wide = limits.isotropic_kernel(k1, 10**7, **OPTIONS)
     np.testing.assert_allclose(wide, limits.limiting_isotropic_kernel(k1, **OPTIONS), rtol=1e-5)
-    np.testing.assert_allclose(limits.isotropic_kernel(k1, 1, **OPTIONS), limits.additive_kernel(k1, **OPTIONS))
+    np.testing.assert_allclose(
+        limits.isotropic_kernel(k1, 1, **OPTIONS), limits.additive_kernel(k1, **OPTIONS)
+    )
 
 
 @pytest.mark.parametrize("width", [1, 4])
 def test_kurtosis_of_differences(width):
     """3 Var v / (E v)^2 by Monte Carlo, within 3%."""
-    rho = np.exp(-(differences(0.3, width, 400_000) ** 2) / (2 * OPTIONS["lengthscale2"] ** 2)).mean(axis=1)
+    rho = np.exp(
+        -(differences(0.3, width, 400_000) ** 2) / (2 * OPTIONS["lengthscale2"] ** 2)
+    ).mean(axis=1)
     v = 2 * (1 - rho)
     truth = limits.difference_kurtosis(0.3, width, **OPTIONS)
     assert 3 * v.var() / v.mean() ** 2 == pytest.approx(truth, rel=0.03)

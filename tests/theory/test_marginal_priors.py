@@ -1,7 +1,7 @@
 """Priors of one output: against Bessel functions, real networks, quadrature and each other.
 
-Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over seeds.
-"""
+Monte Carlo comparisons use fixed seeds and |z| < 4.5: a false-alarm rate of 7e-6 a comparison over
+seeds."""
 
 import jax
 import numpy as np
@@ -34,18 +34,23 @@ def test_one_hidden_layer_is_a_bessel_function(n):
     np.testing.assert_allclose(OutputPrior([n]).density(H), truth, rtol=1e-8)
 
 
-@pytest.mark.parametrize(("widths", "activation"), [((4, 3), "linear"), ((3,), "relu"), ((2, 5, 3), "relu")])
+@pytest.mark.parametrize(
+    ("widths", "activation"), [((4, 3), "linear"), ((3,), "relu"), ((2, 5, 3), "relu")]
+)
 def test_it_integrates_to_its_distribution_function(widths, activation):
     prior = OutputPrior(widths, activation)
     for low, high in ((0.3, 1.0), (1.0, 3.0), (3.0, 30.0)):
         found = integrate.quad(lambda h: prior.density(h).item(), low, high, epsabs=1e-10)[0]
         np.testing.assert_allclose(found, prior.cdf(high) - prior.cdf(low), atol=1e-8)
-    near = integrate.quad(lambda u: 2 * u * prior.density(u**2).item(), 1e-6, np.sqrt(0.3), epsabs=1e-10)[0]
+    near = integrate.quad(
+        lambda u: 2 * u * prior.density(u**2).item(), 1e-6, np.sqrt(0.3), epsabs=1e-10
+    )[0]
     np.testing.assert_allclose(2 * (near + 1 - prior.cdf(0.3)), 1 - prior.atom, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("widths", "activation"), [((5,), "linear"), ((4, 3), "linear"), ((3,), "relu"), ((4, 6), "relu")]
+    ("widths", "activation"),
+    [((5,), "linear"), ((4, 3), "linear"), ((3,), "relu"), ((4, 6), "relu")],
 )
 def test_real_networks_have_it(widths, activation):
     n, rng = 200_000, np.random.default_rng(0)
@@ -74,9 +79,14 @@ def check_draws(h, prior):
 
 
 def test_published_values():
-    """Width 5, and widths 4 and 3, at 0.25, 1 and 2.5, four digits; the atom of three rectifiers is 1 / 8."""
-    np.testing.assert_allclose(OutputPrior([5]).density([0.25, 1.0, 2.5]), [0.4418, 0.2107, 0.0200], atol=6e-5)
-    np.testing.assert_allclose(OutputPrior([4, 3]).density([0.25, 1.0, 2.5]), [0.5207, 0.1639, 0.0192], atol=6e-5)
+    """Width 5, and widths 4 and 3, at 0.25, 1 and 2.5, four digits; the atom of three rectifiers is
+    1 / 8."""
+    np.testing.assert_allclose(
+        OutputPrior([5]).density([0.25, 1.0, 2.5]), [0.4418, 0.2107, 0.0200], atol=6e-5
+    )
+    np.testing.assert_allclose(
+        OutputPrior([4, 3]).density([0.25, 1.0, 2.5]), [0.5207, 0.1639, 0.0192], atol=6e-5
+    )
     assert OutputPrior([3], "relu").atom == pytest.approx(1 / 8)
     assert OutputPrior([3, 4], "relu").atom == pytest.approx(1 - (7 / 8) * (15 / 16))
 
@@ -104,22 +114,33 @@ def test_moments(widths):
 
 
 def test_wide_networks_are_gaussian_and_one_bottleneck_dominates():
-    np.testing.assert_allclose(OutputPrior([10**6] * 3).density(H[:5]), stats.norm.pdf(H[:5]), rtol=1e-4)
+    np.testing.assert_allclose(
+        OutputPrior([10**6] * 3).density(H[:5]), stats.norm.pdf(H[:5]), rtol=1e-4
+    )
     mixed, narrow = OutputPrior([10**5, 3, 10**5]), OutputPrior([3])
     np.testing.assert_allclose(mixed.density(H[:5]), narrow.density(H[:5]), rtol=1e-3)
 
 
 def test_edgeworth_is_right_to_first_order():
     h = np.linspace(0, 2, 5)
-    errors = [np.abs(edgeworth_density(h, [n, n]) - OutputPrior([n, n]).density(h)).max() for n in (20, 200)]
+    errors = [
+        np.abs(edgeworth_density(h, [n, n]) - OutputPrior([n, n]).density(h)).max()
+        for n in (20, 200)
+    ]
     assert errors[1] < errors[0] / 50 and errors[0] < 0.01
 
 
 def test_densities_at_zero():
-    assert OutputPrior([1]).density(0.0) == np.inf and OutputPrior([3], "relu").density(0.0) == np.inf
-    np.testing.assert_allclose(OutputPrior([4, 3]).density(0.0), OutputPrior([4, 3]).density(1e-7), rtol=1e-4)
+    assert (
+        OutputPrior([1]).density(0.0) == np.inf and OutputPrior([3], "relu").density(0.0) == np.inf
+    )
+    np.testing.assert_allclose(
+        OutputPrior([4, 3]).density(0.0), OutputPrior([4, 3]).density(1e-7), rtol=1e-4
+    )
     assert OutputPrior([4]).cdf(0.0) == 0.5
-    assert OutputPrior([1], "relu").cdf(0.0) == 0.75 and OutputPrior([1], "relu").cdf(-1e-300) < 0.26
+    assert (
+        OutputPrior([1], "relu").cdf(0.0) == 0.75 and OutputPrior([1], "relu").cdf(-1e-300) < 0.26
+    )
 
 
 @pytest.mark.parametrize(

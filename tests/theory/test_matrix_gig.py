@@ -1,4 +1,5 @@
-"""The matrix generalised inverse Gaussian law against SciPy, importance sampling and special cases."""
+"""The matrix generalised inverse Gaussian law against SciPy, importance sampling and special
+cases."""
 
 import numpy as np
 import pytest
@@ -50,17 +51,27 @@ def test_log_densities_are_those_of_the_formula():
 
 
 def test_without_b_it_is_wishart():
-    """A tiny B: E X = 2 lambda A^-1, since the density is |X|^(lambda - (P + 1) / 2) exp(-tr(A X) / 2)."""
+    """A tiny B: E X = 2 lambda A^-1, since the density is |X|^(lambda - (P + 1) / 2) exp(-tr(A X) /
+    2)."""
     found = MatrixGIG(4.0, A, 1e-10 * np.eye(3)).mean(seed=0, n=20_000)
     assert np.abs((found.mean - 8 * np.linalg.inv(A)) / found.standard_error).max() < 4.5
 
 
 def test_inverses_have_the_law_with_a_and_b_exchanged():
-    straight, turned = MatrixGIG(1.5, A, B).sample(0, 20_000), MatrixGIG(-1.5, B, A).sample(1, 20_000)
+    straight, turned = (
+        MatrixGIG(1.5, A, B).sample(0, 20_000),
+        MatrixGIG(-1.5, B, A).sample(1, 20_000),
+    )
     inverse = np.linalg.inv(turned)
-    for statistic in (lambda m: m[:, 0, 0], lambda m: m[:, 0, 1], lambda m: np.linalg.slogdet(m)[1]):
+    for statistic in (
+        lambda m: m[:, 0, 0],
+        lambda m: m[:, 0, 1],
+        lambda m: np.linalg.slogdet(m)[1],
+    ):
         a, b = statistic(straight), statistic(inverse)
-        errors = [np.std([p.mean() for p in np.array_split(v, 20)], ddof=1) / np.sqrt(20) for v in (a, b)]
+        errors = [
+            np.std([p.mean() for p in np.array_split(v, 20)], ddof=1) / np.sqrt(20) for v in (a, b)
+        ]
         assert abs(a.mean() - b.mean()) < 4.5 * np.hypot(*errors)
 
 
@@ -84,7 +95,10 @@ def test_the_posterior_of_a_hidden_layer_by_importance_sampling_of_weights():
         (lambda: MatrixGIG(1.0, np.diag([1.0, 0.0]), np.eye(2)), "positive definite"),
         (lambda: MatrixGIG(1.0, np.eye(2), np.eye(3)), "one shape"),
         (lambda: MatrixGIG(np.nan, np.eye(2), np.eye(2)), "order"),
-        (lambda: MatrixGIG(1.0, np.eye(2), np.eye(2)).log_density(np.zeros((2, 2))), "positive definite"),
+        (
+            lambda: MatrixGIG(1.0, np.eye(2), np.eye(2)).log_density(np.zeros((2, 2))),
+            "positive definite",
+        ),
         (lambda: MatrixGIG(1.0, np.eye(2), np.eye(2)).sample(0, 0), "n"),
         (lambda: hidden_gram_posterior(A, B, 2, 1), "at least 3"),
     ],

@@ -42,7 +42,8 @@ def test_a_step_that_is_too_large_is_warned_of():
 
 
 def test_noise_reaches_the_smallest_eigenvalue_at_the_critical_size():
-    """Smallest eigenvalues of noisy kernels of a power law: positive far below, negative far above."""
+    """Smallest eigenvalues of noisy kernels of a power law: positive far below, negative far
+    above."""
     size = parametrisation.critical_data_size(1.0, 1.5, 2e-3)
     assert size == pytest.approx((1 / 4e-3) ** 1.0)
     for m, positive in ((int(size / 3), True), (int(3 * size), False)):

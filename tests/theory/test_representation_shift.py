@@ -1,4 +1,5 @@
-"""First-order posterior shifts against exact posteriors of wide networks and against prior covariances."""
+"""First-order posterior shifts against exact posteriors of wide networks and against prior
+covariances."""
 
 import numpy as np
 import pytest
@@ -18,12 +19,17 @@ def slope(kernel, gyy, n_outputs):
 
 
 def test_one_wide_layer_by_importance_sampling():
-    """The prior of K_1, weighted by the likelihood; the first-order shift is right to 15% at width 100."""
+    """The prior of K_1, weighted by the likelihood; the first-order shift is right to 15% at width
+    100."""
     width, n = 100, 200_000
     draws = stats.wishart(width, GXX / width).rvs(n, random_state=np.random.default_rng(1))
     covariance = draws + np.eye(3) / BETA
     log_weight = (
-        -(2 * np.linalg.slogdet(covariance)[1] + 2 * np.einsum("ij,nji->n", GYY, np.linalg.inv(covariance))) / 2
+        -(
+            2 * np.linalg.slogdet(covariance)[1]
+            + 2 * np.einsum("ij,nji->n", GYY, np.linalg.inv(covariance))
+        )
+        / 2
     )
     weight = np.exp(log_weight - log_weight.max())
     exact = np.einsum("n,nij->ij", weight / weight.sum(), draws) - GXX
@@ -78,7 +84,10 @@ def test_without_noise_it_agrees_with_few_outputs():
     ("call", "message"),
     [
         (lambda: representation_shift.posterior_grams(GXX, GYY[:2, :2], [3], 2, 1.0), "one shape"),
-        (lambda: representation_shift.posterior_grams(-GXX, GYY, [3], 2, 1.0), "positive semi-definite"),
+        (
+            lambda: representation_shift.posterior_grams(-GXX, GYY, [3], 2, 1.0),
+            "positive semi-definite",
+        ),
         (lambda: representation_shift.posterior_grams(GXX, GYY, [0], 2, 1.0), "positive integers"),
         (lambda: representation_shift.posterior_grams(GXX, GYY, [3], 0, 1.0), "n_outputs"),
         (lambda: representation_shift.posterior_grams(GXX, GYY, [3], 2, 0.0), "beta"),

@@ -1,1 +1,2 @@
-"""Exact Gaussian processes, and ensembles of networks trained by gradient flow, where there is no bottleneck."""
+"""Exact Gaussian processes, and ensembles of networks trained by gradient flow, where there is no
+bottleneck."""

@@ -1,4 +1,5 @@
-"""Ensembles of posteriors: the average over fits to several versions of the data, such as augmented images."""
+"""Ensembles of posteriors: the average over fits to several versions of the data, such as augmented
+images."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,7 +36,9 @@ class AugmentedPosterior:
 
     def with_diag_reg(self, diag_reg: float) -> "AugmentedPosterior":
         """All members with another regularisation."""
-        return dataclasses.replace(self, members=tuple(m.with_diag_reg(diag_reg) for m in self.members))
+        return dataclasses.replace(
+            self, members=tuple(m.with_diag_reg(diag_reg) for m in self.members)
+        )
 
     @property
     def diag_reg(self) -> float:
@@ -43,8 +46,8 @@ class AugmentedPosterior:
         return self.members[0].diag_reg
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """Mean prediction of each y_n given all the others, standardised units: every member predicts its own copy of
-        the point, where new points are not augmented."""
+        """Mean prediction of each y_n given all the others, standardised units: every member
+        predicts its own copy of the point, where new points are not augmented."""
         return np.mean([member.leave_one_out_mean(diag_reg) for member in self.members], axis=0)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
@@ -54,7 +57,9 @@ class AugmentedPosterior:
 
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean of the latent functions at standardised points, without the cost of variances."""
-        return jnp.mean(jnp.stack([member.latent_mean(x, chunk) for member in self.members]), axis=0)
+        return jnp.mean(
+            jnp.stack([member.latent_mean(x, chunk) for member in self.members]), axis=0
+        )
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
@@ -83,17 +88,21 @@ def fit_augmented(
 
         mean = (1 / B) sum_b K(x, T_b X) (K(T_b X, T_b X) + ridge I)^-1 y.
 
-    The cost is B N^3, against (B N)^3 of one predictor for all copies together. The first copy is the data itself.
+    The cost is B N^3, against (B N)^3 of one predictor for all copies together. The first copy is
+    the data itself.
 
     Args:
-        fit: from a data set to a posterior, such as ``lambda data: dkp.condition(model, data, diag_reg=0.1)``.
+        fit: from a data set to a posterior, such as ``lambda data: dkp.condition(model, data,
+            diag_reg=0.1)``.
         data: the training set.
-        augment: (key, x) -> x, such as ``dkp.preprocessing.random_flips``; of standardised features.
+        augment: (key, x) -> x, such as ``dkp.preprocessing.random_flips``; of standardised
+            features.
         key: for `augment`; the b-th copy gets ``fold_in(key, b)``.
         copies: B, at least 1.
 
     Raises:
-        ValueError: when `augment` changes the shape or the dtype of the features, or `fit` makes another posterior.
+        ValueError: when `augment` changes the shape or the dtype of the features, or `fit` makes
+            another posterior.
 
     Source: Lee et al. 2020 (arXiv 2007.15801), ensembles of kernel predictors.
     """

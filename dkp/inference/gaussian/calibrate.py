@@ -1,9 +1,9 @@
-"""Classification by regression: a posterior over centred one-hot targets, and probabilities calibrated on points that
-it did not see.
+"""Classification by regression: a posterior over centred one-hot targets, and probabilities
+calibrated on points that it did not see.
 
-The regression's means m_c(x) rank the classes; probabilities are softmax(m_c(x) / T), where the temperature T
-maximises the likelihood of held-out labels: by default those of leave-one-out prediction, which costs no data.
-"""
+The regression's means m_c(x) rank the classes; probabilities are softmax(m_c(x) / T), where the
+temperature T maximises the likelihood of held-out labels: by default those of leave-one-out
+prediction, which costs no data."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -45,7 +45,8 @@ class CalibratedClassifier:
         return self.posterior.data.classes
 
     def probabilities(self, x: Any, *, chunk: int = 1000) -> Float[np.ndarray, "B C"]:
-        """Class probabilities at B new points, in the original units; `chunk` rows are computed at a time.
+        """Class probabilities at B new points, in the original units; `chunk` rows are computed at
+        a time.
 
         Raises:
             ValueError: when x does not have the features of the training data.
@@ -72,27 +73,34 @@ class CalibratedClassifier:
 
 
 def calibrate(
-    posterior: Any, *, diag_reg: Sequence[float] | None = None, validation: tuple[Any, Any] | None = None
+    posterior: Any,
+    *,
+    diag_reg: Sequence[float] | None = None,
+    validation: tuple[Any, Any] | None = None,
 ) -> CalibratedClassifier:
     """Turn a regression on centred one-hot targets into a classifier with calibrated probabilities.
 
     Args:
         posterior: of ``dkp.condition``, ``dkp.gradient_flow`` or ``dkp.fit_augmented``, on data of
             ``Dataset.from_labels``.
-        diag_reg: regularisations to choose from, by the mean log density of the held-out labels; that of the posterior
-            by default.
-        validation: (x, labels) that were held out; by default every training point is predicted from all the others.
+        diag_reg: regularisations to choose from, by the mean log density of the held-out labels;
+            that of the posterior by default.
+        validation: (x, labels) that were held out; by default every training point is predicted
+            from all the others.
 
     Raises:
-        ValueError: for data without classes, a posterior without leave-one-out predictions, an empty list of
-            regularisations, or validation points that do not fit.
+        ValueError: for data without classes, a posterior without leave-one-out predictions, an
+            empty list of regularisations, or validation points that do not fit.
 
-    Source: temperatures: Guo et al. 2017 (arXiv 1706.04599), section 4.2; one-hot regression: Lee et al. 2020 (arXiv
-        2007.15801).
+    Source: temperatures: Guo et al. 2017 (arXiv 1706.04599), section 4.2; one-hot regression: Lee
+        et al. 2020 (arXiv 2007.15801).
     """
     check_linear_predictor(posterior, diag_reg)
     if not posterior.data.classes:
-        raise ValueError("Expected data with classes. Got none: make them with dkp.Dataset.from_labels(x, labels).")
+        raise ValueError(
+            "Expected data with classes. Got none: make them with dkp.Dataset.from_labels(x, "
+            "labels)."
+        )
     candidates = [posterior.diag_reg] if diag_reg is None else list(diag_reg)
     found = [_scored(posterior, value, validation) for value in candidates]
     best = min(range(len(found)), key=lambda i: found[i].loss)
@@ -111,13 +119,20 @@ class _Scores(NamedTuple):
     accuracy: float
 
 
-def _scored(posterior: LinearPredictor, diag_reg: float, validation: tuple[Any, Any] | None) -> _Scores:
+def _scored(
+    posterior: LinearPredictor, diag_reg: float, validation: tuple[Any, Any] | None
+) -> _Scores:
     """The best temperature for predictions with a regularisation, and how good they are."""
     if validation is None:
-        means, index = posterior.leave_one_out_mean(diag_reg), np.argmax(np.asarray(posterior.data.y), axis=1)
+        means, index = (
+            posterior.leave_one_out_mean(diag_reg),
+            np.argmax(np.asarray(posterior.data.y), axis=1),
+        )
     else:
         same = diag_reg == posterior.diag_reg
-        means = _means(posterior if same else posterior.with_diag_reg(diag_reg), validation[0], 1000)
+        means = _means(
+            posterior if same else posterior.with_diag_reg(diag_reg), validation[0], 1000
+        )
         index = _index_of(posterior.data, validation[1])
         checks.same_length("the validation points", means, "their labels", index)
     temperature, loss = _best_temperature(means, index)
@@ -129,9 +144,9 @@ def _scored(posterior: LinearPredictor, diag_reg: float, validation: tuple[Any, 
 def _best_temperature(means: np.ndarray, index: np.ndarray) -> tuple[float, float]:
     """The temperature with the least mean log loss, and that loss.
 
-    One observation is added whose label is any class with equal probability: without it, classes that are perfectly
-    separated would have temperature 0. The loss is convex in 1 / temperature, so it has one minimum.
-    """
+    One observation is added whose label is any class with equal probability: without it, classes
+    that are perfectly separated would have temperature 0. The loss is convex in 1 / temperature, so
+    it has one minimum."""
     from scipy import optimize  # not by `import dkp`
 
     n = len(index)

@@ -1,10 +1,10 @@
-"""Exact inference where there is no bottleneck: a Gaussian process, the prior of an infinitely wide network, with
-Gaussian noise.
+"""Exact inference where there is no bottleneck: a Gaussian process, the prior of an infinitely wide
+network, with Gaussian noise.
 
-Learned hyperparameters maximise the log marginal likelihood; inferred ones are not integrated out here, so they are
-refused. Kernel matrices are computed tile by tile, so that images and thousands of points fit; only learning the
-hyperparameters of the kernel itself takes a differentiable program for the whole matrix.
-"""
+Learned hyperparameters maximise the log marginal likelihood; inferred ones are not integrated out
+here, so they are refused. Kernel matrices are computed tile by tile, so that images and thousands
+of points fit; only learning the hyperparameters of the kernel itself takes a differentiable program
+for the whole matrix."""
 
 import time
 from typing import Any
@@ -38,33 +38,34 @@ def condition(
 ) -> ExactPosterior:
     """Condition a model without bottlenecks on data, exactly: the NNGP posterior.
 
-    With the kernel K of the layers and the ridge r = noise^2 + diag_reg tr K / N, the latent function f has mean
-    K_*X (K_XX + r I)^-1 y and covariance K_** - K_*X (K_XX + r I)^-1 K_X*.
+    With the kernel K of the layers and the ridge r = noise^2 + diag_reg tr K / N, the latent
+    function f has mean K_*X (K_XX + r I)^-1 y and covariance K_** - K_*X (K_XX + r I)^-1 K_X*.
 
     Args:
-        key: for the starts after the first, which are perturbed on the unconstrained scale; without a key there is
-            one start.
+        key: for the starts after the first, which are perturbed on the unconstrained scale; without
+            a key there is one start.
         restarts: number of starts.
         max_iterations: of L-BFGS, for each start.
-        max_points: refuse larger data sets: memory is several matrices of N x N, and time is cubic: one decomposition
-            into eigenvectors, ten times as long as a Cholesky factorisation, after which other regularisations and
-            leave-one-out prediction cost little.
+        max_points: refuse larger data sets: memory is several matrices of N x N, and time is cubic:
+            one decomposition into eigenvectors, ten times as long as a Cholesky factorisation,
+            after which other regularisations and leave-one-out prediction cost little.
         diag_reg: regularisation relative to the mean variance of the kernel, at least 0.
         progress: show a progress bar for the kernel matrix.
 
-    Starts whose noise went to 0 where rows are repeated with equal targets are left out, unless all did: the evidence
-    has no upper bound there, and the best model is the one that knows the repetitions by heart.
+    Starts whose noise went to 0 where rows are repeated with equal targets are left out, unless all
+    did: the evidence has no upper bound there, and the best model is the one that knows the
+    repetitions by heart.
 
     Warns:
-        RuntimeWarning: when the smallest eigenvalue of K + r I is below the rounding errors of the dtype: beyond this
-            number of points a larger `diag_reg`, or float64, is needed.
+        RuntimeWarning: when the smallest eigenvalue of K + r I is below the rounding errors of the
+            dtype: beyond this number of points a larger `diag_reg`, or float64, is needed.
 
     Raises:
-        ValueError: for a model with bottlenecks, a likelihood other than Gaussian noise, hyperparameters with a
-            distribution, too many data points, or numbers out of range.
+        ValueError: for a model with bottlenecks, a likelihood other than Gaussian noise,
+            hyperparameters with a distribution, too many data points, or numbers out of range.
 
-    Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv 1711.00165), section
-        2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
+    Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv
+        1711.00165), section 2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
     """
     check_exact(model, data, max_points)
     diag_reg = checks.nonnegative_number("diag_reg", diag_reg)
@@ -85,7 +86,9 @@ def condition(
         data=data,
         values=found.values,
         diag_reg=diag_reg,
-        kernel=_spectrum(substitute(model, found.values), data, progress) if kernel is None else kernel,
+        kernel=_spectrum(substitute(model, found.values), data, progress)
+        if kernel is None
+        else kernel,
         starts=found.starts,
         iterations=found.iterations,
         converged=found.converged,
@@ -100,13 +103,17 @@ def _spectrum(model: DeepKernelProcess, data: Dataset, progress: bool | None) ->
 
 
 def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> None:
-    """Raise ValueError unless the model is a Gaussian process with Gaussian noise, and the data are few enough."""
+    """Raise ValueError unless the model is a Gaussian process with Gaussian noise, and the data are
+    few enough."""
     check_model_and_data(model, data)
     if model.bottlenecks:
         raise ValueError(
-            f"Expected a model without bottlenecks for exact inference. Got {model.bottlenecks[0]!r}: use dkp.fit_vi."
+            "Expected a model without bottlenecks for exact inference. Got "
+            f"{model.bottlenecks[0]!r}: use dkp.fit_vi."
         )
-    inferred = [n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_inferred]
+    inferred = [
+        n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_inferred
+    ]
     if inferred:
         raise ValueError(
             "Expected numbers or learn() for exact inference. "
@@ -114,11 +121,14 @@ def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> Non
         )
     if not model.likelihood.is_gaussian:
         raise ValueError(
-            f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use dkp.fit_vi."
+            f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use "
+            "dkp.fit_vi."
         )
     check_plain(data, "use dkp.fit_vi or dkp.sample_hmc")
     if data.n > max_points:
         raise ValueError(
-            f"Expected at most max_points = {max_points} data points. Got {data.n}, and each matrix takes "
-            f"{data.n**2 * data.x.dtype.itemsize / 1e9:.1f} GB: use dkp.fit_vi, or raise max_points."
+            f"Expected at most max_points = {max_points} data points. Got {data.n}, and each "
+            "matrix takes "
+            f"{data.n**2 * data.x.dtype.itemsize / 1e9:.1f} GB: use dkp.fit_vi, or raise "
+            "max_points."
         )

@@ -1,9 +1,9 @@
-"""Ensembles of infinitely wide networks trained by gradient flow on squared errors: the tangent kernel's predictions.
+"""Ensembles of infinitely wide networks trained by gradient flow on squared errors: the tangent
+kernel's predictions.
 
-In the wide limit training is linear: every network f_t of the ensemble obeys df/dt = -Theta(., X) (f(X) - y) from a
-start f_0 ~ N(0, K), so that the ensemble stays Gaussian at every time. The moments are functions of the tangent
-kernel Theta and of the NNGP kernel K.
-"""
+In the wide limit training is linear: every network f_t of the ensemble obeys df/dt = -Theta(., X)
+(f(X) - y) from a start f_0 ~ N(0, K), so that the ensemble stays Gaussian at every time. The
+moments are functions of the tangent kernel Theta and of the NNGP kernel K."""
 
 import dataclasses
 import functools
@@ -33,7 +33,8 @@ __all__ = ["GradientFlowEnsemble", "diag_reg_of_time", "gradient_flow", "time_of
 class GradientFlowEnsemble:
     """The Gaussian law of networks after training for `time`; make it with :func:`gradient_flow`.
 
-    values: initial values of hyperparameters to be learned. tangent: spectrum of the tangent kernel of the data.
+    values: initial values of hyperparameters to be learned. tangent: spectrum of the tangent kernel
+    of the data.
         kernel: NNGP kernel of the data, (N, N).
     """
 
@@ -76,27 +77,35 @@ class GradientFlowEnsemble:
         Raises:
             ValueError: when it is not a finite number of at least 0.
         """
-        changed = dataclasses.replace(self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg))
+        changed = dataclasses.replace(
+            self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg)
+        )
         return changed._warned()
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """Mean prediction of each y_n by an ensemble that was trained on all the others, standardised units.
+        """Mean prediction of each y_n by an ensemble that was trained on all the others,
+        standardised units.
 
-        At infinite time this is ridge regression. At time t it is an integral over ridges s, because
-        (1 - exp(-l t)) / l is the inverse Laplace transform of 1 / (s (s + l)): by 32 nodes on a contour in the complex
-        plane, to about nine digits.
+        At infinite time this is ridge regression. At time t it is an integral over ridges s,
+        because (1 - exp(-l t)) / l is the inverse Laplace transform of 1 / (s (s + l)): by 32 nodes
+        on a contour in the complex plane, to about nine digits.
 
         Args:
             diag_reg: another regularisation than the ensemble's.
 
-        Source: leave-one-out: Rasmussen & Williams 2006, equation 5.12; contour: Trefethen, Weideman & Schmelzer 2006,
-            *BIT* 46, section 3.
+        Source: leave-one-out: Rasmussen & Williams 2006, equation 5.12; contour: Trefethen,
+            Weideman & Schmelzer 2006, *BIT* 46, section 3.
         """
-        value = self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
+        value = (
+            self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
+        )
         ridge = dataclasses.replace(self, diag_reg=value).ridge
         if self.time == math.inf:
             return np.asarray(leave_one_out(self.tangent, self.data.y, ridge)[0], float)
-        values, vectors = np.asarray(self.tangent.shifted(ridge), float), np.asarray(self.tangent.vectors, float)
+        values, vectors = (
+            np.asarray(self.tangent.shifted(ridge), float),
+            np.asarray(self.tangent.vectors, float),
+        )
         y, squares = np.asarray(self.data.y, float), vectors**2
         projected, mean = vectors.T @ y, np.zeros(y.shape)
         for node, weight in zip(*_contour(self.time), strict=True):
@@ -113,7 +122,9 @@ class GradientFlowEnsemble:
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean over the ensemble at standardised points, without the cost of variances."""
         weights = self.tangent.apply(self._filter, self.data.y)
-        return in_chunks(lambda rows: ntk_kernel(self.fitted_model, rows, self.data.x) @ weights, x, chunk)
+        return in_chunks(
+            lambda rows: ntk_kernel(self.fitted_model, rows, self.data.x) @ weights, x, chunk
+        )
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
@@ -126,7 +137,12 @@ class GradientFlowEnsemble:
         """Covariance over the ensemble at standardised points."""
         cross, trained = self._cross(x)
         mixed = trained @ cross.T
-        return jnp.asarray(nngp_kernel(self.fitted_model, x)) + trained @ self.kernel @ trained.T - mixed - mixed.T
+        return (
+            jnp.asarray(nngp_kernel(self.fitted_model, x))
+            + trained @ self.kernel @ trained.T
+            - mixed
+            - mixed.T
+        )
 
     def summary(self) -> dict[str, Any]:
         """What to look at before trusting the fit."""
@@ -172,41 +188,47 @@ def gradient_flow(
 ) -> GradientFlowEnsemble:
     """Train an ensemble of infinitely wide networks by gradient flow on sum_n (f(x_n) - y_n)^2 / 2.
 
-    With the regularised tangent kernel Theta = Theta_XX + diag_reg tr(Theta_XX) / N I and F = Theta^-1 (I - exp(-Theta
-    t)), networks started at f_0 ~ N(0, K) have at time t
+    With the regularised tangent kernel Theta = Theta_XX + diag_reg tr(Theta_XX) / N I and F =
+    Theta^-1 (I - exp(-Theta t)), networks started at f_0 ~ N(0, K) have at time t
 
         mean = Theta_*X F y,
         covariance = K_** + Theta_*X F K_XX F Theta_X* - (Theta_*X F K_X* + transpose).
 
     Args:
-        model: layers without bottlenecks, of which some have weights (``Affine``, ``Conv``, ``LocallyConnected``), and
-            a Gaussian likelihood, whose noise is added in predictions of y. Hyperparameters to be learned stand at
-            their initial values; ``ExactPosterior.fitted_model`` has better ones.
-        time: the learning rate times the number of small steps, positive; infinity trains to the end. Training on the
-            mean of squared errors, the loss above divided by N C, takes N C times as long.
+        model: layers without bottlenecks, of which some have weights (``Affine``, ``Conv``,
+            ``LocallyConnected``), and a Gaussian likelihood, whose noise is added in predictions of
+            y. Hyperparameters to be learned stand at their initial values;
+            ``ExactPosterior.fitted_model`` has better ones.
+        time: the learning rate times the number of small steps, positive; infinity trains to the
+            end. Training on the mean of squared errors, the loss above divided by N C, takes N C
+            times as long.
         diag_reg: regularisation relative to the mean diagonal of the tangent kernel, at least 0.
         max_points: refuse larger data sets: memory is several matrices of N x N, time is cubic.
         progress: show a progress bar for the kernel matrices.
 
     Warns:
-        RuntimeWarning: when the smallest eigenvalue of Theta is below the rounding errors of the dtype, and infinite
-            time would divide by it.
+        RuntimeWarning: when the smallest eigenvalue of Theta is below the rounding errors of the
+            dtype, and infinite time would divide by it.
 
     Raises:
-        ValueError: for a model with bottlenecks or without weights, a likelihood other than Gaussian noise, too many
-            data points, or numbers out of range.
+        ValueError: for a model with bottlenecks or without weights, a likelihood other than
+            Gaussian noise, too many data points, or numbers out of range.
 
-    Source: Lee et al. 2019 (arXiv 1902.06720), equations 14 to 16; regularised: Lee et al. 2020 (arXiv 2007.15801).
+    Source: Lee et al. 2019 (arXiv 1902.06720), equations 14 to 16; regularised: Lee et al. 2020
+        (arXiv 2007.15801).
     """
     check_exact(model, data, max_points)
     time, diag_reg = _check_time(time), checks.nonnegative_number("diag_reg", diag_reg)
     began = clock.perf_counter()
     names = hyperparameters(model, data.d, data.n_outputs)
     values = {n: h.initial(data.x, data.y) for n, h in names.items() if h.is_learned}
-    kernel, tangent = map(jnp.asarray, nngp_and_ntk_kernels(substitute(model, values), data.x, progress=progress))
+    kernel, tangent = map(
+        jnp.asarray, nngp_and_ntk_kernels(substitute(model, values), data.x, progress=progress)
+    )
     if not bool(jnp.any(tangent)):
         raise ValueError(
-            "Expected layers with weights to train, such as Affine() or Conv(3). Got a tangent kernel of 0: add one, "
+            "Expected layers with weights to train, such as Affine() or Conv(3). Got a tangent "
+            "kernel of 0: add one, "
             "or use dkp.condition."
         )
     return GradientFlowEnsemble(
@@ -224,32 +246,40 @@ def gradient_flow(
 def diag_reg_of_time(time: float, kernel: Any) -> float:
     """The relative ridge that acts like training for `time`: diag_reg tr K / N = 1 / time.
 
-    Gradient flow multiplies the component of y along an eigenvector of K by 1 - exp(-lambda t), ridge regression by
-    lambda / (lambda + ridge): equal to first order for small lambda, and 0.63 against 0.5 at lambda = 1 / t.
+    Gradient flow multiplies the component of y along an eigenvector of K by 1 - exp(-lambda t),
+    ridge regression by lambda / (lambda + ridge): equal to first order for small lambda, and 0.63
+    against 0.5 at lambda = 1 / t.
 
     Args:
         time: as in :func:`gradient_flow`.
         kernel: the matrix, (N, N), of which the trace is taken.
 
     Raises:
-        ValueError: when the time is not positive, or the matrix is not square or has no positive trace.
+        ValueError: when the time is not positive, or the matrix is not square or has no positive
+            trace.
     """
     return 1 / (_check_time(time) * _mean_variance(kernel))
 
 
 def time_of_diag_reg(diag_reg: float, kernel: Any) -> float:
-    """The time of training that acts like a relative ridge, the inverse of :func:`diag_reg_of_time`; infinite for 0."""
+    """The time of training that acts like a relative ridge, the inverse of
+    :func:`diag_reg_of_time`; infinite for 0."""
     ridge = checks.nonnegative_number("diag_reg", diag_reg) * _mean_variance(kernel)
     return 1 / ridge if ridge else math.inf
 
 
 def _contour(time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes s and weights c with sum Re c F(s) = the inverse Laplace transform of F(s) / s at `time`, for F that is
-    real on the real axis and analytic off its negative half."""
+    """Nodes s and weights c with sum Re c F(s) = the inverse Laplace transform of F(s) / s at
+    `time`, for F that is real on the real axis and analytic off its negative half."""
     count = 32
-    angle = (2 * np.arange(count // 2) + 1) * np.pi / count  # the other half of the nodes are conjugates
+    # the other half of the nodes are conjugates
+    angle = (2 * np.arange(count // 2) + 1) * np.pi / count
     z = count * (-0.4814 + 0.6122 * angle / np.tan(0.6407 * angle) + 0.2645j * angle)
-    slope = 0.6122 / np.tan(0.6407 * angle) - 0.6122 * 0.6407 * angle / np.sin(0.6407 * angle) ** 2 + 0.2645j
+    slope = (
+        0.6122 / np.tan(0.6407 * angle)
+        - 0.6122 * 0.6407 * angle / np.sin(0.6407 * angle) ** 2
+        + 0.2645j
+    )
     return z / time, 2 * np.exp(z) * slope / (1j * z)
 
 

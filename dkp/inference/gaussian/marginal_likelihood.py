@@ -1,4 +1,5 @@
-"""Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several starts."""
+"""Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several
+starts."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +30,8 @@ _STALLED_ITERATIONS, _STALLED_NATS = 10, 0.05
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """values: learned hyperparameters by name, at the best start. starts: log marginal likelihood of each start."""
+    """values: learned hyperparameters by name, at the best start. starts: log marginal likelihood
+    of each start."""
 
     values: dict[str, Array]
     starts: tuple[float, ...]
@@ -50,15 +52,19 @@ def maximise(
     """Maximise the log marginal likelihood over the learned hyperparameters.
 
     Args:
-        kernel: spectrum of the kernel matrix, where only the likelihood is learned; None where the kernel is.
+        kernel: spectrum of the kernel matrix, where only the likelihood is learned; None where the
+            kernel is.
         key: perturbs the starts after the first.
     """
-    learned = {n: h for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned}
+    learned = {
+        n: h for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned
+    }
     start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
     if not start:
         return Optimum(values={}, starts=(), iterations=0, converged=True)
     fits = [
-        _maximise(model, max_iterations, _perturbed(start, key, i), data, diag_reg, kernel) for i in range(restarts)
+        _maximise(model, max_iterations, _perturbed(start, key, i), data, diag_reg, kernel)
+        for i in range(restarts)
     ]
     heights = [float(height) if np.isfinite(height) else -np.inf for _, height, _ in fits]
     values = [{name: h.constrain(free[name]) for name, h in learned.items()} for free, _, _ in fits]
@@ -73,17 +79,22 @@ def maximise(
 
 
 def log_marginal_likelihood(
-    model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: Any, kernel: Spectrum | None = None
+    model: DeepKernelProcess,
+    values: dict[str, Array],
+    data: Dataset,
+    diag_reg: Any,
+    kernel: Spectrum | None = None,
 ) -> Scalar:
     """log N(y; 0, K + ridge I), summed over outputs (Rasmussen & Williams 2006, equation 2.30).
 
-    With the spectrum of K it costs no more than products with its eigenvectors; without, K is computed from the
-    hyperparameters and factorised.
-    """
+    With the spectrum of K it costs no more than products with its eigenvectors; without, K is
+    computed from the hyperparameters and factorised."""
     resolved = resolve(model, values, data.x.dtype, data.d, data.n_outputs)
     if kernel is None:
         matrix = from_features(resolved.layers)[0](Inputs(i=data.x)).ii
-        return exact_outputs(matrix, data.y, ridge_of(resolved, diag_reg, jnp.mean(diagonal(matrix))))[0]
+        return exact_outputs(
+            matrix, data.y, ridge_of(resolved, diag_reg, jnp.mean(diagonal(matrix)))
+        )[0]
     eigenvalues = kernel.shifted(ridge_of(resolved, diag_reg, kernel.mean_variance))
     scaled = jnp.sum((kernel.vectors.T @ data.y) ** 2 / eigenvalues[:, None])
     return -(data.n_outputs * jnp.sum(jnp.log(2 * jnp.pi * eigenvalues)) + scaled) / 2
@@ -97,8 +108,8 @@ def ridge_of(model: DeepKernelProcess, diag_reg: Any, mean_variance: Scalar) -> 
 
 
 def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Dataset) -> int:
-    """The best start. Where rows are repeated with equal targets the evidence has no upper bound as the noise goes to
-    0; a start that went there says nothing, and counts only where all did."""
+    """The best start. Where rows are repeated with equal targets the evidence has no upper bound as
+    the noise goes to 0; a start that went there says nothing, and counts only where all did."""
     best = int(np.argmax(heights))
     rows = np.asarray(data.x).reshape(data.n, -1)
     if len(heights) == 1 or not has_no_noise(best) or len(np.unique(rows, axis=0)) == data.n:
@@ -107,20 +118,28 @@ def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Da
     return max(proper, key=lambda i: heights[i], default=best)
 
 
-def _has_no_noise(model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float) -> bool:
-    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix, or on its way there:
-    noise with less than a hundred-thousandth of the standard deviation of f."""
+def _has_no_noise(
+    model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float
+) -> bool:
+    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix,
+    or on its way there: noise with less than a hundred-thousandth of the standard deviation of
+    f."""
     fitted = substitute(model, values)
     variance = jnp.mean(kernel_variances(fitted, data.x))
     rounding = data.n * float(jnp.finfo(data.x.dtype).eps) * float(variance)
-    return not float(ridge_of(fitted, diag_reg, variance)) > max(rounding, _NO_NOISE * float(variance))
+    return not float(ridge_of(fitted, diag_reg, variance)) > max(
+        rounding, _NO_NOISE * float(variance)
+    )
 
 
 def _perturbed(start: dict[str, Array], key: PRNGKeyArray | None, index: int) -> dict[str, Array]:
     if key is None or index == 0:
         return start
     keys = jax.random.split(jax.random.fold_in(key, index), len(start))
-    return {n: v + jax.random.normal(k, v.shape, v.dtype) / 2 for k, (n, v) in zip(keys, start.items(), strict=True)}
+    return {
+        n: v + jax.random.normal(k, v.shape, v.dtype) / 2
+        for k, (n, v) in zip(keys, start.items(), strict=True)
+    }
 
 
 @compiled(static_argnums=(1,))
@@ -132,8 +151,9 @@ def _maximise(
     diag_reg: Any,
     kernel: Spectrum | None,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """L-BFGS with a zoom line search, until the gradient is small against the number of points, or ten iterations have
-    gained less than 0.05 nats: weights of features that do not matter go on growing or shrinking for hundreds."""
+    """L-BFGS with a zoom line search, until the gradient is small against the number of points, or
+    ten iterations have gained less than 0.05 nats: weights of features that do not matter go on
+    growing or shrinking for hundreds."""
     names = hyperparameters(model, data.d, data.n_outputs)
     optimizer = optax.lbfgs()
     tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)
@@ -147,10 +167,20 @@ def _maximise(
     def step(carry: Any) -> Any:
         free, state, count, _, before = carry
         value, gradient = value_and_grad(free, state=state)
-        updates, state = optimizer.update(gradient, state, free, value=value, grad=gradient, value_fn=loss)
+        updates, state = optimizer.update(
+            gradient, state, free, value=value, grad=gradient, value_fn=loss
+        )
         place = count % _STALLED_ITERATIONS
-        goes_on = (optax.tree.norm(gradient) > tolerance) & (before[place] - value >= _STALLED_NATS / data.x.shape[0])
-        return optax.apply_updates(free, updates), state, count + 1, goes_on, before.at[place].set(value)
+        goes_on = (optax.tree.norm(gradient) > tolerance) & (
+            before[place] - value >= _STALLED_NATS / data.x.shape[0]
+        )
+        return (
+            optax.apply_updates(free, updates),
+            state,
+            count + 1,
+            goes_on,
+            before.at[place].set(value),
+        )
 
     def unfinished(carry: Any) -> Array:
         return (carry[2] < max_iterations) & carry[3]

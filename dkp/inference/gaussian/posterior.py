@@ -28,9 +28,10 @@ __all__ = ["ExactPosterior", "warn_where_noise_hides"]
 class ExactPosterior:
     """A Gaussian process conditioned on data.
 
-    values: learned hyperparameters by name. diag_reg: regularisation relative to the mean variance. kernel: spectrum of
-        the kernel matrix of the data. starts: log marginal likelihood of every start of the optimiser, where
-        something was learned.
+    values: learned hyperparameters by name. diag_reg: regularisation relative to the mean variance.
+    kernel: spectrum of
+        the kernel matrix of the data. starts: log marginal likelihood of every start of the
+        optimiser, where something was learned.
     """
 
     model: DeepKernelProcess
@@ -55,16 +56,20 @@ class ExactPosterior:
 
     @property
     def ridge(self) -> float:
-        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N, standardised units."""
+        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N,
+        standardised units."""
         return float(ridge_of(self.fitted_model, self.diag_reg, self.kernel.mean_variance))
 
     @functools.cached_property
     def log_marginal_likelihood(self) -> float:
         """log N(y; 0, K + ridge I) in nats: all data, standardised targets."""
-        return float(log_marginal_likelihood(self.fitted_model, {}, self.data, self.diag_reg, self.kernel))
+        return float(
+            log_marginal_likelihood(self.fitted_model, {}, self.data, self.diag_reg, self.kernel)
+        )
 
     def with_diag_reg(self, diag_reg: float) -> "ExactPosterior":
-        """The posterior with another regularisation and the same hyperparameters; the matrix is not decomposed again.
+        """The posterior with another regularisation and the same hyperparameters; the matrix is not
+        decomposed again.
 
         Warns:
             RuntimeWarning: as in :func:`condition`.
@@ -72,18 +77,22 @@ class ExactPosterior:
         Raises:
             ValueError: when it is not a finite number of at least 0.
         """
-        changed = dataclasses.replace(self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg))
+        changed = dataclasses.replace(
+            self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg)
+        )
         warn_where_noise_hides(changed.kernel, changed.ridge)
         return changed
 
     def leave_one_out(self) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-        """Mean and variance of each y_n given all the others, standardised units (Rasmussen & Williams 2006, equation
-        5.12)."""
+        """Mean and variance of each y_n given all the others, standardised units (Rasmussen &
+        Williams 2006, equation 5.12)."""
         return leave_one_out(self.kernel, self.data.y, self.ridge)
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
         """The means of :meth:`leave_one_out`, with another regularisation where one is given."""
-        value = self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
+        value = (
+            self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
+        )
         return np.asarray(dataclasses.replace(self, diag_reg=value).leave_one_out()[0], float)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
@@ -141,12 +150,15 @@ class ExactPosterior:
 
 
 def warn_where_noise_hides(kernel: Spectrum, ridge: float, stacklevel: int = 3) -> None:
-    """Warn when rounding errors are as large as the smallest eigenvalue of the matrix that is inverted."""
+    """Warn when rounding errors are as large as the smallest eigenvalue of the matrix that is
+    inverted."""
     smallest, noise = float(kernel.values[0]) + ridge, float(kernel.noise)
     if smallest <= noise:
         warnings.warn(
-            f"Expected the smallest eigenvalue of the regularised kernel matrix to be above {noise:.1e}, the size of "
-            f"{kernel.values.dtype} rounding errors at this number of points. Got {smallest:.1e}: predictions depend "
+            "Expected the smallest eigenvalue of the regularised kernel matrix to be above "
+            f"{noise:.1e}, the size of "
+            f"{kernel.values.dtype} rounding errors at this number of points. Got {smallest:.1e}: "
+            "predictions depend "
             f"on the errors. Use a diag_reg above {noise / float(kernel.mean_variance):.1e}"
             + (" or float64." if kernel.values.dtype == jnp.float32 else "."),
             RuntimeWarning,

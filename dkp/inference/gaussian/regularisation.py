@@ -1,4 +1,5 @@
-"""Choosing the regularisation by leave-one-out prediction, which costs neither data nor decompositions."""
+"""Choosing the regularisation by leave-one-out prediction, which costs neither data nor
+decompositions."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,8 @@ __all__ = ["LinearPredictor", "check_linear_predictor", "tune_diag_reg"]
 
 @runtime_checkable
 class LinearPredictor(Protocol):
-    """A posterior whose means are linear in the targets: exact, trained by gradient flow, or an ensemble of these."""
+    """A posterior whose means are linear in the targets: exact, trained by gradient flow, or an
+    ensemble of these."""
 
     data: Dataset
 
@@ -30,7 +32,8 @@ class LinearPredictor(Protocol):
 
 
 def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
-    """The posterior with the regularisation that has the least squared error in leave-one-out prediction.
+    """The posterior with the regularisation that has the least squared error in leave-one-out
+    prediction.
 
     Args:
         posterior: of ``dkp.condition``, ``dkp.gradient_flow`` or ``dkp.fit_augmented``.
@@ -48,7 +51,8 @@ def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
 
 
 def check_linear_predictor(posterior: Any, diag_regs: Sequence[float] | None) -> None:
-    """Raise ValueError unless the posterior predicts its own data one by one, and there is something to choose from."""
+    """Raise ValueError unless the posterior predicts its own data one by one, and there is
+    something to choose from."""
     if not isinstance(posterior, LinearPredictor):
         raise ValueError(
             "Expected a posterior of dkp.condition, dkp.gradient_flow or dkp.fit_augmented. "

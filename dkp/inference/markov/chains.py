@@ -1,8 +1,9 @@
-"""Running Markov chains: compiled chunks of transitions, side by side, with a host that looks in between.
+"""Running Markov chains: compiled chunks of transitions, side by side, with a host that looks in
+between.
 
-Chains run in threads on processors (one thread each, as many at a time as there are cores) and vectorised on
-accelerators. The random numbers of a transition depend on its chain and its number alone.
-"""
+Chains run in threads on processors (one thread each, as many at a time as there are cores) and
+vectorised on accelerators. The random numbers of a transition depend on its chain and its number
+alone."""
 
 import concurrent.futures
 import contextlib
@@ -30,7 +31,8 @@ CHAIN_METHODS = ("auto", "parallel", "sequential", "vectorized")
 
 
 class ChainState(NamedTuple):
-    """State of one chain: its point, the averaging of its step size, its key, and the transitions behind it."""
+    """State of one chain: its point, the averaging of its step size, its key, and the transitions
+    behind it."""
 
     state: State
     tuner: Any
@@ -39,7 +41,8 @@ class ChainState(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What `length` transitions of all chains left behind, on the host; the first axis counts chains."""
+    """What `length` transitions of all chains left behind, on the host; the first axis counts
+    chains."""
 
     z: Float[np.ndarray, "C T K"]
     gradient: Float[np.ndarray, "C T K"]
@@ -73,8 +76,12 @@ class Chains:
         self._workers = 1 if chain_method == "sequential" else min(len(starts), os.cpu_count() or 1)
         self.metric = metric
         keys = jax.random.split(key, len(starts))
-        states = [_start(target, method, z, k, step_size) for z, k in zip(starts, keys, strict=True)]
-        self._states = [jax.tree.map(lambda *a: jnp.stack(a), *states)] if self._vectorised else states
+        states = [
+            _start(target, method, z, k, step_size) for z, k in zip(starts, keys, strict=True)
+        ]
+        self._states = (
+            [jax.tree.map(lambda *a: jnp.stack(a), *states)] if self._vectorised else states
+        )
 
     @property
     def state(self) -> Any:
@@ -93,26 +100,31 @@ class Chains:
     def run(self, total: int, *, adapting: bool) -> Generator[Chunk, None, None]:
         """Make `total` transitions of every chain, chunk by chunk.
 
-        Chains in threads do not wait for one another: one that is ahead goes on with its next chunk, while the slowest
-        decides when a chunk of all chains is complete. Close the generator where it may not come to its end. Ctrl-C
-        leaves the chains as they were after the last such chunk.
-        """
+        Chains in threads do not wait for one another: one that is ahead goes on with its next
+        chunk, while the slowest decides when a chunk of all chains is complete. Close the generator
+        where it may not come to its end. Ctrl-C leaves the chains as they were after the last such
+        chunk."""
         lengths = [min(self._length, total - start) for start in range(0, total, self._length)]
         steps = self._side_by_side if len(self._states) > 1 else self._alone
         with contextlib.closing(steps(lengths, adapting)) as finished:  # its threads end with it
             for results in finished:
                 self._states = [chain for chain, _ in results]
                 chunks = [chunk for _, chunk in results]
-                yield chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
+                yield (
+                    chunks[0] if self._vectorised else jax.tree.map(lambda *a: np.stack(a), *chunks)
+                )
 
-    def _alone(self, lengths: Sequence[int], adapting: bool) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
+    def _alone(
+        self, lengths: Sequence[int], adapting: bool
+    ) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
         for n in lengths:
             yield [self._run(self._states[0], n, adapting)]
 
     def _side_by_side(
         self, lengths: Sequence[int], adapting: bool
     ) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
-        """Each chunk of each chain is a task, and puts the next one of its chain behind those that wait."""
+        """Each chunk of each chain is a task, and puts the next one of its chain behind those that
+        wait."""
         configured, stopped = this_configuration(), threading.Event()
         finished: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in self._states]
         tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -162,7 +174,9 @@ def _is_vectorised(chain_method: str) -> bool:
 
 
 @compiled(static_argnums=(1,))
-def _start(target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: Array | float) -> ChainState:
+def _start(
+    target: Coordinates, method: Method, z: Array, key: PRNGKeyArray, step_size: Array | float
+) -> ChainState:
     tuner = _averaging(method.target_acceptance)[0](jnp.asarray(step_size, z.dtype))
     return ChainState(method.init(target, z), tuner, key, jnp.zeros((), jnp.int32))
 
@@ -199,13 +213,23 @@ def _advance(
             used = jnp.full_like(step_size, jnp.nan)
         else:
             tuned = update(chain.tuner, info.acceptance)
-            tuner = jax.tree.map(lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, tuner)
-        return ChainState(state, tuner, chain.key, chain.transitions + 1), (state.z, state.gradient, info, used)
+            tuner = jax.tree.map(
+                lambda new, old: jnp.where(adapting, new, old).astype(old.dtype), tuned, tuner
+            )
+        return ChainState(state, tuner, chain.key, chain.transitions + 1), (
+            state.z,
+            state.gradient,
+            info,
+            used,
+        )
 
-    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(transition, chain)[1])
+    empty = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(transition, chain)[1]
+    )
 
     def body(chain: ChainState, i: Array) -> tuple[ChainState, Any]:
-        return jax.lax.cond(i < n, transition, lambda chain: (chain, empty), chain)  # one program for every n
+        # one program for every n
+        return jax.lax.cond(i < n, transition, lambda chain: (chain, empty), chain)
 
     chain, outputs = jax.lax.scan(body, chain, jnp.arange(length))
     return chain, Chunk(*outputs)
@@ -213,7 +237,16 @@ def _advance(
 
 @compiled(static_argnums=(1, 2, 3))
 def _chunk(
-    target: Coordinates, method: Method, length: int, vectorised: bool, chain: ChainState, *shared: Any
+    target: Coordinates,
+    method: Method,
+    length: int,
+    vectorised: bool,
+    chain: ChainState,
+    *shared: Any,
 ) -> tuple[ChainState, Chunk]:
     one = functools.partial(_advance, target, method, length)
-    return jax.vmap(one, in_axes=(0, None, None, None))(chain, *shared) if vectorised else one(chain, *shared)
+    return (
+        jax.vmap(one, in_axes=(0, None, None, None))(chain, *shared)
+        if vectorised
+        else one(chain, *shared)
+    )

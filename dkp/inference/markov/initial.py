@@ -1,9 +1,9 @@
 """Where Markov chains start: draws from the prior, or from a variational posterior.
 
-A variational posterior knows the Gram matrices at its inducing points. The entries of Bartlett factors are independent,
-and the factor of more points begins with that of fewer: so a draw is extended to the data by drawing the further rows
-from the prior, which is a draw of the conditional prior of all data points together.
-"""
+A variational posterior knows the Gram matrices at its inducing points. The entries of Bartlett
+factors are independent, and the factor of more points begins with that of fewer: so a draw is
+extended to the data by drawing the further rows from the prior, which is a draw of the conditional
+prior of all data points together."""
 
 from typing import Any
 
@@ -46,7 +46,10 @@ def starts(
 
     def attempt(key: PRNGKeyArray) -> tuple[Array, Array]:
         key_draws, key_rows = jax.random.split(key)
-        return several(jax.random.split(key_rows, chains), None if init is None else init.sample(key_draws, chains))
+        return several(
+            jax.random.split(key_rows, chains),
+            None if init is None else init.sample(key_draws, chains),
+        )
 
     points, good = attempt(key)
     for number in range(1, _ATTEMPTS):
@@ -56,8 +59,10 @@ def starts(
         points, good = jnp.where(good[:, None], points, others), good | fine
     if not jnp.all(good):
         raise ValueError(
-            f"Expected starts where the density of the posterior is finite. Got none for {int(jnp.sum(~good))} of "
-            f"{chains} chains in {_ATTEMPTS} draws from {'the prior' if init is None else 'init'}: look at the priors, "
+            "Expected starts where the density of the posterior is finite. Got none for "
+            f"{int(jnp.sum(~good))} of "
+            f"{chains} chains in {_ATTEMPTS} draws from "
+            f"{'the prior' if init is None else 'init'}: look at the priors, "
             "at the scale of the data, and at their precision (float64)."
         )
     return points
@@ -66,23 +71,32 @@ def starts(
 def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
     """Raise ValueError unless chains of `model` can start from `init`."""
     if not isinstance(init, VariationalPosterior):
-        raise ValueError(f"Expected init to be a posterior of dkp.fit_vi, or None. Got {type(init).__name__}.")
+        raise ValueError(
+            f"Expected init to be a posterior of dkp.fit_vi, or None. Got {type(init).__name__}."
+        )
     here, there = (tuple(map(type, m.layers)) for m in (model, init.model))
     if here != there or init.data.x.shape[1:] != data.x.shape[1:]:
         raise ValueError("Expected init to be fitted to the same layers and features. Got others.")
     known = hyperparameters(init.model, init.data.d, init.data.n_outputs)
     for name, h in hyperparameters(model, data.d, data.n_outputs).items():
         other = known.get(name)
-        learned, inferred = other is not None and other.is_learned, other is not None and other.is_inferred
+        learned, inferred = (
+            other is not None and other.is_learned,
+            other is not None and other.is_inferred,
+        )
         if (h.is_learned and not learned) or (h.is_inferred and not (learned or inferred)):
-            raise ValueError(f"Expected init to have a value of {name}. Got one that was fitted without.")
+            raise ValueError(
+                f"Expected init to have a value of {name}. Got one that was fitted without."
+            )
         if h.is_inferred and learned and not jnp.all(h.constraint(init.hyperparameters[name])):
             raise ValueError(
-                f"Expected {name}, which init learned, to lie in the support of its prior here. Got "
+                f"Expected {name}, which init learned, to lie in the support of its prior here. "
+                "Got "
                 f"{init.hyperparameters[name]}."
             )
     for layer in model.bottlenecks:
-        layer.check_points(data.n + init.parameters["inducing"].shape[0])  # they are extended together
+        # they are extended together
+        layer.check_points(data.n + init.parameters["inducing"].shape[0])
 
 
 def _extend(target: Coordinates, key: PRNGKeyArray, draw: Draw) -> Float[Array, " K"]:
@@ -112,5 +126,7 @@ def _coordinates(target: Coordinates, layer: Bottleneck, kernel: Array, root: Ar
 def _latent(kernel: Array, draw: Draw, p: int) -> Array:
     """f = L e at the mean of f given the draw: e."""
     assert draw.outputs is not None
-    mean, _ = draw.outputs.moments(Gram(ii=kernel[:p, :p], ti=kernel[p:, :p], tt=diagonal(kernel[p:, p:])))
+    mean, _ = draw.outputs.moments(
+        Gram(ii=kernel[:p, :p], ti=kernel[p:, :p], tt=diagonal(kernel[p:, p:]))
+    )
     return (cholesky(kernel[p:, p:]).inverse @ mean).reshape(-1)

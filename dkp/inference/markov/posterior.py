@@ -1,4 +1,5 @@
-"""What Markov chains leave behind: draws, statistics of the transitions, and whether to trust them."""
+"""What Markov chains leave behind: draws, statistics of the transitions, and whether to trust
+them."""
 
 import dataclasses
 import functools
@@ -18,14 +19,15 @@ _FEWEST = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MCMCPosterior(DrawsPosterior):
-    """Draws from the exact posterior, by chains that warmed up together: one metric, a step size each.
+    """Draws from the exact posterior, by chains that warmed up together: one metric, a step size
+    each.
 
-    stats: of the kept transitions, (chains, draws): ``acceptance_rate``, ``diverging``, ``energy``, ``n_steps``,
-    ``tree_depth``, ``step_size``. functionals: numbers that do not change when features are rotated, (chains, draws,
-    …). method: of the transitions. divergences: of all transitions after warm-up. jitter: the largest that was added to
-    the diagonal of a kernel matrix. stopped: "finished" or "interrupted". seconds: of warm-up and of sampling,
-    compilation included.
-    """
+    stats: of the kept transitions, (chains, draws): ``acceptance_rate``, ``diverging``, ``energy``,
+    ``n_steps``, ``tree_depth``, ``step_size``. functionals: numbers that do not change when
+    features are rotated, (chains, draws, …). method: of the transitions. divergences: of all
+    transitions after warm-up. jitter: the largest that was added to the diagonal of a kernel
+    matrix. stopped: "finished" or "interrupted". seconds: of warm-up and of sampling, compilation
+    included."""
 
     method: str
     stats: dict[str, np.ndarray]
@@ -38,8 +40,8 @@ class MCMCPosterior(DrawsPosterior):
 
     @functools.cached_property
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """Rank-normalised split R-hat, bulk and tail effective sample size, mean and standard deviation of every
-        functional (Vehtari et al. 2021); arrays entry by entry."""
+        """Rank-normalised split R-hat, bulk and tail effective sample size, mean and standard
+        deviation of every functional (Vehtari et al. 2021); arrays entry by entry."""
         import arviz as az
 
         found = {}
@@ -49,7 +51,9 @@ class MCMCPosterior(DrawsPosterior):
                 "mean": float(draws.mean()),
                 "sd": float(draws.std(ddof=1)) if draws.size > 1 else math.nan,
                 "ess_bulk": math.nan if constant else float(az.ess(draws, method="bulk")),
-                "ess_tail": math.nan if constant else float(az.ess(draws, method="tail", prob=(0.05, 0.95))),
+                "ess_tail": math.nan
+                if constant
+                else float(az.ess(draws, method="tail", prob=(0.05, 0.95))),
                 "r_hat": math.nan if constant else float(az.rhat(_halves(draws))),
             }
         return found
@@ -59,7 +63,8 @@ class MCMCPosterior(DrawsPosterior):
         """Chains that did not move; none is known of where there is one draw."""
         if self.n_draws < 2:
             return ()
-        moved = np.any(np.diff(self.z, axis=1) ** 2 > 0, axis=(1, 2))  # false where it is not a number
+        # false where it is not a number
+        moved = np.any(np.diff(self.z, axis=1) ** 2 > 0, axis=(1, 2))
         return tuple(int(i) for i in np.flatnonzero(~moved))
 
     @functools.cached_property
@@ -67,11 +72,19 @@ class MCMCPosterior(DrawsPosterior):
         """What speaks against trusting the draws; empty where nothing does."""
         found = []
         if self.divergences:
-            found.append(f"{self.divergences} divergent transitions: raise target_acceptance, or reparametrise.")
+            found.append(
+                f"{self.divergences} divergent transitions: raise target_acceptance, or "
+                "reparametrise."
+            )
         if self.stuck:
-            found.append(f"chains {list(self.stuck)} did not move: look at their start and at the priors.")
+            found.append(
+                f"chains {list(self.stuck)} did not move: look at their start and at the priors."
+            )
         if self.n_draws < _FEWEST:
-            found.append(f"{self.n_draws} draws a chain are too few to know R-hat and ESS: take {_FEWEST} or more.")
+            found.append(
+                f"{self.n_draws} draws a chain are too few to know R-hat and ESS: take {_FEWEST} "
+                "or more."
+            )
         worst, r_hat = self._extreme("r_hat", max)
         if r_hat > _R_HAT:
             found.append(f"R-hat is {r_hat:.3f} for {worst} (over {_R_HAT}): run longer chains.")
@@ -79,7 +92,9 @@ class MCMCPosterior(DrawsPosterior):
             worst, ess = self._extreme(kind, min)
             if ess < _FEW * self.n_chains:
                 label = kind.replace("_", " ").replace("ess", "ESS")
-                found.append(f"{label} is {ess:.0f} for {worst} (below {_FEW} a chain): run longer chains.")
+                found.append(
+                    f"{label} is {ess:.0f} for {worst} (below {_FEW} a chain): run longer chains."
+                )
         return tuple(found)
 
     def summary(self) -> dict[str, Any]:
@@ -107,7 +122,8 @@ class MCMCPosterior(DrawsPosterior):
         width = max(map(len, self.diagnostics), default=0)
         head = f"{'':{width}}  {'mean':>10} {'sd':>10} {'ESS bulk':>9} {'ESS tail':>9} {'R-hat':>6}"
         rows = [
-            f"{name:{width}}  {d['mean']:>10.4g} {d['sd']:>10.4g} {d['ess_bulk']:>9.0f} {d['ess_tail']:>9.0f} "
+            f"{name:{width}}  {d['mean']:>10.4g} {d['sd']:>10.4g} {d['ess_bulk']:>9.0f} "
+            f"{d['ess_tail']:>9.0f} "
             f"{d['r_hat']:>6.3f}"
             for name, d in self.diagnostics.items()
         ]
@@ -127,7 +143,8 @@ class MCMCPosterior(DrawsPosterior):
 
 
 def _halves(draws: np.ndarray) -> np.ndarray:
-    """Chains as they are, or the two halves of one, (chains, draws): split R-hat splits them again."""
+    """Chains as they are, or the two halves of one, (chains, draws): split R-hat splits them
+    again."""
     return draws if len(draws) > 1 else draws[:, : draws.shape[1] // 2 * 2].reshape(2, -1)
 
 

@@ -1,4 +1,5 @@
-"""A session of chains: warm-up, sampling, what is kept, and what a checkpoint needs to go on with it."""
+"""A session of chains: warm-up, sampling, what is kept, and what a checkpoint needs to go on with
+it."""
 
 import contextlib
 import time
@@ -47,7 +48,10 @@ class Kept:
 
     def stats(self) -> dict[str, np.ndarray]:
         names = self._chunks[0][1] if self._chunks else {}
-        return {name: np.concatenate([stats[name] for _, stats in self._chunks], axis=1) for name in names}
+        return {
+            name: np.concatenate([stats[name] for _, stats in self._chunks], axis=1)
+            for name in names
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All that was kept, for :meth:`restore`."""
@@ -57,7 +61,9 @@ class Kept:
 
     def restore(self, done: int, divergences: int, arrays: dict[str, np.ndarray]) -> None:
         self.done, self.divergences = done, divergences
-        stats = {name.removeprefix("kept/"): a for name, a in arrays.items() if name.startswith("kept/")}
+        stats = {
+            name.removeprefix("kept/"): a for name, a in arrays.items() if name.startswith("kept/")
+        }
         if "kept" in arrays:
             self._chunks = [(arrays["kept"], stats)]
 
@@ -70,16 +76,20 @@ class Session:
         thin: transitions for every kept draw.
     """
 
-    def __init__(self, chains: Chains, *, rank: int, thin: int, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(
+        self, chains: Chains, *, rank: int, thin: int, checkpoint: Checkpoint | None = None
+    ) -> None:
         self._chains, self._rank, self._checkpoint = chains, rank, checkpoint
         self.kept = Kept(thin)
         self.warmup_seconds = self.seconds = 0.0
-        self._window, self._within = 0, 0  # of warm-up: windows that are over, and transitions in the one that is not
+        # of warm-up: windows that are over, and transitions in the one that is not
+        self._window, self._within = 0, 0
         self._points: list[tuple[np.ndarray, np.ndarray]] = []  # draws and gradients of that window
         self._restore()
 
     def run(self, warmup: int, total: int, bar: Progress) -> str:
-        """Warm up, make `total` transitions, and say how it ended: "finished", or "interrupted" with some draws kept.
+        """Warm up, make `total` transitions, and say how it ended: "finished", or "interrupted"
+        with some draws kept.
 
         Ctrl-C before any draw is kept ends the call.
         """
@@ -94,7 +104,9 @@ class Session:
         windows = schedule(warmup)
         done = sum(window.length for window in windows[: self._window]) + self._within
         for window in windows[self._window :]:
-            with contextlib.closing(self._chains.run(window.length - self._within, adapting=True)) as chunks:
+            with contextlib.closing(
+                self._chains.run(window.length - self._within, adapting=True)
+            ) as chunks:
                 for chunk in chunks:
                     if window.learns and self._rank:
                         self._points.append((chunk.z, chunk.gradient))
@@ -116,7 +128,9 @@ class Session:
 
     def _sample(self, total: int, began: float, bar: Progress) -> str:
         try:
-            with contextlib.closing(self._chains.run(total - self.kept.done, adapting=False)) as chunks:
+            with contextlib.closing(
+                self._chains.run(total - self.kept.done, adapting=False)
+            ) as chunks:
                 for chunk in chunks:
                     self.kept.add(chunk)
                     self.seconds = time.perf_counter() - began
@@ -129,7 +143,7 @@ class Session:
             return "interrupted"
         return "finished"
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
+    # --- checkpoints ------------------------------------------------------------------------------
 
     def _offer(self) -> None:
         if self._checkpoint is not None and self._checkpoint.is_due:

@@ -1,8 +1,7 @@
 """Numbers that say how well a chain mixes and that do not change when features are rotated.
 
-Convergence is judged by them: entries of factors have no meaning of their own, and those that move most slowly are
-usually these.
-"""
+Convergence is judged by them: entries of factors have no meaning of their own, and those that move
+most slowly are usually these."""
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,9 @@ _POINTS = 3
 
 
 def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
-    """Of every bottleneck's Gram matrix: log-determinant (of its non-zero eigenvalues), trace, and centred alignment
-    with the label kernel; the log-likelihood; the hyperparameters; the latent function at a few training points.
+    """Of every bottleneck's Gram matrix: log-determinant (of its non-zero eigenvalues), trace, and
+    centred alignment with the label kernel; the log-likelihood; the hyperparameters; the latent
+    function at a few training points.
 
     Values are scalars, or arrays for hyperparameters that are.
     """
@@ -31,14 +31,16 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
         triangle = jnp.linalg.qr(factor, mode="r")  # S^T S would square the condition number
         found[f"gram_{index}_log_det"] = 2 * jnp.sum(jnp.log(jnp.abs(diagonal(triangle))))
         found[f"gram_{index}_trace"] = jnp.sum(factor**2)
-        found[f"gram_{index}_alignment"] = centred_alignment(factor, jnp.nan_to_num(target.y))  # missing: the mean
+        # missing: the mean
+        found[f"gram_{index}_alignment"] = centred_alignment(factor, jnp.nan_to_num(target.y))
     found["log_likelihood"] = target.log_likelihood(network)
     return {**found, "f": target.in_data_order(_latent(target, network))[_rows(target)]}
 
 
 @compiled()
 def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> tuple[dict[str, Array], Scalar]:
-    """The functionals of a stack of points, and the largest jitter that a factorisation there needed."""
+    """The functionals of a stack of points, and the largest jitter that a factorisation there
+    needed."""
 
     def one(point: Array) -> tuple[dict[str, Array], Array]:
         network = target.network(point)
@@ -54,7 +56,8 @@ def _rows(target: Coordinates) -> np.ndarray:
 
 
 def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
-    """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2 I)^-1 y."""
+    """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2
+    I)^-1 y."""
     if network.f is not None:
         return network.f
     noise = target.noise_variance(network)

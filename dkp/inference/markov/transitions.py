@@ -1,9 +1,9 @@
-"""Markov transitions that leave p(z | y) invariant: NUTS, HMC, elliptical slice sampling and preconditioned
-Crank-Nicolson.
+"""Markov transitions that leave p(z | y) invariant: NUTS, HMC, elliptical slice sampling and
+preconditioned Crank-Nicolson.
 
-All of them move a point z of :class:`~dkp.inference.coordinates.Coordinates`, whose prior is close to N(0, I). The
-first two follow gradients in a metric learned in warm-up; the last two propose from the normal prior and need none.
-"""
+All of them move a point z of :class:`~dkp.inference.coordinates.Coordinates`, whose prior is close
+to N(0, I). The first two follow gradients in a metric learned in warm-up; the last two propose from
+the normal prior and need none."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,11 +14,23 @@ import jax.numpy as jnp
 from dkp._core.types import Array, Bool, Float, Int, PRNGKeyArray, Scalar
 from dkp.inference.coordinates import Coordinates
 
-__all__ = ["ESS", "HMC", "METHODS", "NUTS", "PCN", "Info", "Method", "Metric", "State", "identity_metric"]
+__all__ = [
+    "ESS",
+    "HMC",
+    "METHODS",
+    "NUTS",
+    "PCN",
+    "Info",
+    "Method",
+    "Metric",
+    "State",
+    "identity_metric",
+]
 
 
 class State(NamedTuple):
-    """A point z, the logarithm of the density that the method needs at z, and its gradient where it needs that."""
+    """A point z, the logarithm of the density that the method needs at z, and its gradient where it
+    needs that."""
 
     z: Float[Array, " K"]
     log_density: Scalar
@@ -26,7 +38,8 @@ class State(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """Covariance estimate diag(scale) (I + V (diag(eigenvalues) - I) V^T) diag(scale) with orthonormal columns V."""
+    """Covariance estimate diag(scale) (I + V (diag(eigenvalues) - I) V^T) diag(scale) with
+    orthonormal columns V."""
 
     scale: Float[Array, " K"]
     vectors: Float[Array, "K R"]
@@ -34,8 +47,8 @@ class Metric(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in one transition. steps: evaluations of the density (or of its gradient). energy: minus the log
-    of the joint density (of position and momentum, for HMC and NUTS)."""
+    """What happened in one transition. steps: evaluations of the density (or of its gradient).
+    energy: minus the log of the joint density (of position and momentum, for HMC and NUTS)."""
 
     acceptance: Scalar
     diverging: Bool[Array, ""]
@@ -58,7 +71,12 @@ class Method(Protocol):
         ...
 
     def step(
-        self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
+        self,
+        target: Coordinates,
+        key: PRNGKeyArray,
+        state: State,
+        step_size: Scalar,
+        metric: Metric,
     ) -> tuple[State, Info]:
         """One transition."""
         ...
@@ -92,8 +110,8 @@ class _FromPrior:
 class NUTS(_Hamiltonian):
     """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation.
 
-    max_depth: largest number of doublings of the trajectory. Most directions of whitened coordinates have the unit
-    scale of the prior, in which half a turn takes pi / step_size steps.
+    max_depth: largest number of doublings of the trajectory. Most directions of whitened
+    coordinates have the unit scale of the prior, in which half a turn takes pi / step_size steps.
     """
 
     target_acceptance: float = 0.8
@@ -101,14 +119,26 @@ class NUTS(_Hamiltonian):
     name = "nuts"
 
     def step(
-        self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
+        self,
+        target: Coordinates,
+        key: PRNGKeyArray,
+        state: State,
+        step_size: Scalar,
+        metric: Metric,
     ) -> tuple[State, Info]:
         from blackjax.mcmc import nuts
         from blackjax.mcmc.hmc import HMCState
 
         start: Any = HMCState
         kernel: Any = nuts.build_kernel()
-        new, info = kernel(key, start(*state), target.log_posterior, step_size, _inverse_mass(metric), self.max_depth)
+        new, info = kernel(
+            key,
+            start(*state),
+            target.log_posterior,
+            step_size,
+            _inverse_mass(metric),
+            self.max_depth,
+        )
         return State(*new), Info(
             acceptance=info.acceptance_rate,
             diverging=info.is_divergent,
@@ -120,11 +150,12 @@ class NUTS(_Hamiltonian):
 
 @dataclasses.dataclass(frozen=True)
 class HMC(_Hamiltonian):
-    """Hamiltonian Monte Carlo with a trajectory of random length, uniform between 0 and twice `trajectory`.
+    """Hamiltonian Monte Carlo with a trajectory of random length, uniform between 0 and twice
+    `trajectory`.
 
-    trajectory: mean time of integration. In the metric of warm-up the posterior has about unit scale, and a quarter
-    turn, pi / 2, makes draws of a normal law independent. max_steps: largest number of steps in a trajectory.
-    """
+    trajectory: mean time of integration. In the metric of warm-up the posterior has about unit
+    scale, and a quarter turn, pi / 2, makes draws of a normal law independent. max_steps: largest
+    number of steps in a trajectory."""
 
     target_acceptance: float = 0.8
     trajectory: float = 1.5708
@@ -132,7 +163,12 @@ class HMC(_Hamiltonian):
     name = "hmc"
 
     def step(
-        self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
+        self,
+        target: Coordinates,
+        key: PRNGKeyArray,
+        state: State,
+        step_size: Scalar,
+        metric: Metric,
     ) -> tuple[State, Info]:
         from blackjax.mcmc import hmc
 
@@ -141,7 +177,9 @@ class HMC(_Hamiltonian):
         time = 2 * self.trajectory * jax.random.uniform(key_length, dtype=state.z.dtype)
         steps = jnp.clip(jnp.ceil(time / step_size), 1, self.max_steps).astype(jnp.int32)
         kernel: Any = hmc.build_kernel()
-        new, info = kernel(key_step, start(*state), target.log_posterior, step_size, _inverse_mass(metric), steps)
+        new, info = kernel(
+            key_step, start(*state), target.log_posterior, step_size, _inverse_mass(metric), steps
+        )
         return State(*new), Info(
             acceptance=info.acceptance_rate,
             diverging=info.is_divergent,
@@ -153,16 +191,22 @@ class HMC(_Hamiltonian):
 
 @dataclasses.dataclass(frozen=True)
 class ESS(_FromPrior):
-    """Elliptical slice sampling (Murray, Adams & MacKay 2010), BlackJAX's implementation: no step size, no gradient.
+    """Elliptical slice sampling (Murray, Adams & MacKay 2010), BlackJAX's implementation: no step
+    size, no gradient.
 
-    The ellipse passes through z and a draw of N(0, I); what the density has beyond that normal law is sliced.
-    """
+    The ellipse passes through z and a draw of N(0, I); what the density has beyond that normal law
+    is sliced."""
 
     target_acceptance: float | None = None
     name = "ess"
 
     def step(
-        self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
+        self,
+        target: Coordinates,
+        key: PRNGKeyArray,
+        state: State,
+        step_size: Scalar,
+        metric: Metric,
     ) -> tuple[State, Info]:
         from blackjax.mcmc import elliptical_slice
 
@@ -177,27 +221,34 @@ class ESS(_FromPrior):
 
 @dataclasses.dataclass(frozen=True)
 class PCN(_FromPrior):
-    """Preconditioned Crank-Nicolson: z' = sqrt(1 - b^2) z + b e, e ~ N(0, I), which leaves N(0, I) invariant.
+    """Preconditioned Crank-Nicolson: z' = sqrt(1 - b^2) z + b e, e ~ N(0, I), which leaves N(0, I)
+    invariant.
 
-    b = step_size / sqrt(1 + step_size^2). Source: Cotter, Roberts, Stuart & White 2013; for wide networks Pezzetti,
-    Favaro & Peluchetti 2024 (arXiv 2408.14325).
-    """
+    b = step_size / sqrt(1 + step_size^2). Source: Cotter, Roberts, Stuart & White 2013; for wide
+    networks Pezzetti, Favaro & Peluchetti 2024 (arXiv 2408.14325)."""
 
     target_acceptance: float = 0.25
     name = "pcn"
 
     def step(
-        self, target: Coordinates, key: PRNGKeyArray, state: State, step_size: Scalar, metric: Metric
+        self,
+        target: Coordinates,
+        key: PRNGKeyArray,
+        state: State,
+        step_size: Scalar,
+        metric: Metric,
     ) -> tuple[State, Info]:
         key_noise, key_accept = jax.random.split(key)
-        step_size = jnp.minimum(step_size, 1e3)  # b = 1: where all is accepted the tuner goes on until squares overflow
+        # b = 1: where all is accepted the tuner goes on until squares overflow
+        step_size = jnp.minimum(step_size, 1e3)
         noise = jax.random.normal(key_noise, state.z.shape, state.z.dtype)
         proposal = (state.z + step_size * noise) / jnp.sqrt(1 + step_size**2)
         excess = _excess(target, proposal)
         acceptance = jnp.minimum(jnp.exp(jnp.minimum(excess - state.log_density, 0)), 1)
         accepted = jax.random.uniform(key_accept, dtype=acceptance.dtype) < acceptance
         z, log_density = (
-            jnp.where(accepted, new, old) for new, old in ((proposal, state.z), (excess, state.log_density))
+            jnp.where(accepted, new, old)
+            for new, old in ((proposal, state.z), (excess, state.log_density))
         )
         return State(z, log_density, state.gradient), _without_gradient(
             acceptance, z, log_density, jnp.ones((), jnp.int32)

@@ -1,10 +1,10 @@
 """The evidence of a model: log p(y | x) with bottlenecks and hyperparameters integrated out.
 
-A pilot run of :mod:`dkp.inference.tempered.moves` chooses the temperatures and the moves. The runs after it, which use what
-it chose and nothing else of it, each give an unbiased estimate of the evidence, however few their particles: their mean
-is the answer, and their spread its error. (A run that adapts is biased: its particles have chosen the moves that they
-make. Measured: 1 nat at 256 particles and a spread of 0.5.) Without anything to integrate out the evidence is exact.
-"""
+A pilot run of :mod:`dkp.inference.tempered.moves` chooses the temperatures and the moves. The runs
+after it, which use what it chose and nothing else of it, each give an unbiased estimate of the
+evidence, however few their particles: their mean is the answer, and their spread its error. (A run
+that adapts is biased: its particles have chosen the moves that they make. Measured: 1 nat at 256
+particles and a spread of 0.5.) Without anything to integrate out the evidence is exact."""
 
 import dataclasses
 import functools
@@ -41,11 +41,11 @@ _BATCH_BYTES = 500_000_000
 class Evidence:
     """An estimate of log p(y | x), in nats: all data, standardised targets.
 
-    log_evidence: log of the mean of the estimates of the runs. standard_error: its standard error, 0 where it is exact.
-    posterior: the particles of all runs, a chain each; or the exact posterior. temperatures: from 0 to 1.
-    runs: log evidence of every run. within: the error of a run, computed from its own chains. acceptance: lowest mean
-    acceptance of a temperature. correlation: largest correlation of the log-likelihood of successive states of a chain.
-    """
+    log_evidence: log of the mean of the estimates of the runs. standard_error: its standard error,
+    0 where it is exact. posterior: the particles of all runs, a chain each; or the exact posterior.
+    temperatures: from 0 to 1. runs: log evidence of every run. within: the error of a run, computed
+    from its own chains. acceptance: lowest mean acceptance of a temperature. correlation: largest
+    correlation of the log-likelihood of successive states of a chain."""
 
     log_evidence: float
     standard_error: float
@@ -86,16 +86,18 @@ def log_evidence(
 ) -> Evidence:
     """Estimate log p(y | x) = log of the integral of p(y | network) over the prior of networks.
 
-    The standard error is the largest of three: sd(Z_r) / (mean(Z_r) sqrt R) and sd(log Z_r) / sqrt R for the
-    estimates Z_r of the R runs, and the error that the chains within the runs show. The first two rest on R numbers, so
-    two standard errors are an interval of 86% for four runs, and of 91% for eight, where the third is smaller.
+    The standard error is the largest of three: sd(Z_r) / (mean(Z_r) sqrt R) and sd(log Z_r) / sqrt
+    R for the estimates Z_r of the R runs, and the error that the chains within the runs show. The
+    first two rest on R numbers, so two standard errors are an interval of 86% for four runs, and of
+    91% for eight, where the third is smaller.
 
     Args:
         model: with a number or a distribution for every hyperparameter.
         data: training data.
         key: for everything random.
-        particles: points that stand for the network at every temperature, rounded up to a multiple of 16, at least
-            64. The variance falls with 1 / particles once there are enough; below, runs disagree.
+        particles: points that stand for the network at every temperature, rounded up to a multiple
+            of 16, at least 64. The variance falls with 1 / particles once there are enough; below,
+            runs disagree.
         runs: independent passes after the pilot, at least 2.
         move: "hmc", or "pcn", which needs no gradients and many more particles.
         max_memory: bytes that particles and matrices may take; half of what is free by default.
@@ -104,13 +106,15 @@ def log_evidence(
         every: seconds between two checkpoints, which are written between two temperatures.
 
     Raises:
-        ValueError: for learned hyperparameters, numbers out of range, a model that does not fit the data, or one whose
-            likelihood is no finite number at any draw from the prior.
+        ValueError: for learned hyperparameters, numbers out of range, a model that does not fit the
+            data, or one whose likelihood is no finite number at any draw from the prior.
 
     Source: Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 (arXiv 2011.02328).
     """
     checks.random_key("key", key)
-    plan = evidence_plan(model, data, particles=particles, runs=runs, move=move, max_memory=max_memory)
+    plan = evidence_plan(
+        model, data, particles=particles, runs=runs, move=move, max_memory=max_memory
+    )
     if plan is None:
         return _exact(model, data)
     options = {"chains": plan.chains, "move": plan.move, "runs": runs}
@@ -148,13 +152,17 @@ def evidence_plan(
     if coordinates.size == 0:
         return None
     if runs < 2:
-        raise ValueError(f"Expected runs to be at least 2, since their spread gives the error. Got {runs}.")
+        raise ValueError(
+            f"Expected runs to be at least 2, since their spread gives the error. Got {runs}."
+        )
     chains = max(-(-particles // LENGTH), 4)
     batch = _batch(coordinates, chains, runs, allowed_memory(max_memory))
     return Plan(coordinates=coordinates, chains=chains, move=move, batch=batch)
 
 
-def combine_runs(logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"]) -> tuple[float, float]:
+def combine_runs(
+    logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"]
+) -> tuple[float, float]:
     """Log of the mean of exp(logs), and its standard error: see :func:`log_evidence`.
 
     Args:
@@ -162,7 +170,8 @@ def combine_runs(logs: Float[np.ndarray, " R"], within: Float[np.ndarray, " R"])
         within: relative errors of the estimates, by themselves.
     """
     ratios = np.exp(logs - logs.max())
-    # Relative spread of the estimates: at most sqrt R, so that of the logarithms speaks up where runs disagree.
+    # Relative spread of the estimates: at most sqrt R, so that of the logarithms speaks up where
+    # runs disagree.
     spreads = (ratios.std(ddof=1) / ratios.mean(), logs.std(ddof=1), math.sqrt(np.mean(within**2)))
     return float(logs.max() + np.log(ratios.mean())), float(max(spreads) / math.sqrt(len(logs)))
 
@@ -207,8 +216,10 @@ def _check_hyperparameters(model: DeepKernelProcess, data: Dataset) -> None:
     learned = [n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned]
     if learned:
         raise ValueError(
-            "Expected a number or a distribution for every hyperparameter, since evidence is an integral over a prior. "
-            f"Got learn() for {', '.join(learned)}: give it a prior, such as dist.LogNormal(0.0, 1.0), or a number."
+            "Expected a number or a distribution for every hyperparameter, since evidence is an "
+            "integral over a prior. "
+            f"Got learn() for {', '.join(learned)}: give it a prior, such as dist.LogNormal(0.0, "
+            "1.0), or a number."
         )
 
 
@@ -224,7 +235,8 @@ def _batch(coordinates: Coordinates, chains: int, runs: int, limit: float) -> in
     if kept + one > limit:
         raise ValueError(
             f"Expected to need at most {limit:.2g} bytes. Got {kept + one:.2g}: {kept:.2g} for "
-            f"{chains * LENGTH} particles of {coordinates.size} numbers in {runs} runs, and {one:.2g} for the "
+            f"{chains * LENGTH} particles of {coordinates.size} numbers in {runs} runs, and "
+            f"{one:.2g} for the "
             f"matrices of {n} points: take fewer particles or points, or raise max_memory."
         )
     return int(np.clip(min(_BATCH_BYTES, limit - kept) // one, 1, chains))

@@ -1,22 +1,25 @@
-"""From the prior to the posterior by degrees: tempered sequential Monte Carlo in the coordinates z of networks.
+"""From the prior to the posterior by degrees: tempered sequential Monte Carlo in the coordinates z
+of networks.
 
     pi_b(z) = N(z; 0, I) exp(correction(z)) p(y | z)^b / Z_b,    Z_b / Z_a = E_{pi_a} p(y | z)^(b - a)
 
-Particles of pi_a are weighted and resampled, and the ones that are kept start Markov chains that leave pi_b invariant:
-all states of all chains are the particles of pi_b (waste-free).
+Particles of pi_a are weighted and resampled, and the ones that are kept start Markov chains that
+leave pi_b invariant: all states of all chains are the particles of pi_b (waste-free).
 
-A move works in u, with z = m + C^(1/2) u for a Gaussian N(m, C) fitted to the particles, where pi_b is N(u; 0, I)
-exp(psi(u)). Rotations of (u, momentum) leave the normal part unchanged, exactly:
+A move works in u, with z = m + C^(1/2) u for a Gaussian N(m, C) fitted to the particles, where pi_b
+is N(u; 0, I) exp(psi(u)). Rotations of (u, momentum) leave the normal part unchanged, exactly:
 
-- "hmc": rotations, together a quarter of a turn, between kicks of the momentum along the gradient of psi, so that only
-  psi has a discretisation error;
-- "pcn": one rotation without a kick, the preconditioned Crank-Nicolson move, which needs no gradient.
+- "hmc": rotations, together a quarter of a turn, between kicks of the momentum along the gradient
+  of psi, so that only psi has a discretisation error;
+- "pcn": one rotation without a kick, the preconditioned Crank-Nicolson move, which needs no
+  gradient.
 
-C is the identity but for some directions: all of them where there are few coordinates, else those of the largest
-gradients, at the temperature before.
+C is the identity but for some directions: all of them where there are few coordinates, else those
+of the largest gradients, at the temperature before.
 
-Source: waste-free: Dau & Chopin 2022 (arXiv 2011.02328); rotations: Shahbaba, Lan, Johnson & Neal 2014 (arXiv
-    1106.5941); pCN: Cotter, Roberts, Stuart & White 2013; directions: Cui, Law & Marzouk 2016 (arXiv 1411.3688).
+Source: waste-free: Dau & Chopin 2022 (arXiv 2011.02328); rotations: Shahbaba, Lan, Johnson & Neal
+    2014 (arXiv 1106.5941); pCN: Cotter, Roberts, Stuart & White 2013; directions: Cui, Law &
+    Marzouk 2016 (arXiv 1411.3688).
 """
 
 import functools
@@ -33,7 +36,15 @@ from dkp._core.record import value
 from dkp._core.types import Array, Bool, Float, PRNGKeyArray, Scalar
 from dkp.inference.coordinates import Coordinates
 
-__all__ = ["MOVES", "Moved", "Particles", "Reference", "fit_reference", "move_chains", "prior_particles"]
+__all__ = [
+    "MOVES",
+    "Moved",
+    "Particles",
+    "Reference",
+    "fit_reference",
+    "move_chains",
+    "prior_particles",
+]
 
 MOVES = ("hmc", "pcn")
 
@@ -55,7 +66,9 @@ class Particles:
 
     def take(self, rows: Array) -> "Particles":
         """Some of them."""
-        return Particles(z=self.z[rows], correction=self.correction[rows], likelihood=self.likelihood[rows])
+        return Particles(
+            z=self.z[rows], correction=self.correction[rows], likelihood=self.likelihood[rows]
+        )
 
 
 @value
@@ -75,8 +88,8 @@ class Reference:
         return self._shrink(z - self.mean)
 
     def slope(self, u: Float[Array, " K"], slope: Float[Array, " K"]) -> Float[Array, " K"]:
-        """Gradient in z of what a density has beside N(z; 0, I), from the gradient in u of what it has beside N(u; 0,
-        I)."""
+        """Gradient in z of what a density has beside N(z; 0, I), from the gradient in u of what it
+        has beside N(u; 0, I)."""
         return self._shrink(slope - u) + self.forward(u)
 
     def _shrink(self, vector: Array) -> Array:
@@ -87,8 +100,8 @@ class Reference:
 class Moved:
     """States of M chains at T times as T x M particles, time by time, and how they moved.
 
-    slopes: gradients of the last states, (M, K), of log pi_b without its normal part; None for moves without gradients.
-    """
+    slopes: gradients of the last states, (M, K), of log pi_b without its normal part; None for
+    moves without gradients."""
 
     particles: Particles
     slopes: Float[Array, "M K"] | None
@@ -113,13 +126,15 @@ def prior_particles(coordinates: Coordinates, key: PRNGKeyArray, n: int, batch: 
     return _batched(one, batch)(jax.random.split(key, n))
 
 
-def fit_reference(particles: Particles, weights: Float[np.ndarray, " S"], slopes: np.ndarray | None) -> Reference:
+def fit_reference(
+    particles: Particles, weights: Float[np.ndarray, " S"], slopes: np.ndarray | None
+) -> Reference:
     """A Gaussian with the mean and the covariance of weighted particles, along some directions.
 
     Args:
         weights: add up to 1.
-        slopes: gradients that span the directions, (M, K), where there are too many coordinates to take all; without
-            gradients the Gaussian is N(0, I) then.
+        slopes: gradients that span the directions, (M, K), where there are too many coordinates to
+            take all; without gradients the Gaussian is N(0, I) then.
     """
     z = np.asarray(particles.z, float)
     basis = _directions(z.shape[1], slopes)
@@ -134,7 +149,11 @@ def fit_reference(particles: Particles, weights: Float[np.ndarray, " S"], slopes
     scale = np.clip(_INFLATION * np.sqrt(np.maximum(values, 0)), *_SCALES)
     dtype = particles.z.dtype
     mean, basis = basis @ mean, basis @ rotation
-    return Reference(mean=jnp.asarray(mean, dtype), basis=jnp.asarray(basis, dtype), scale=jnp.asarray(scale, dtype))
+    return Reference(
+        mean=jnp.asarray(mean, dtype),
+        basis=jnp.asarray(basis, dtype),
+        scale=jnp.asarray(scale, dtype),
+    )
 
 
 def _directions(size: int, slopes: np.ndarray | None) -> np.ndarray:
@@ -149,7 +168,8 @@ def _directions(size: int, slopes: np.ndarray | None) -> np.ndarray:
 
 @value
 class _State:
-    """A point u, or one for every chain, psi(u) with its gradient, and what z = m + C^(1/2) u is worth."""
+    """A point u, or one for every chain, psi(u) with its gradient, and what z = m + C^(1/2) u is
+    worth."""
 
     u: Float[Array, "*batch K"]
     psi: Float[Array, "*batch"]
@@ -175,7 +195,8 @@ def move_chains(
     Args:
         power: b.
         angle: of a rotation, to start from.
-        gain: how fast the angle adapts to the acceptance; where it does, the chains leave pi_b invariant only nearly.
+        gain: how fast the angle adapts to the acceptance; where it does, the chains leave pi_b
+            invariant only nearly.
         move: "hmc" or "pcn".
         length: states of every chain, with the one where it starts.
         batch: chains that are moved at the same time.
@@ -196,20 +217,34 @@ def move_chains(
         return (states, angle), (states.point, acceptance)
 
     zeros = jnp.zeros_like(start.likelihood)
-    states = _State(u=jax.vmap(reference.inverse)(start.z), psi=zeros, slope=jnp.zeros_like(start.z), point=start)
+    states = _State(
+        u=jax.vmap(reference.inverse)(start.z),
+        psi=zeros,
+        slope=jnp.zeros_like(start.z),
+        point=start,
+    )
     steps = (jax.random.split(key, length), jnp.arange(length))
     (states, angle), (points, acceptance) = jax.lax.scan(sweep, (states, angle), steps)
     slopes = None if move == "pcn" else jax.vmap(reference.slope)(states.u, states.slope)
     particles = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), points)
-    return Moved(particles=particles, slopes=slopes, acceptance=jnp.mean(acceptance[1:]), angle=angle)
+    return Moved(
+        particles=particles, slopes=slopes, acceptance=jnp.mean(acceptance[1:]), angle=angle
+    )
 
 
 def _leaps(move: str, angle: Scalar) -> Array:
-    """How many rotations make a quarter of a turn, after which a Gaussian has forgotten where it was."""
-    return jnp.asarray(1) if move == "pcn" else jnp.clip(jnp.round(_LARGEST / angle), 1, _MOST_LEAPS).astype(int)
+    """How many rotations make a quarter of a turn, after which a Gaussian has forgotten where it
+    was."""
+    return (
+        jnp.asarray(1)
+        if move == "pcn"
+        else jnp.clip(jnp.round(_LARGEST / angle), 1, _MOST_LEAPS).astype(int)
+    )
 
 
-def _evaluate(coordinates: Coordinates, reference: Reference, power: Scalar, move: str, u: Array) -> _State:
+def _evaluate(
+    coordinates: Coordinates, reference: Reference, power: Scalar, move: str, u: Array
+) -> _State:
     def psi(u: Array) -> tuple[Scalar, Particles]:
         z = reference.forward(u)
         correction, likelihood = coordinates.log_densities(z)
@@ -246,7 +281,9 @@ def _transition(
     new, end = jax.lax.fori_loop(0, leaps, leap, (state, momentum))
     change = _energy(new, end) - _energy(state, momentum)
     # A likelihood or a gradient that is no number makes the change one that is not accepted.
-    probability = jnp.where(jnp.isfinite(change), jnp.exp(jnp.minimum(change, 0)), jnp.zeros_like(change))
+    probability = jnp.where(
+        jnp.isfinite(change), jnp.exp(jnp.minimum(change, 0)), jnp.zeros_like(change)
+    )
     accept = first | (jax.random.uniform(key_accept, (), state.u.dtype) < probability)
     return jax.tree.map(functools.partial(jnp.where, accept), new, state), probability
 

@@ -1,4 +1,5 @@
-"""Runs of tempered sequential Monte Carlo: one that chooses temperatures and moves, and others that follow them.
+"""Runs of tempered sequential Monte Carlo: one that chooses temperatures and moves, and others that
+follow them.
 
 What they do is kept in a :class:`Journal`, from which a call that was killed goes on.
 """
@@ -16,7 +17,14 @@ import numpy as np
 from dkp._core.types import Array, Float, Int, PRNGKeyArray
 from dkp.inference.checkpoint import Checkpoint
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.tempered.moves import Moved, Particles, Reference, fit_reference, move_chains, prior_particles
+from dkp.inference.tempered.moves import (
+    Moved,
+    Particles,
+    Reference,
+    fit_reference,
+    move_chains,
+    prior_particles,
+)
 
 __all__ = ["LENGTH", "Journal", "Plan", "Run", "Stage", "pilot", "run"]
 
@@ -54,7 +62,12 @@ class Plan:
     batch: int
 
     def move_chains(
-        self, key: PRNGKeyArray, particles: Particles, weights: np.ndarray, stage: "Stage", gain: float
+        self,
+        key: PRNGKeyArray,
+        particles: Particles,
+        weights: np.ndarray,
+        stage: "Stage",
+        gain: float,
     ) -> Moved:
         """Resample the particles, and move them at the temperature of the stage."""
         key_start, key_move = jax.random.split(key)
@@ -71,8 +84,9 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Walk:
-    """Where a pass is: its particles, after so many stages. slopes: of the chains that ended there. numbers: what every
-    stage gave, a row each: log of the mean weight, its relative variance, acceptance, correlation."""
+    """Where a pass is: its particles, after so many stages. slopes: of the chains that ended there.
+    numbers: what every stage gave, a row each: log of the mean weight, its relative variance,
+    acceptance, correlation."""
 
     particles: Particles
     slopes: np.ndarray | None = None
@@ -81,7 +95,8 @@ class Walk:
 
 
 class Journal:
-    """What a call has done so far: the stages of its pilot, the runs that are over, and the pass that is not.
+    """What a call has done so far: the stages of its pilot, the runs that are over, and the pass
+    that is not.
 
     It starts from what the checkpoint holds, and keeps to its batches: others round differently.
     """
@@ -118,11 +133,15 @@ class Journal:
             return
         arrays = {"stages": np.asarray([[s.temperature, s.angle] for s in self.stages], float)}
         for i, stage in enumerate(self.stages):
-            arrays |= {f"stage{i}/{name}": np.asarray(a) for name, a in vars(stage.reference).items()}
+            arrays |= {
+                f"stage{i}/{name}": np.asarray(a) for name, a in vars(stage.reference).items()
+            }
         for i, run in enumerate(self.runs):
             arrays |= {f"run{i}/{name}": np.asarray(a) for name, a in vars(run).items()}
         if self.walk is not None:
-            arrays |= {f"walk/{name}": np.asarray(a) for name, a in vars(self.walk.particles).items()}
+            arrays |= {
+                f"walk/{name}": np.asarray(a) for name, a in vars(self.walk.particles).items()
+            }
             arrays |= {"walk/numbers": self.walk.numbers, "walk/angle": np.asarray(self.walk.angle)}
             if self.walk.slopes is not None:
                 arrays["walk/slopes"] = self.walk.slopes
@@ -132,18 +151,27 @@ class Journal:
     def _restore(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         def fields(prefix: str, *but: str) -> dict[str, np.ndarray]:
             names = (name for name in arrays if name.startswith(prefix))
-            return {name.removeprefix(prefix): arrays[name] for name in names if name.removeprefix(prefix) not in but}
+            return {
+                name.removeprefix(prefix): arrays[name]
+                for name in names
+                if name.removeprefix(prefix) not in but
+            }
 
         self.plan = dataclasses.replace(self.plan, batch=content["batch"])
         self._began -= content["seconds"]
         for i, (temperature, angle) in enumerate(arrays["stages"].tolist()):
-            reference = Reference(**{name: jnp.asarray(a) for name, a in fields(f"stage{i}/").items()})
+            reference = Reference(
+                **{name: jnp.asarray(a) for name, a in fields(f"stage{i}/").items()}
+            )
             self.stages.append(Stage(temperature=temperature, reference=reference, angle=angle))
         for i in range(content["runs"]):
             numbers = {name: a.item() for name, a in fields(f"run{i}/", "z").items()}
             self.runs.append(Run(z=arrays[f"run{i}/z"], **numbers))
         if "walk/numbers" in arrays:
-            points = {name: jnp.asarray(a) for name, a in fields("walk/", "numbers", "angle", "slopes").items()}
+            points = {
+                name: jnp.asarray(a)
+                for name, a in fields("walk/", "numbers", "angle", "slopes").items()
+            }
             self.walk = Walk(
                 particles=Particles(**points),
                 slopes=arrays.get("walk/slopes"),
@@ -153,8 +181,8 @@ class Journal:
 
 
 def pilot(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> None:
-    """From the prior to the posterior, choosing every temperature and its moves on the way: the stages of the
-    journal."""
+    """From the prior to the posterior, choosing every temperature and its moves on the way: the
+    stages of the journal."""
     if journal.pilot_is_over:
         return
     walk = journal.walk or Walk(particles=journal.plan.prior(jax.random.fold_in(key, 0)))
@@ -175,15 +203,22 @@ def pilot(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> N
 
 
 def run(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> None:
-    """From the prior to the posterior, by the temperatures and the moves of the pilot: one more run of the journal."""
+    """From the prior to the posterior, by the temperatures and the moves of the pilot: one more run
+    of the journal."""
     walk = journal.walk or Walk(particles=journal.plan.prior(jax.random.fold_in(key, 0)))
     for number in range(len(walk.numbers), len(journal.stages)):
         stage = journal.stages[number]
         temperature = journal.stages[number - 1].temperature if number else 0.0
-        weights, shift = _weights(np.asarray(walk.particles.likelihood, float), stage.temperature - temperature)
+        weights, shift = _weights(
+            np.asarray(walk.particles.likelihood, float), stage.temperature - temperature
+        )
         variance = _relative_variance(weights.reshape(LENGTH, journal.plan.chains))
-        chains = journal.plan.move_chains(jax.random.fold_in(key, 1 + number), walk.particles, weights, stage, 0.0)
-        correlation = _correlation(np.asarray(chains.particles.likelihood).reshape(LENGTH, journal.plan.chains))
+        chains = journal.plan.move_chains(
+            jax.random.fold_in(key, 1 + number), walk.particles, weights, stage, 0.0
+        )
+        correlation = _correlation(
+            np.asarray(chains.particles.likelihood).reshape(LENGTH, journal.plan.chains)
+        )
         row = [shift + math.log(weights.mean()), variance, float(chains.acceptance), correlation]
         walk = Walk(particles=chains.particles, numbers=np.vstack([walk.numbers, row]))
         journal.write(walk)
@@ -200,7 +235,9 @@ def run(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> Non
     journal.write(None)
 
 
-def _weights(likelihood: Float[np.ndarray, " S"], step: float) -> tuple[Float[np.ndarray, " S"], float]:
+def _weights(
+    likelihood: Float[np.ndarray, " S"], step: float
+) -> tuple[Float[np.ndarray, " S"], float]:
     """p(y | z)^step up to a factor, and the logarithm of that factor."""
     logs = step * likelihood
     _check_finite(likelihood)
@@ -215,7 +252,8 @@ def _resample(key: PRNGKeyArray, weights: Float[np.ndarray, " S"], n: int) -> In
 
 
 def _next_temperature(likelihood: np.ndarray, now: float) -> float:
-    """Where the weights p(y | z)^(next - now) have the effective number of particles that is wanted, or 1."""
+    """Where the weights p(y | z)^(next - now) have the effective number of particles that is
+    wanted, or 1."""
     _check_finite(likelihood)
     finite = likelihood[np.isfinite(likelihood)]
     relative = finite - finite.max()
@@ -236,7 +274,8 @@ def _next_temperature(likelihood: np.ndarray, now: float) -> float:
 def _check_finite(likelihood: Float[np.ndarray, " S"]) -> None:
     if not np.any(np.isfinite(likelihood)):
         raise ValueError(
-            f"Expected a finite log-likelihood at some draw from the prior. Got none at {len(likelihood)} draws: "
+            "Expected a finite log-likelihood at some draw from the prior. Got none at "
+            f"{len(likelihood)} draws: "
             "the noise may be too small for the numbers' precision."
         )
 

@@ -1,9 +1,9 @@
 """The variational family of a deep kernel process, as functions of one pytree of parameters.
 
-One pass through the layers draws the Gram factors from the guides, adds up the divergences of guide and prior in closed
-form, and draws the data blocks from the conditional prior, where they cancel. The outputs are then integrated out: in
-closed form for Gaussian noise and the full batch (collapsed), under a guide of whitened outputs otherwise.
-"""
+One pass through the layers draws the Gram factors from the guides, adds up the divergences of guide
+and prior in closed form, and draws the data blocks from the conditional prior, where they cancel.
+The outputs are then integrated out: in closed form for Gaussian noise and the full batch
+(collapsed), under a guide of whitened outputs otherwise."""
 
 import dataclasses
 import functools
@@ -34,7 +34,8 @@ __all__ = ["LayerPass", "OutputBatch", "VariationalFamily"]
 
 @value
 class LayerPass:
-    """One draw through the layers: the resolved model, K entering the outputs, and what the draw cost."""
+    """One draw through the layers: the resolved model, K entering the outputs, and what the draw
+    cost."""
 
     model: DeepKernelProcess
     values: dict[str, Array]
@@ -46,8 +47,8 @@ class LayerPass:
 
 @value
 class OutputBatch:
-    """What the outputs see of a batch of the n data points; see :meth:`VariationalFamily.elbo`. key: for likelihoods
-    that draw."""
+    """What the outputs see of a batch of the n data points; see :meth:`VariationalFamily.elbo`.
+    key: for likelihoods that draw."""
 
     y: Float[Array, "B C"]
     n: int = static()
@@ -74,10 +75,12 @@ class VariationalFamily:
     """The variational posterior of a model as functions of one pytree of parameters.
 
     Args:
-        collapsed: integrate the outputs out in closed form; needs Gaussian noise and the full batch.
+        collapsed: integrate the outputs out in closed form; needs Gaussian noise and the full
+            batch.
         guides: one a bottleneck; by default the first that fits it.
-        stick_the_landing: estimate divergences without a closed form with the guide's parameters held fixed in its
-            density: without bias, and without noise where guide and posterior agree (Roeder, Wu & Duvenaud 2017).
+        stick_the_landing: estimate divergences without a closed form with the guide's parameters
+            held fixed in its density: without bias, and without noise where guide and posterior
+            agree (Roeder, Wu & Duvenaud 2017).
     """
 
     model: DeepKernelProcess
@@ -100,7 +103,8 @@ class VariationalFamily:
         return hyperparameters(self.model, self.n_features, self.n_outputs)
 
     def init(self, data: Dataset, inducing: Float[Array, "P *space D"]) -> dict[str, Any]:
-        """Starting point: hyperparameters from the data, every guide centred on the deterministic network."""
+        """Starting point: hyperparameters from the data, every guide centred on the deterministic
+        network."""
         learned, inferred = {}, {}
         for name, h in self.hyperparameters.items():
             if h.is_learned:
@@ -112,18 +116,22 @@ class VariationalFamily:
             likelihood = self.model.likelihood
             n_latent = likelihood.n_latent(self.n_outputs)
             shared = n_latent == 1 or (likelihood.is_gaussian and not data.has_missing)
-            parameters["outputs"] = OutputGuide().init(inducing.shape[0], n_latent, data.x.dtype, shared=shared)
+            parameters["outputs"] = OutputGuide().init(
+                inducing.shape[0], n_latent, data.x.dtype, shared=shared
+            )
         return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
 
     @property
     def starts_deterministic(self) -> bool:
-        """Whether all guides start around G = K, so that a fit can start with the network without noise."""
+        """Whether all guides start around G = K, so that a fit can start with the network without
+        noise."""
         return all(guide.starts_at_kernel for guide in self._guides)
 
     def deterministic(
         self, parameters: dict[str, Any], x: Float[Array, "B *space D"]
     ) -> tuple[DeepKernelProcess, Gram]:
-        """The network without noise in its bottlenecks: the model at these hyperparameters, and the last kernel.
+        """The network without noise in its bottlenecks: the model at these hyperparameters, and the
+        last kernel.
 
         G is K, or what the guide is centred on where it cannot be.
         """
@@ -137,7 +145,8 @@ class VariationalFamily:
     def central_model(self, parameters: dict[str, Any]) -> DeepKernelProcess:
         """The model at its learned hyperparameters, and at the medians of the inferred ones."""
         inferred = {
-            n: HyperparameterGuide().centre(self.hyperparameters[n], q) for n, q in parameters["inferred"].items()
+            n: HyperparameterGuide().centre(self.hyperparameters[n], q)
+            for n, q in parameters["inferred"].items()
         }
         return self.resolve({**self.learned(parameters), **inferred}, parameters["inducing"].dtype)
 
@@ -153,7 +162,8 @@ class VariationalFamily:
     def layer_pass(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None
     ) -> LayerPass:
-        """One draw of hyperparameters and Gram matrices at the inducing points, and of the data blocks at `x`."""
+        """One draw of hyperparameters and Gram matrices at the inducing points, and of the data
+        blocks at `x`."""
         inducing = parameters["inducing"]
         values, kl = self.draw_values(parameters, jax.random.fold_in(key, 0))
         model = self.resolve(values, inducing.dtype)
@@ -163,7 +173,9 @@ class VariationalFamily:
         def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
             key_guide, key_data = jax.random.split(jax.random.fold_in(key, index))
             scale = cholesky(kernel.ii)
-            law = self.guide(index).posterior(layer, parameters["bottlenecks"][index - 1], kernel.ii, scale)
+            law = self.guide(index).posterior(
+                layer, parameters["bottlenecks"][index - 1], kernel.ii, scale
+            )
             draw = jnp.asarray(law.q.sample(key_guide))
             whitened = law.unit * draw
             factors.append(scale.tril @ whitened)
@@ -192,11 +204,12 @@ class VariationalFamily:
         weights: Float[Array, " B"] | None = None,
         offset: Float[Array, "B 1"] | None = None,
     ) -> tuple[Scalar, Scalar]:
-        """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points, and the jitter
-        used.
+        """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points,
+        and the jitter used.
 
         Args:
-            weights: how often each row counts. offset: what is added to the latent functions in the likelihood.
+            weights: how often each row counts. offset: what is added to the latent functions in the
+                likelihood.
         """
         walk = self.layer_pass(parameters, key, x)
         key_outputs = jax.random.fold_in(key, len(walk.factors) + 1)
@@ -209,19 +222,25 @@ class VariationalFamily:
     ) -> tuple[Scalar, Scalar]:
         """Bound on log p(y | K) for a batch of the data points, and the jitter used.
 
-        The gradient in the parameters of the outputs is not that of the bound, but n (the number of data points) times
-        the negative step along the natural gradient: from the parameters to :meth:`sites` of the batch.
-        """
+        The gradient in the parameters of the outputs is not that of the bound, but n (the number of
+        data points) times the negative step along the natural gradient: from the parameters to
+        :meth:`sites` of the batch."""
         scale = cholesky(kernel.ii)
         if self.collapsed:
-            return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[0], scale.jitter
+            return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[
+                0
+            ], scale.jitter
         outputs = jax.lax.stop_gradient(parameters["outputs"])
         law, kl, jitter = whitened_posterior(scale, outputs["linear"], outputs["precision"])
         mean, variance = law.moments(kernel)
         likelihood = batch.share * batch.expected_log_density(model.likelihood, mean, variance)
         shared = outputs["precision"].ndim == 2
-        target = jax.lax.stop_gradient(self.sites(model, kernel, scale, mean, variance, batch, shared=shared))
-        squares = jax.tree.map(lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target)
+        target = jax.lax.stop_gradient(
+            self.sites(model, kernel, scale, mean, variance, batch, shared=shared)
+        )
+        squares = jax.tree.map(
+            lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target
+        )
         step = sum(jax.tree.leaves(squares), jnp.zeros((), likelihood.dtype))
         bound = likelihood - kl - batch.n * (step - jax.lax.stop_gradient(step))
         return bound, jnp.maximum(jitter, scale.jitter)
@@ -237,18 +256,21 @@ class VariationalFamily:
         *,
         shared: bool = True,
     ) -> dict[str, Array]:
-        """Natural parameters of the outputs that a batch asks for, where f has these moments at its points, and L, the
-        factor of K_ii, is `scale`.
+        """Natural parameters of the outputs that a batch asks for, where f has these moments at its
+        points, and L, the factor of K_ii, is `scale`.
 
-        With p_t = L^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and variance,
+        With p_t = L^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and
+        variance,
 
             b = (n / B) sum_t p_t (g_t + h_t mean_t)^T,   H = (n / B) sum_t h_t p_t p_t^T
 
-        For Gaussian noise h = 1 / s^2 and g + h mean = y / s^2: with all data they are the optimum, whatever they were.
+        For Gaussian noise h = 1 / s^2 and g + h mean = y / s^2: with all data they are the optimum,
+        whatever they were.
 
-        Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference; Salimbeni,
-            Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the latent functions, h is averaged
-            over them. A likelihood that is not log-concave may have h < 0, which counts as 0.
+        Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference;
+            Salimbeni, Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the
+            latent functions, h is averaged over them. A likelihood that is not log-concave may have
+            h < 0, which counts as 0.
         """
         assert kernel.ti is not None
 
@@ -279,7 +301,9 @@ class VariationalFamily:
         scale = cholesky(walk.kernel.ii)
         if self.collapsed:
             return collapsed_bound(walk.kernel, scale, data.y, self.noise_variance(walk.model))[1]
-        return whitened_posterior(scale, parameters["outputs"]["linear"], parameters["outputs"]["precision"])[0]
+        return whitened_posterior(
+            scale, parameters["outputs"]["linear"], parameters["outputs"]["precision"]
+        )[0]
 
     def noise_variance(self, model: DeepKernelProcess) -> Scalar:
         """The one noise variance of a Gaussian likelihood."""
@@ -295,7 +319,9 @@ class VariationalFamily:
         """The model with these values of its learned and inferred hyperparameters."""
         return resolve(self.model, values, dtype, self.n_features, self.n_outputs)
 
-    def draw_values(self, parameters: dict[str, Any], key: PRNGKeyArray) -> tuple[dict[str, Array], Scalar]:
+    def draw_values(
+        self, parameters: dict[str, Any], key: PRNGKeyArray
+    ) -> tuple[dict[str, Array], Scalar]:
         """Hyperparameters, learned and drawn, and the log-ratio of guide and prior at the draw."""
         dtype = parameters["inducing"].dtype
         values, kl = self.learned(parameters), jnp.zeros((), dtype)
@@ -303,12 +329,16 @@ class VariationalFamily:
             h = self.hyperparameters[name]
             q = HyperparameterGuide().law(h, guide)
             values[name] = jnp.asarray(q.sample(jax.random.fold_in(key, i)))
-            kl += jnp.asarray(q.log_prob(values[name]), dtype) - jnp.asarray(h.prior.log_prob(values[name]), dtype)
+            kl += jnp.asarray(q.log_prob(values[name]), dtype) - jnp.asarray(
+                h.prior.log_prob(values[name]), dtype
+            )
         return values, kl
 
 
 @compiled()
-def _initial_guides(family: VariationalFamily, parameters: dict[str, Any]) -> tuple[dict[str, Array], ...]:
+def _initial_guides(
+    family: VariationalFamily, parameters: dict[str, Any]
+) -> tuple[dict[str, Array], ...]:
     guides: list[dict[str, Array]] = []
 
     def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:

@@ -1,10 +1,11 @@
-"""Where a variational fit starts: inducing points among the data, and a first stage that is cheaper than the second.
+"""Where a variational fit starts: inducing points among the data, and a first stage that is cheaper
+than the second.
 
-A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit, and the
-hyperparameters cannot fit through the noise. So the network is first fitted without noise in its bottlenecks (a sparse
-Gaussian process with a deep kernel, cheap and smooth), and the guides start as narrow laws around it. A bottleneck of
-low rank has no such start; its network is fitted to a subset of a large data set, with the outputs integrated out.
-"""
+A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit,
+and the hyperparameters cannot fit through the noise. So the network is first fitted without noise
+in its bottlenecks (a sparse Gaussian process with a deep kernel, cheap and smooth), and the guides
+start as narrow laws around it. A bottleneck of low rank has no such start; its network is fitted to
+a subset of a large data set, with the outputs integrated out."""
 
 import dataclasses
 import functools
@@ -23,10 +24,22 @@ from dkp.gram.order import farthest_first
 from dkp.inference.minimise import LoopResult, minimise_many
 from dkp.inference.variational.family import OutputBatch, VariationalFamily
 from dkp.inference.variational.objectives import NegativeBoundWithoutNoise, NegativeElbo
-from dkp.inference.variational.rates import FROM_NOTHING, default_optimizer, start_optimizer, warmup_steps
+from dkp.inference.variational.rates import (
+    FROM_NOTHING,
+    default_optimizer,
+    start_optimizer,
+    warmup_steps,
+)
 from dkp.linalg.cholesky import cholesky
 
-__all__ = ["FirstStage", "first_stage", "fit_to_subset", "fit_without_noise", "inducing_points", "optimal_outputs"]
+__all__ = [
+    "FirstStage",
+    "first_stage",
+    "fit_to_subset",
+    "fit_without_noise",
+    "inducing_points",
+    "optimal_outputs",
+]
 
 _CLUSTERED_ROWS = 10_000
 _SUBSET = 2_000
@@ -35,10 +48,12 @@ _ROWS_AT_A_TIME = 10_000
 FirstStage = Callable[..., list[LoopResult]]
 
 
-def inducing_points(data: Dataset, n_inducing: int, key: PRNGKeyArray) -> Float[Array, "P *space D"]:
-    """Centres of k-means on the features (on a random subset of a large data set); the distinct rows where there are
-    no more. Each is the farthest from those before it: the factor of a Gram matrix of low rank is made from its first
-    rows, which should differ.
+def inducing_points(
+    data: Dataset, n_inducing: int, key: PRNGKeyArray
+) -> Float[Array, "P *space D"]:
+    """Centres of k-means on the features (on a random subset of a large data set); the distinct
+    rows where there are no more. Each is the farthest from those before it: the factor of a Gram
+    matrix of low rank is made from its first rows, which should differ.
 
     The number of points is the smaller of `n_inducing` and the number of distinct rows.
     """
@@ -58,9 +73,11 @@ def _centres(rows: np.ndarray, number: int, key: PRNGKeyArray) -> np.ndarray:
     return centres.reshape(-1, *rows.shape[1:])
 
 
-def first_stage(family: VariationalFamily, data: Sequence[Dataset], start_steps: int) -> FirstStage | None:
-    """Which first stage a fit has: none where it has no steps, or where noise cannot be left out of the bottlenecks and
-    there is no large data set whose outputs can be integrated out."""
+def first_stage(
+    family: VariationalFamily, data: Sequence[Dataset], start_steps: int
+) -> FirstStage | None:
+    """Which first stage a fit has: none where it has no steps, or where noise cannot be left out of
+    the bottlenecks and there is no large data set whose outputs can be integrated out."""
     if start_steps == 0:
         return None
     if family.starts_deterministic:
@@ -78,17 +95,20 @@ def fit_without_noise(
     batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    """Fit everything but the guides, which start around it, to the network without noise, for each data set.
+    """Fit everything but the guides, which start around it, to the network without noise, for each
+    data set.
 
-    With Gaussian noise of complete targets without weights the outputs are integrated out, on a subset of a large data
-    set, whatever the second stage does.
+    With Gaussian noise of complete targets without weights the outputs are integrated out, on a
+    subset of a large data set, whatever the second stage does.
 
     Args:
         loop: of :func:`minimise_many`.
     """
     plain = family.model.likelihood.is_gaussian and all(data.is_plain for data in datasets)
     if not plain or family.collapsed:
-        return _minimise_without_noise(family, parameters, datasets, keys=keys, batches=batches, **loop)
+        return _minimise_without_noise(
+            family, parameters, datasets, keys=keys, batches=batches, **loop
+        )
     return _on_subsets(_minimise_without_noise, family, parameters, datasets, keys, loop)
 
 
@@ -101,9 +121,9 @@ def fit_to_subset(
     batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    """Fit everything to a subset of each data set, the outputs integrated out. With minibatches alone, outputs that lag
-    behind their kernels hide the data for thousands of steps where the noise is small (naval: a bound of -42 nats a
-    point where 4 is possible)."""
+    """Fit everything to a subset of each data set, the outputs integrated out. With minibatches
+    alone, outputs that lag behind their kernels hide the data for thousands of steps where the
+    noise is small (naval: a bound of -42 nats a point where 4 is possible)."""
     return _on_subsets(_minimise_negative_elbo, family, parameters, datasets, keys, loop)
 
 
@@ -115,8 +135,8 @@ def _on_subsets(
     keys: Sequence[PRNGKeyArray],
     loop: dict[str, Any],
 ) -> list[LoopResult]:
-    """`minimise` on a subset of each data set with the outputs integrated out, and then, where the family does not
-    integrate them out, their optimum for all data."""
+    """`minimise` on a subset of each data set with the outputs integrated out, and then, where the
+    family does not integrate them out, their optimum for all data."""
     subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
     inner, collapsed = _without_outputs(family, parameters)
     starts = minimise(collapsed, inner, subsets, keys=keys, batches=None, **loop)
@@ -131,8 +151,13 @@ def _minimise_negative_elbo(
     steps: int,
     **loop: Any,
 ) -> list[LoopResult]:
-    loss, optimizer = NegativeElbo(family, data[0].n, 1), default_optimizer(steps, rate=FROM_NOTHING)
-    return minimise_many(loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop)
+    loss, optimizer = (
+        NegativeElbo(family, data[0].n, 1),
+        default_optimizer(steps, rate=FROM_NOTHING),
+    )
+    return minimise_many(
+        loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop
+    )
 
 
 def _minimise_without_noise(
@@ -145,7 +170,9 @@ def _minimise_without_noise(
 ) -> list[LoopResult]:
     loss = NegativeBoundWithoutNoise(family, data[0].n)
     optimizer = start_optimizer(steps, warmup=0 if family.collapsed else warmup_steps(steps))
-    return minimise_many(loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop)
+    return minimise_many(
+        loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop
+    )
 
 
 def _subset(data: Dataset, key: PRNGKeyArray) -> Dataset:
@@ -167,26 +194,38 @@ def _with_outputs(
     datasets: Sequence[Dataset],
     before: Sequence[dict[str, Any]],
 ) -> list[LoopResult]:
-    """The parameters with the optimal outputs for all data; with those before where a number is not finite."""
+    """The parameters with the optimal outputs for all data; with those before where a number is not
+    finite."""
     found = []
     for start, data, old in zip(starts, datasets, before, strict=True):
         optimal = optimal_outputs(family, start.parameters, data)
         finite = all(bool(jnp.all(jnp.isfinite(v))) for v in optimal.values())
         outputs = optimal if finite else old["outputs"]
-        found.append(dataclasses.replace(start, parameters={**start.parameters, "outputs": outputs}))
+        found.append(
+            dataclasses.replace(start, parameters={**start.parameters, "outputs": outputs})
+        )
     return found
 
 
-def optimal_outputs(family: VariationalFamily, parameters: dict[str, Any], data: Dataset) -> dict[str, Array]:
-    """Outputs that are optimal for Gaussian noise, at the network without noise in its bottlenecks: sums over the data,
-    some rows at a time."""
+def optimal_outputs(
+    family: VariationalFamily, parameters: dict[str, Any], data: Dataset
+) -> dict[str, Array]:
+    """Outputs that are optimal for Gaussian noise, at the network without noise in its bottlenecks:
+    sums over the data, some rows at a time."""
     parts = range(0, data.n, _ROWS_AT_A_TIME)
-    sums = [_sites(family, parameters, data.x[i : i + _ROWS_AT_A_TIME], data.y[i : i + _ROWS_AT_A_TIME]) for i in parts]
+    sums = [
+        _sites(family, parameters, data.x[i : i + _ROWS_AT_A_TIME], data.y[i : i + _ROWS_AT_A_TIME])
+        for i in parts
+    ]
     return jax.tree.map(lambda *terms: functools.reduce(jnp.add, terms), *sums)
 
 
 @compiled()
-def _sites(family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array) -> dict[str, Array]:
+def _sites(
+    family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array
+) -> dict[str, Array]:
     model, kernel = family.deterministic(parameters, x)
     batch = OutputBatch(y=y, n=y.shape[0])
-    return family.sites(model, kernel, cholesky(kernel.ii), jnp.zeros_like(y), jnp.zeros_like(y), batch)
+    return family.sites(
+        model, kernel, cholesky(kernel.ii), jnp.zeros_like(y), jnp.zeros_like(y), batch
+    )

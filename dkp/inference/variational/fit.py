@@ -71,7 +71,9 @@ class FitOptions:
         """What decides the result, as text: an optimiser of the user's own has no name."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         without = ("progress", "checkpoint", "every", "optimizer")
-        return {n: repr(v) for n, v in fields.items() if n not in without} | {"own": self.optimizer is not None}
+        return {n: repr(v) for n, v in fields.items() if n not in without} | {
+            "own": self.optimizer is not None
+        }
 
 
 def fit_vi(
@@ -96,11 +98,12 @@ def fit_vi(
 ) -> VariationalPosterior:
     """Fit a deep kernel process by maximising the evidence lower bound (ELBO).
 
-    The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks, then `steps` steps on
-    the ELBO. Ctrl-C ends either stage and returns the best state so far. With a Wishart bottleneck the first stage is
-    another: a matrix of low rank cannot be the kernel matrix without noise, and features that are fitted without their
-    noise hide the data as soon as it is there. Its steps are on the ELBO of a subset of 2000 rows, if there are more of
-    them and the outputs can be integrated out; else there is none.
+    The fit has two stages: `start_steps` steps on the network without noise in its bottlenecks,
+    then `steps` steps on the ELBO. Ctrl-C ends either stage and returns the best state so far. With
+    a Wishart bottleneck the first stage is another: a matrix of low rank cannot be the kernel
+    matrix without noise, and features that are fitted without their noise hide the data as soon as
+    it is there. Its steps are on the ELBO of a subset of 2000 rows, if there are more of them and
+    the outputs can be integrated out; else there is none.
 
     Args:
         model: any layers that have a variational guide, any likelihood.
@@ -112,31 +115,33 @@ def fit_vi(
         samples: draws a step.
         optimizer: of the second stage; by default that of :func:`default_optimizer`.
         start_steps: of the first stage; 0 skips it.
-        collapse: integrate the outputs out in closed form. By default this is done wherever it can be: Gaussian noise
-            and the full batch.
-        guide: of the bottlenecks: a name, a guide, or one of these for each. "standard", "a", "b" and "ab" are
-            generalised Wishart laws, without and with mixing of rows and columns; "features" is the posterior of a deep
-            Gaussian process; "inverse-wishart" is for inverse Wishart bottlenecks. A single one is for all bottlenecks
-            that it fits. "auto" takes "ab" for Wishart bottlenecks; the summary says what was taken.
-        stick_the_landing: for guides whose divergence has no closed form, see :class:`VariationalFamily`.
+        collapse: integrate the outputs out in closed form. By default this is done wherever it can
+            be: Gaussian noise and the full batch.
+        guide: of the bottlenecks: a name, a guide, or one of these for each. "standard", "a", "b"
+            and "ab" are generalised Wishart laws, without and with mixing of rows and columns;
+            "features" is the posterior of a deep Gaussian process; "inverse-wishart" is for inverse
+            Wishart bottlenecks. A single one is for all bottlenecks that it fits. "auto" takes "ab"
+            for Wishart bottlenecks; the summary says what was taken.
+        stick_the_landing: for guides whose divergence has no closed form, see
+            :class:`VariationalFamily`.
         chunk: steps between two looks at the trace (progress, best state, early stopping, Ctrl-C).
-        patience: stop early after so many chunks without an improvement beyond the noise of the trace; never, by
-            default.
+        patience: stop early after so many chunks without an improvement beyond the noise of the
+            trace; never, by default.
         progress: show a progress bar; by default on terminals and in notebooks.
-        checkpoint: a file for the state of the fit. A call that was killed, made again with the same arguments, goes on
-            from there, and ends as it would have, to the last bit on the same machine; one that had finished returns at
-            once. SIGTERM saves and stops.
+        checkpoint: a file for the state of the fit. A call that was killed, made again with the
+            same arguments, goes on from there, and ends as it would have, to the last bit on the
+            same machine; one that had finished returns at once. SIGTERM saves and stops.
         every: seconds between two checkpoints.
 
     Returns:
         the posterior, with the ELBO trace, the jitter used and the steps skipped.
 
     Raises:
-        ValueError: for arguments out of range, a bottleneck without a guide, or ``collapse=True`` where it is not
-            possible.
+        ValueError: for arguments out of range, a bottleneck without a guide, or ``collapse=True``
+            where it is not possible.
 
-    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober & Aitchison 2021 (arXiv
-        2005.08140).
+    Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober &
+        Aitchison 2021 (arXiv 2005.08140).
     """
     options = FitOptions(
         n_inducing=n_inducing,
@@ -158,41 +163,54 @@ def fit_vi(
 
 
 def fit_vi_many(
-    model: DeepKernelProcess, datasets: Sequence[Dataset], *, key: PRNGKeyArray | Key[Array, " S"], **options: Any
+    model: DeepKernelProcess,
+    datasets: Sequence[Dataset],
+    *,
+    key: PRNGKeyArray | Key[Array, " S"],
+    **options: Any,
 ) -> list[VariationalPosterior]:
     """:func:`fit_vi` of one model to several data sets of one shape, side by side in one program.
 
-    Splits of a data set, or bootstrap samples: on an accelerator their fits take little longer than one. Memory is that
-    of one fit times their number. Each is what :func:`fit_vi` with its own key would give, up to rounding.
+    Splits of a data set, or bootstrap samples: on an accelerator their fits take little longer than
+    one. Memory is that of one fit times their number. Each is what :func:`fit_vi` with its own key
+    would give, up to rounding.
 
     Args:
         model: the same for all.
         datasets: equal in their numbers of rows, features and outputs.
-        key: for everything random: one, of which the data set i gets ``jax.random.split(key, len(datasets))[i]``, or a
-            stack of one for each.
+        key: for everything random: one, of which the data set i gets ``jax.random.split(key,
+            len(datasets))[i]``, or a stack of one for each.
         options: of :func:`fit_vi`.
 
     Raises:
-        ValueError: when shapes, or the numbers of distinct inducing points, differ; and as in :func:`fit_vi`.
+        ValueError: when shapes, or the numbers of distinct inducing points, differ; and as in
+            :func:`fit_vi`.
     """
     if not datasets:
         raise ValueError("Expected at least one data set. Got none.")
     shapes = {(d.x.shape, d.y.shape) for d in datasets if isinstance(d, Dataset)}
     if len(shapes) != 1:
-        raise ValueError(f"Expected data sets of one shape. Got {sorted(shapes)}: fit them one by one.")
+        raise ValueError(
+            f"Expected data sets of one shape. Got {sorted(shapes)}: fit them one by one."
+        )
     several = checks.is_typed_key(key) and key.shape == (len(datasets),)
     keys = list(key if several else jax.random.split(key, len(datasets)))
     return _fit(model, datasets, keys, FitOptions(**options))
 
 
 def _fit(
-    model: DeepKernelProcess, datasets: Sequence[Dataset], keys: Sequence[PRNGKeyArray], options: FitOptions
+    model: DeepKernelProcess,
+    datasets: Sequence[Dataset],
+    keys: Sequence[PRNGKeyArray],
+    options: FitOptions,
 ) -> list[VariationalPosterior]:
     for data, key in zip(datasets, keys, strict=True):
         check_model_and_data(model, data)
         checks.random_key("key", key)
     options.check()
-    keys_prepare, keys_start, keys_fit = zip(*(jax.random.split(key, 3) for key in keys), strict=True)
+    keys_prepare, keys_start, keys_fit = zip(
+        *(jax.random.split(key, 3) for key in keys), strict=True
+    )
     prepared = [
         prepare(
             model,
@@ -217,13 +235,22 @@ def _fit(
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
     call = ("fit_vi", model, list(datasets), list(keys), options.identity)
     with label as bar, checkpoint_of(options.checkpoint, options.every, *call) as file:
-        saved = {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
+        saved = (
+            {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
+        )
         if start is not None and not (file is not None and file.found("fit")):
-            loop = {"steps": start_steps, "chunk": options.chunk, "progress": bar, "saved": saved.get("start")}
+            loop = {
+                "steps": start_steps,
+                "chunk": options.chunk,
+                "progress": bar,
+                "saved": saved.get("start"),
+            }
             starts = start(family, parameters, datasets, keys=keys_start, batches=batches, **loop)
             if starts[0].stopped == "interrupted":
                 ends = [dataclasses.replace(start, trace=np.zeros(0)) for start in starts]
-                return [_posterior(family, data, end) for data, end in zip(datasets, ends, strict=True)]
+                return [
+                    _posterior(family, data, end) for data, end in zip(datasets, ends, strict=True)
+                ]
             parameters = [start.parameters for start in starts]
         results = minimise_many(
             NegativeElbo(family, datasets[0].n, options.samples),
@@ -238,7 +265,9 @@ def _fit(
             progress=bar.offset(start_steps),
             saved=saved.get("fit"),
         )
-    return [_posterior(family, data, result) for data, result in zip(datasets, results, strict=True)]
+    return [
+        _posterior(family, data, result) for data, result in zip(datasets, results, strict=True)
+    ]
 
 
 def _rate_after_start(family: VariationalFamily) -> float:
@@ -251,7 +280,8 @@ def _check_inducing(inducing: Sequence[Array]) -> None:
     numbers = {len(points) for points in inducing}
     if len(numbers) > 1:
         raise ValueError(
-            f"Expected as many distinct rows as inducing points in all data sets. Got {sorted(numbers)} inducing "
+            "Expected as many distinct rows as inducing points in all data sets. Got "
+            f"{sorted(numbers)} inducing "
             "points: take fewer, or fit the data sets one by one."
         )
 
@@ -267,13 +297,15 @@ def prepare(
     guide: GuideChoice | Sequence[GuideChoice] = "auto",
     stick_the_landing: bool = True,
 ) -> tuple[VariationalFamily, dict[str, Any], Batches | None]:
-    """The family, its parameters before any fitting, and the minibatches (None for the full batch)."""
+    """The family, its parameters before any fitting, and the minibatches (None for the full
+    batch)."""
     checks.positive_int("n_inducing", n_inducing)
     full = batch_size is None or checks.positive_int("batch_size", batch_size) >= data.n
     possible = full and model.likelihood.is_gaussian and data.is_plain
     if collapse and not possible:
         raise ValueError(
-            "Expected Gaussian noise, complete targets without weights and the full batch with collapse=True. Got "
+            "Expected Gaussian noise, complete targets without weights and the full batch with "
+            "collapse=True. Got "
             "another likelihood, missing targets, weights or minibatches."
         )
     family = VariationalFamily(
@@ -290,10 +322,16 @@ def prepare(
         layer.check_points(len(inducing))
     parameters = family.init(data, inducing)
     seed = int(jax.random.randint(key_batches, (), 0, 2**31 - 1))
-    return family, parameters, None if full or batch_size is None else Batches(data.n, batch_size, seed)
+    return (
+        family,
+        parameters,
+        None if full or batch_size is None else Batches(data.n, batch_size, seed),
+    )
 
 
-def _posterior(family: VariationalFamily, data: Dataset, result: LoopResult) -> VariationalPosterior:
+def _posterior(
+    family: VariationalFamily, data: Dataset, result: LoopResult
+) -> VariationalPosterior:
     return VariationalPosterior(
         family=family,
         parameters=result.parameters,

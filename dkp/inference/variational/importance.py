@@ -1,13 +1,15 @@
-"""Importance weights of a variational posterior: how far the guide is from the exact posterior, without sampling it.
+"""Importance weights of a variational posterior: how far the guide is from the exact posterior,
+without sampling it.
 
-A draw of the guide is extended to all the data by the joint conditional prior, which the guide shares with the model
-and which therefore cancels; the outputs are integrated out exactly. What is left is
+A draw of the guide is extended to all the data by the joint conditional prior, which the guide
+shares with the model and which therefore cancels; the outputs are integrated out exactly. What is
+left is
 
     log w = log p(y | networks at the data) + sum_l [log p(T_l) - log q(T_l)] + log p(h) - log q(h)
 
-over whitened factors T_l and inferred hyperparameters h. Its mean under the guide, E w, is the evidence p(y) at the
-learned hyperparameters, and the tail of w says whether the guide covers the posterior (Pareto k-hat).
-"""
+over whitened factors T_l and inferred hyperparameters h. Its mean under the guide, E w, is the
+evidence p(y) at the learned hyperparameters, and the tail of w says whether the guide covers the
+posterior (Pareto k-hat)."""
 
 from typing import Any
 
@@ -29,12 +31,15 @@ from dkp.model.propagate import propagate
 __all__ = ["log_weights"]
 
 
-def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 200) -> Float[Array, " S"]:
-    """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N each.
+def log_weights(
+    posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 200
+) -> Float[Array, " S"]:
+    """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N
+    each.
 
     Raises:
-        ValueError: when the noise is not Gaussian: the outputs cannot be integrated out; or when a bottleneck has no
-            law at the inducing points and the data together.
+        ValueError: when the noise is not Gaussian: the outputs cannot be integrated out; or when a
+            bottleneck has no law at the inducing points and the data together.
     """
     checks.positive_int("n", n)
     if posterior.data.weights is not None:
@@ -43,7 +48,9 @@ def log_weights(posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 
         raise ValueError(f"Expected a Gaussian likelihood. Got {posterior.model.likelihood!r}.")
     for layer in posterior.model.bottlenecks:
         layer.check_points(posterior.data.n + posterior.parameters["inducing"].shape[0])
-    return _weights(posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data)
+    return _weights(
+        posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data
+    )
 
 
 @compiled()
@@ -51,7 +58,9 @@ def _weights(family: VariationalFamily, parameters: Any, keys: Array, data: Data
     return jax.lax.map(lambda key: _log_weight(family, parameters, key, data), keys)
 
 
-def _log_weight(family: VariationalFamily, parameters: Any, key: PRNGKeyArray, data: Dataset) -> Scalar:
+def _log_weight(
+    family: VariationalFamily, parameters: Any, key: PRNGKeyArray, data: Dataset
+) -> Scalar:
     inducing = parameters["inducing"]
     p = inducing.shape[0]
     values, divergence = family.draw_values(parameters, jax.random.fold_in(key, 0))
@@ -62,7 +71,9 @@ def _log_weight(family: VariationalFamily, parameters: Any, key: PRNGKeyArray, d
         key_guide, key_rest = jax.random.split(jax.random.fold_in(key, index))
         inner = kernel.ii[:p, :p]
         scale = cholesky(inner)
-        law = family.guide(index).posterior(layer, parameters["bottlenecks"][index - 1], inner, scale)
+        law = family.guide(index).posterior(
+            layer, parameters["bottlenecks"][index - 1], inner, scale
+        )
         draw = jnp.asarray(law.q.sample(key_guide))
         log_ratios.append(jnp.asarray(law.p.log_prob(draw)) - jnp.asarray(law.q.log_prob(draw)))
         factor = layer.extend(key_rest, kernel.ii, scale.tril @ (law.unit * draw))

@@ -1,4 +1,5 @@
-"""What the stages of variational inference minimise: functions of parameters, a key and a batch, for the loop."""
+"""What the stages of variational inference minimise: functions of parameters, a key and a batch,
+for the loop."""
 
 import dataclasses
 from typing import Any
@@ -20,22 +21,31 @@ class NegativeElbo:
     n: int
     samples: int
 
-    def __call__(self, parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, parameters: Any, key: PRNGKeyArray, batch: Any
+    ) -> tuple[Array, dict[str, Array]]:
         x, y, weights, offset = batch
         keys = jax.random.split(key, self.samples)
-        elbo, jitter = jax.vmap(lambda k: self.family.elbo(parameters, k, x, y, self.n, weights, offset))(keys)
+        elbo, jitter = jax.vmap(
+            lambda k: self.family.elbo(parameters, k, x, y, self.n, weights, offset)
+        )(keys)
         return -jnp.mean(elbo) / self.n, {"jitter": jnp.max(jitter)}
 
 
 @dataclasses.dataclass(frozen=True)
 class NegativeBoundWithoutNoise:
-    """Minus the bound on log p(y) per data point, of `n`, of the network without noise in its bottlenecks."""
+    """Minus the bound on log p(y) per data point, of `n`, of the network without noise in its
+    bottlenecks."""
 
     family: VariationalFamily
     n: int
 
-    def __call__(self, parameters: Any, key: PRNGKeyArray, batch: Any) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, parameters: Any, key: PRNGKeyArray, batch: Any
+    ) -> tuple[Array, dict[str, Array]]:
         x, y, weights, offset = batch
         rows = OutputBatch(y=y, n=self.n, weights=weights, offset=offset, key=key)
-        bound, jitter = self.family.output_bound(parameters, *self.family.deterministic(parameters, x), rows)
+        bound, jitter = self.family.output_bound(
+            parameters, *self.family.deterministic(parameters, x), rows
+        )
         return -bound / self.n, {"jitter": jitter}

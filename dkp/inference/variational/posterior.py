@@ -22,11 +22,11 @@ __all__ = ["VariationalPosterior"]
 class VariationalPosterior:
     """A fitted variational posterior.
 
-    parameters: of the best state. elbo_trace: nats per data point on the standardised targets, every step. jitter:
+    parameters: of the best state. elbo_trace: nats per data point on the standardised targets,
+    every step. jitter:
         the largest
-    added to a diagonal. skipped: steps that were not finite and changed nothing. stopped: "finished", "converged" or
-    "interrupted". seconds: of optimisation, compilation included.
-    """
+    added to a diagonal. skipped: steps that were not finite and changed nothing. stopped:
+    "finished", "converged" or "interrupted". seconds: of optimisation, compilation included."""
 
     family: VariationalFamily
     parameters: Any
@@ -54,13 +54,17 @@ class VariationalPosterior:
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw of a
+        stack."""
         return moments_row_by_row(self.model, self.data.n_outputs, draws, key, x, chunk)
 
     def elbo(self, key: PRNGKeyArray, n: int = 100) -> tuple[float, float]:
-        """Evidence lower bound on all data (nats, standardised targets) from n draws, and its standard error."""
+        """Evidence lower bound on all data (nats, standardised targets) from n draws, and its
+        standard error."""
         n = checks.positive_int("n", n)
-        values = np.asarray(_elbos(self.family, self.parameters, jax.random.split(key, n), self.data), float)
+        values = np.asarray(
+            _elbos(self.family, self.parameters, jax.random.split(key, n), self.data), float
+        )
         return float(values.mean()), float(values.std(ddof=min(1, n - 1)) / np.sqrt(n))
 
     def summary(self) -> dict[str, Any]:
@@ -70,7 +74,9 @@ class VariationalPosterior:
             "engine": "vi",
             "guides": [self.family.guide(i + 1).name for i in range(len(self.model.bottlenecks))],
             "steps": len(self.elbo_trace),
-            "elbo_per_point": float(np.nanmean(recent)) if np.isfinite(recent).any() else float("nan"),
+            "elbo_per_point": float(np.nanmean(recent))
+            if np.isfinite(recent).any()
+            else float("nan"),
             "stopped": self.stopped,
             "skipped": self.skipped,
             "jitter": self.jitter,

@@ -1,7 +1,8 @@
-"""Steps of variational inference: Adam, one rate for each kind of parameter, and natural gradients of the outputs.
+"""Steps of variational inference: Adam, one rate for each kind of parameter, and natural gradients
+of the outputs.
 
-Optimisers are functions, which equal themselves alone: equal ones are made once, so that fits share programs.
-"""
+Optimisers are functions, which equal themselves alone: equal ones are made once, so that fits share
+programs."""
 
 import functools
 from collections.abc import Callable
@@ -28,8 +29,8 @@ FROM_KERNEL, FROM_SUBSET, FROM_NOTHING = 3e-3, 5e-3, 2e-2
 """Rates of kernels and inducing points, by where a fit starts."""
 
 FROM_KERNEL_NOT_GAUSSIAN = 1e-2
-"""Of likelihoods other than Gaussian noise: at 0.003 the bound was lower on MNIST, digits, breast_cancer and wine. With
-Gaussian noise and minibatches 0.01 was worse on kin8nm and naval."""
+"""Of likelihoods other than Gaussian noise: at 0.003 the bound was lower on MNIST, digits,
+breast_cancer and wine. With Gaussian noise and minibatches 0.01 was worse on kin8nm and naval."""
 
 _START = 0.02
 _NATURAL_STEP = 0.1
@@ -37,24 +38,28 @@ _WARMUP = 300
 
 
 @functools.lru_cache(maxsize=32)
-def default_optimizer(steps: int, *, rate: float = FROM_KERNEL, warmup: int = 0) -> optax.GradientTransformation:
+def default_optimizer(
+    steps: int, *, rate: float = FROM_KERNEL, warmup: int = 0
+) -> optax.GradientTransformation:
     """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
 
-    Adam moves every entry by its learning rate whatever the gradient's noise. The guides' matrices move slowly (0.001),
-    kernels and inducing points at a `rate` that depends on how far they have to go: 0.003 from the network without
-    noise (0.01 where that of the outputs is not Gaussian), 0.005 from a fit to a subset, 0.02 from nowhere. What is
-    measured in standard deviations of a guide moves faster (0.05), and so do the logarithms of concentrations (0.03).
+    Adam moves every entry by its learning rate whatever the gradient's noise. The guides' matrices
+    move slowly (0.001), kernels and inducing points at a `rate` that depends on how far they have
+    to go: 0.003 from the network without noise (0.01 where that of the outputs is not Gaussian),
+    0.005 from a fit to a subset, 0.02 from nowhere. What is measured in standard deviations of a
+    guide moves faster (0.05), and so do the logarithms of concentrations (0.03).
 
-    Rates rise from 0 over the first `warmup` steps: outputs that are not integrated out start at nothing, and while
-    they do, everything else would move towards a model that needs none. On a large set (power) the bound then stayed 1
-    nat a point lower for ten thousand steps.
-    """
+    Rates rise from 0 over the first `warmup` steps: outputs that are not integrated out start at
+    nothing, and while they do, everything else would move towards a model that needs none. On a
+    large set (power) the bound then stayed 1 nat a point lower for ten thousand steps."""
     rates = {"matrix": 1e-3, "other": rate, "deviations": 5e-2, "concentration": 3e-2}
     schedules: Any = {
         kind: optax.adam(_ramped(optax.cosine_decay_schedule(rate, steps, alpha=0.01), warmup))
         for kind, rate in rates.items()
     }
-    return optax.multi_transform(schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters))
+    return optax.multi_transform(
+        schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters)
+    )
 
 
 _KINDS = {
@@ -73,8 +78,8 @@ def _kind(path: tuple[Any, ...], _: Array) -> str:
 
 @functools.lru_cache(maxsize=32)
 def start_optimizer(steps: int, *, warmup: int) -> optax.GradientTransformation:
-    """Adam, from 0.02 to a tenth of it, for all parameters but those of the outputs, which take natural gradients, and
-    of the guides of bottlenecks and hyperparameters, which stay."""
+    """Adam, from 0.02 to a tenth of it, for all parameters but those of the outputs, which take
+    natural gradients, and of the guides of bottlenecks and hyperparameters, which stay."""
     schedule = _ramped(optax.cosine_decay_schedule(_START, steps, alpha=0.1), warmup)
     return optax.multi_transform(
         {"guides": optax.set_to_zero(), "others": natural_outputs(optax.adam(schedule), steps)},
@@ -88,16 +93,20 @@ def _ramped(schedule: optax.Schedule, warmup: int) -> optax.Schedule:
 
 
 def warmup_steps(steps: int) -> int:
-    """How many of so many steps go to outputs that start at nothing, while everything else hardly moves."""
+    """How many of so many steps go to outputs that start at nothing, while everything else hardly
+    moves."""
     return min(_WARMUP, steps // 10)
 
 
 @functools.lru_cache(maxsize=32)
-def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """`optimizer` for all parameters but those of the outputs, which take steps along their natural gradient.
+def natural_outputs(
+    optimizer: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformation:
+    """`optimizer` for all parameters but those of the outputs, which take steps along their natural
+    gradient.
 
-    Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has inverse units.
-    """
+    Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has
+    inverse units."""
 
     def step_length(count: Any) -> Array:
         done = jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1)
@@ -110,7 +119,9 @@ def natural_outputs(optimizer: optax.GradientTransformation, steps: int) -> opta
 
 
 def _labels(of: dict[str, str]) -> Callable[[dict[str, Any]], Any]:
-    """A label for each parameter by the group that it stands in; "others" where the group has none."""
+    """A label for each parameter by the group that it stands in; "others" where the group has
+    none."""
     return lambda parameters: {
-        name: jax.tree.map(lambda _, name=name: of.get(name, "others"), value) for name, value in parameters.items()
+        name: jax.tree.map(lambda _, name=name: of.get(name, "others"), value)
+        for name, value in parameters.items()
     }

@@ -1,4 +1,5 @@
-"""Classification by regression: leave-one-out by retraining, calibrated probabilities, ensembles of augmented data."""
+"""Classification by regression: leave-one-out by retraining, calibrated probabilities, ensembles of
+augmented data."""
 
 import functools
 
@@ -14,11 +15,16 @@ from dkp import kernels, likelihoods
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(60, 2))
-LABELS = np.array(["low", "mid", "top"])[np.digitize(X[:, 0] + 0.5 * RNG.normal(size=60), [-0.5, 0.5])]
+LABELS = np.array(["low", "mid", "top"])[
+    np.digitize(X[:, 0] + 0.5 * RNG.normal(size=60), [-0.5, 0.5])
+]
 NEW = RNG.normal(size=(500, 2))
-NEW_LABELS = np.array(["low", "mid", "top"])[np.digitize(NEW[:, 0] + 0.5 * RNG.normal(size=500), [-0.5, 0.5])]
+NEW_LABELS = np.array(["low", "mid", "top"])[
+    np.digitize(NEW[:, 0] + 0.5 * RNG.normal(size=500), [-0.5, 0.5])
+]
 MODEL = dkp.DeepKernelProcess(
-    layers=[kernels.Affine(1.5, 0.2), kernels.ReLU(), kernels.Affine(1.0)], likelihood=likelihoods.Gaussian(noise=0.3)
+    layers=[kernels.Affine(1.5, 0.2), kernels.ReLU(), kernels.Affine(1.0)],
+    likelihood=likelihoods.Gaussian(noise=0.3),
 )
 
 
@@ -50,22 +56,31 @@ def test_the_temperature_maximises_the_held_out_likelihood():
         return special.log_softmax(means / temperature, axis=1)[np.arange(500), index].mean()
 
     grid = classifier.temperature * np.array([0.5, 0.95, 1.05, 2.0])
-    np.testing.assert_allclose(classifier.log_density, log_density(classifier.temperature), rtol=1e-9)
+    np.testing.assert_allclose(
+        classifier.log_density, log_density(classifier.temperature), rtol=1e-9
+    )
     assert all(log_density(t) < classifier.log_density for t in grid)
-    np.testing.assert_allclose(classifier.probabilities(NEW), special.softmax(means / classifier.temperature, 1))
-    np.testing.assert_allclose(classifier.log_density_of(NEW, NEW_LABELS).mean(), classifier.log_density, rtol=1e-9)
+    np.testing.assert_allclose(
+        classifier.probabilities(NEW), special.softmax(means / classifier.temperature, 1)
+    )
+    np.testing.assert_allclose(
+        classifier.log_density_of(NEW, NEW_LABELS).mean(), classifier.log_density, rtol=1e-9
+    )
     assert classifier.accuracy == np.mean(classifier.classify(NEW) == NEW_LABELS)
 
 
 @pytest.mark.parametrize("kind", ["nngp", "ntk"])
 def test_probabilities_are_calibrated_on_new_points(kind):
-    """The mean probability of the true class and of being right differ by less than 4 standard errors (500 points):
-    false-alarm rate 1e-4, for calibration from 60 points an allowance of 0.05."""
+    """The mean probability of the true class and of being right differ by less than 4 standard
+    errors (500 points): false-alarm rate 1e-4, for calibration from 60 points an allowance of
+    0.05."""
     classifier = dkp.calibrate(posterior(kind))
     probabilities = classifier.probabilities(NEW)
     np.testing.assert_allclose(probabilities.sum(1), 1)
     confidence, right = probabilities.max(1), classifier.classify(NEW) == NEW_LABELS
-    assert abs(confidence.mean() - right.mean()) < 4 * np.std(right - confidence) / np.sqrt(500) + 0.05
+    assert (
+        abs(confidence.mean() - right.mean()) < 4 * np.std(right - confidence) / np.sqrt(500) + 0.05
+    )
     assert classifier.log_density_of(NEW, NEW_LABELS).mean() > np.log(1 / 3) + 0.25
 
 
@@ -95,14 +110,20 @@ def test_temperatures_of_finite_times_are_those_of_retraining(time):
     for n in range(60):
         others = np.delete(np.arange(60), n)
         values, vectors = np.linalg.eigh(theta[np.ix_(others, others)])
-        means[n] = theta[n, others] @ (vectors * -np.expm1(-values * time) / values) @ (vectors.T @ y[others])
-    log_densities = special.log_softmax(means / dkp.calibrate(flow).temperature, axis=1)[np.arange(60), index]
+        means[n] = (
+            theta[n, others]
+            @ (vectors * -np.expm1(-values * time) / values)
+            @ (vectors.T @ y[others])
+        )
+    log_densities = special.log_softmax(means / dkp.calibrate(flow).temperature, axis=1)[
+        np.arange(60), index
+    ]
     np.testing.assert_allclose(dkp.calibrate(flow).log_density, log_densities.mean(), rtol=1e-7)
 
 
 def test_separated_classes_have_a_temperature():
-    """Two clusters: the held-out labels alone would want temperature 0, one more observation of either label does
-    not."""
+    """Two clusters: the held-out labels alone would want temperature 0, one more observation of
+    either label does not."""
     x = np.concatenate([RNG.normal(-4, 0.3, size=(20, 1)), RNG.normal(4, 0.3, size=(20, 1))])
     separated = dkp.Dataset.from_labels(x, np.repeat([False, True], 20))
     classifier = dkp.calibrate(dkp.condition(MODEL, separated))
@@ -112,7 +133,9 @@ def test_separated_classes_have_a_temperature():
 
 
 def test_an_ensemble_of_identical_copies_is_its_member():
-    same = dkp.fit_augmented(lambda d: dkp.condition(MODEL, d, diag_reg=0.02), data(), lambda key, x: x, key=KEY)
+    same = dkp.fit_augmented(
+        lambda d: dkp.condition(MODEL, d, diag_reg=0.02), data(), lambda key, x: x, key=KEY
+    )
     assert len(same.members) == 4 and same.summary()["members"] == 4
     a, b = dkp.calibrate(same), dkp.calibrate(posterior())
     np.testing.assert_allclose(a.probabilities(NEW), b.probabilities(NEW), rtol=1e-5)
@@ -145,22 +168,37 @@ def test_members_keep_their_own_learned_noise():
     def jitter(key, x):
         return x + jax.random.normal(key, x.shape, x.dtype)
 
-    many = dkp.fit_augmented(lambda d: dkp.gradient_flow(learned, d), data(), jitter, key=KEY, copies=3)
+    many = dkp.fit_augmented(
+        lambda d: dkp.gradient_flow(learned, d), data(), jitter, key=KEY, copies=3
+    )
     noise = [float(member.values["likelihood.noise"]) for member in many.members]
     prediction = dkp.predict(many, NEW[:4], key=KEY)
-    own = np.mean(np.asarray(prediction.latent_variance) + np.array(noise)[:, None, None] ** 2, axis=0)
-    np.testing.assert_allclose(prediction.variance, own + np.var(np.asarray(prediction.latent_mean), axis=0), rtol=1e-9)
+    own = np.mean(
+        np.asarray(prediction.latent_variance) + np.array(noise)[:, None, None] ** 2, axis=0
+    )
+    np.testing.assert_allclose(
+        prediction.variance, own + np.var(np.asarray(prediction.latent_mean), axis=0), rtol=1e-9
+    )
     assert len(set(noise)) == 3
 
 
 def test_images_by_convolutions():
     """Bars against columns, 3 by 3 pixels, under noise."""
     labels = RNG.integers(0, 2, 80)
-    images = np.where(labels[:, None, None] == 1, np.eye(3)[1][None, :, None], np.eye(3)[1][None, None])
+    images = np.where(
+        labels[:, None, None] == 1, np.eye(3)[1][None, :, None], np.eye(3)[1][None, None]
+    )
     images = (images + 0.4 * RNG.normal(size=(80, 3, 3)))[..., None]
-    layers = [kernels.Conv(3, weight_var=2.0, bias_var=0.1), kernels.ReLU(), kernels.GlobalAvgPool(), kernels.Affine()]
+    layers = [
+        kernels.Conv(3, weight_var=2.0, bias_var=0.1),
+        kernels.ReLU(),
+        kernels.GlobalAvgPool(),
+        kernels.Affine(),
+    ]
     model = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=0.1))
-    classifier = dkp.calibrate(dkp.condition(model, dkp.Dataset.from_labels(images[:50], labels[:50])))
+    classifier = dkp.calibrate(
+        dkp.condition(model, dkp.Dataset.from_labels(images[:50], labels[:50]))
+    )
     assert np.mean(classifier.classify(images[50:]) == labels[50:]) > 0.85
     augmented = dkp.fit_augmented(
         lambda d: dkp.gradient_flow(model, d, diag_reg=0.1),
@@ -180,16 +218,28 @@ def test_images_by_convolutions():
         (lambda: dkp.Dataset.from_labels(X, LABELS[:5]), "equally many rows"),
         (lambda: dkp.Dataset.from_labels(X, [None, *LABELS[1:]]), "1 that are missing"),
         (lambda: dkp.Dataset.from_labels(X, np.where(X[:, 0] > 0, np.nan, 1.0)), "missing"),
-        (lambda: dkp.calibrate(posterior(), validation=(NEW, pd.Series(["other"] * 500))), "Got 'other'"),
-        (lambda: dkp.fit_augmented(lambda d: MODEL, data(), lambda k, x: x, key=KEY), "fit to return"),
+        (
+            lambda: dkp.calibrate(posterior(), validation=(NEW, pd.Series(["other"] * 500))),
+            "Got 'other'",
+        ),
+        (
+            lambda: dkp.fit_augmented(lambda d: MODEL, data(), lambda k, x: x, key=KEY),
+            "fit to return",
+        ),
         (lambda: dkp.calibrate(posterior(), diag_reg=[]), "at least one"),
         (lambda: dkp.calibrate(posterior(), diag_reg=[-1.0]), "diag_reg"),
         (lambda: dkp.calibrate(posterior(), validation=(NEW, NEW_LABELS[:3])), "equally many rows"),
         (lambda: dkp.calibrate(posterior(), validation=(NEW, np.full(500, "other"))), "among"),
         (lambda: dkp.calibrate(MODEL), "posterior of"),
-        (lambda: dkp.calibrate(dkp.condition(MODEL, dkp.Dataset.from_arrays(X, X[:, 0]))), "from_labels"),
+        (
+            lambda: dkp.calibrate(dkp.condition(MODEL, dkp.Dataset.from_arrays(X, X[:, 0]))),
+            "from_labels",
+        ),
         (lambda: dkp.calibrate(posterior()).log_density_of(NEW, ["low"]), "equally many rows"),
-        (lambda: dkp.fit_augmented(lambda d: posterior(), data(), lambda k, x: x[:3], key=KEY), "keep shape"),
+        (
+            lambda: dkp.fit_augmented(lambda d: posterior(), data(), lambda k, x: x[:3], key=KEY),
+            "keep shape",
+        ),
     ],
 )
 def test_bad_input(call, message):

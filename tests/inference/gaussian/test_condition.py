@@ -47,7 +47,8 @@ def learned():
 def test_evidence_without_learning_is_scipys():
     data, posterior = dataset(), dkp.condition(gp(), dataset())
     x = np.asarray(data.x)
-    squared = ((x[:, None] - x[None]) ** 2).sum(-1) / 2  # the linear kernel divides by the number of features
+    # the linear kernel divides by the number of features
+    squared = ((x[:, None] - x[None]) ** 2).sum(-1) / 2
     covariance = 1.3 * np.exp(-squared / (2 * 0.8**2)) + 0.09 * np.eye(12)
     truth = stats.multivariate_normal(np.zeros(12), covariance).logpdf(np.asarray(data.y[:, 0]))
     np.testing.assert_allclose(posterior.log_marginal_likelihood, truth, rtol=1e-8)
@@ -60,11 +61,16 @@ def test_learning_finds_scikit_learns_optimum():
     regressor = GaussianProcessRegressor(kernel, n_restarts_optimizer=3, random_state=0)
     regressor.fit(np.asarray(data.x), np.asarray(data.y[:, 0]))
     posterior = learned()
-    np.testing.assert_allclose(posterior.log_marginal_likelihood, regressor.log_marginal_likelihood_value_, atol=1e-3)
+    np.testing.assert_allclose(
+        posterior.log_marginal_likelihood, regressor.log_marginal_likelihood_value_, atol=1e-3
+    )
     found = posterior.hyperparameters
-    lengthscale = np.sqrt(2) * found["layers.1.lengthscale"]  # the linear kernel divides by the number of features
+    # the linear kernel divides by the number of features
+    lengthscale = np.sqrt(2) * found["layers.1.lengthscale"]
     np.testing.assert_allclose(lengthscale, regressor.kernel_.k1.k2.length_scale, rtol=1e-2)
-    np.testing.assert_allclose(found["likelihood.noise"] ** 2, regressor.kernel_.k2.noise_level, rtol=1e-2)
+    np.testing.assert_allclose(
+        found["likelihood.noise"] ** 2, regressor.kernel_.k2.noise_level, rtol=1e-2
+    )
     mean, deviation = regressor.predict(np.asarray(data.standardize_inputs(NEW)), return_std=True)
     prediction = dkp.predict(posterior, NEW, key=jax.random.key(0))
     scale = data.y_standardization.scale[0]
@@ -91,11 +97,15 @@ def repeated_rows(seed):
 
 @pytest.mark.filterwarnings("ignore:Expected the smallest eigenvalue:RuntimeWarning")
 def test_evidence_without_a_bound_is_left_out():
-    """Repeated rows have any density where there is no noise. Of distinct rows the highest evidence counts."""
+    """Repeated rows have any density where there is no noise. Of distinct rows the highest evidence
+    counts."""
     x, y = repeated_rows(1)
     with relaxed():
-        found = dkp.condition(ard_gaussian_process(), dkp.Dataset.from_arrays(x, y), key=jax.random.key(0), restarts=2)
-        assert found.starts[1] > 100 > found.starts[0] and found.ridge > 0.1  # the second start has no bound
+        found = dkp.condition(
+            ard_gaussian_process(), dkp.Dataset.from_arrays(x, y), key=jax.random.key(0), restarts=2
+        )
+        # the second start has no bound
+        assert found.starts[1] > 100 > found.starts[0] and found.ridge > 0.1
         assert found.log_marginal_likelihood == pytest.approx(found.starts[0], rel=1e-6)
         smooth = dkp.Dataset.from_arrays(x[12:], np.sin(x[12:, 0]))
         noiseless = dkp.condition(ard_gaussian_process(), smooth, key=jax.random.key(0), restarts=2)
@@ -107,12 +117,16 @@ def test_evidence_without_a_bound_is_left_out():
 
 def test_outputs_share_the_kernel():
     two = dkp.condition(gp(), dataset(np.column_stack([Y, Y])))
-    np.testing.assert_allclose(two.log_marginal_likelihood, 2 * dkp.condition(gp(), dataset()).log_marginal_likelihood)
+    np.testing.assert_allclose(
+        two.log_marginal_likelihood, 2 * dkp.condition(gp(), dataset()).log_marginal_likelihood
+    )
 
 
 def test_float32_is_close():
     single, double = (dkp.condition(gp(), dataset(dtype=d)) for d in (np.float32, np.float64))
-    np.testing.assert_allclose(single.log_marginal_likelihood, double.log_marginal_likelihood, rtol=1e-4)
+    np.testing.assert_allclose(
+        single.log_marginal_likelihood, double.log_marginal_likelihood, rtol=1e-4
+    )
     means = [dkp.predict(p, NEW, key=jax.random.key(0)).mean for p in (single, double)]
     np.testing.assert_allclose(means[0], means[1], atol=1e-3)
 
@@ -122,7 +136,7 @@ def test_a_draw_is_the_posterior_itself():
     assert draws.inducing.shape == (1, 12, 2) and draws.factors == ()
 
 
-# --- infinitely wide networks -----------------------------------------------------------------------------------------
+# --- infinitely wide networks ---------------------------------------------------------------------
 
 LAYERS = [kernels.Affine(1.5, 0.1), kernels.ReLU(), kernels.Affine(1.2, 0.05)]
 NETWORK = dkp.DeepKernelProcess(layers=LAYERS, likelihood=likelihoods.Gaussian(noise=0.3))
@@ -158,7 +172,9 @@ def test_nngp_posterior_is_scikit_learns_on_our_matrix():
     np.testing.assert_allclose(prediction.mean, mean, rtol=1e-9)
     np.testing.assert_allclose(prediction.latent_covariance, covariance, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(prediction.variance, np.diag(covariance) + 0.09, rtol=1e-8)
-    np.testing.assert_allclose(posterior.log_marginal_likelihood, regressor.log_marginal_likelihood_value_, rtol=1e-9)
+    np.testing.assert_allclose(
+        posterior.log_marginal_likelihood, regressor.log_marginal_likelihood_value_, rtol=1e-9
+    )
 
 
 def test_relative_regularisation_is_more_noise():
@@ -166,9 +182,13 @@ def test_relative_regularisation_is_more_noise():
     regularised = dkp.condition(NETWORK, data, diag_reg=0.2)
     mean_variance = np.trace(dkp.nngp_kernel(LAYERS, np.asarray(data.x))) / 12
     np.testing.assert_allclose(regularised.ridge, 0.09 + 0.2 * mean_variance, rtol=1e-12)
-    noisier = NETWORK.replace(likelihood=likelihoods.Gaussian(noise=float(np.sqrt(regularised.ridge))))
+    noisier = NETWORK.replace(
+        likelihood=likelihoods.Gaussian(noise=float(np.sqrt(regularised.ridge)))
+    )
     same = dkp.condition(noisier, data)
-    np.testing.assert_allclose(regularised.log_marginal_likelihood, same.log_marginal_likelihood, rtol=1e-10)
+    np.testing.assert_allclose(
+        regularised.log_marginal_likelihood, same.log_marginal_likelihood, rtol=1e-10
+    )
     again = dkp.condition(NETWORK, data).with_diag_reg(0.2)
     means = [dkp.predict(p, NEW, key=jax.random.key(0)).mean for p in (regularised, same, again)]
     np.testing.assert_allclose(means[1], means[0], rtol=1e-9)
@@ -180,7 +200,9 @@ def test_leave_one_out_is_conditioning_without_the_point():
     mean, variance = dkp.condition(NETWORK, dataset()).leave_one_out()
     for n in (0, 7):
         others = np.delete(np.arange(12), n)
-        without = dkp.condition(NETWORK, dkp.Dataset.from_arrays(x[others], y[others], standardize=False))
+        without = dkp.condition(
+            NETWORK, dkp.Dataset.from_arrays(x[others], y[others], standardize=False)
+        )
         prediction = dkp.predict(without, x[n : n + 1], key=jax.random.key(0))
         np.testing.assert_allclose(mean[n], prediction.mean[0], rtol=1e-8)
         np.testing.assert_allclose(variance[n], prediction.variance[0, 0], rtol=1e-8)
@@ -188,7 +210,9 @@ def test_leave_one_out_is_conditioning_without_the_point():
 
 def test_tuning_keeps_the_least_leave_one_out_error():
     posterior, grid = dkp.condition(NETWORK, dataset()), [0.0, 0.1, 10.0]
-    errors = [np.mean((p.leave_one_out()[0] - p.data.y) ** 2) for p in map(posterior.with_diag_reg, grid)]
+    errors = [
+        np.mean((p.leave_one_out()[0] - p.data.y) ** 2) for p in map(posterior.with_diag_reg, grid)
+    ]
     assert dkp.tune_diag_reg(posterior, grid).diag_reg == grid[int(np.argmin(errors))]
     for wrong in ([], [-1.0]):
         with pytest.raises(ValueError, match="Expected diag_reg .*Got "):
@@ -205,28 +229,46 @@ def test_noise_alone_is_learned_from_the_spectrum():
     kernel, y = dkp.nngp_kernel(LAYERS, dataset().x), np.asarray(dataset().y[:, 0])
 
     def loss(log_noise):
-        return -stats.multivariate_normal(np.zeros(12), kernel + np.exp(2 * log_noise) * np.eye(12)).logpdf(y)
+        return -stats.multivariate_normal(
+            np.zeros(12), kernel + np.exp(2 * log_noise) * np.eye(12)
+        ).logpdf(y)
 
     found = optimize.minimize_scalar(loss, bounds=(-5, 2), method="bounded")
     np.testing.assert_allclose(posterior.log_marginal_likelihood, -found.fun, atol=1e-4)
-    np.testing.assert_allclose(np.log(posterior.hyperparameters["likelihood.noise"]), found.x, atol=0.02)
+    np.testing.assert_allclose(
+        np.log(posterior.hyperparameters["likelihood.noise"]), found.x, atol=0.02
+    )
 
 
 def test_learned_hyperparameters_of_a_network():
-    """The optimum is no worse than its neighbours by more than the tolerance of the optimiser, 1e-4 a point."""
-    layers = [kernels.Affine(dkp.learn(1.0), dkp.learn(0.1)), kernels.Erf(), kernels.Affine(dkp.learn(1.0))]
-    described = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=dkp.learn(0.3)))
+    """The optimum is no worse than its neighbours by more than the tolerance of the optimiser, 1e-4
+    a point."""
+    layers = [
+        kernels.Affine(dkp.learn(1.0), dkp.learn(0.1)),
+        kernels.Erf(),
+        kernels.Affine(dkp.learn(1.0)),
+    ]
+    described = dkp.DeepKernelProcess(
+        layers=layers, likelihood=likelihoods.Gaussian(noise=dkp.learn(0.3))
+    )
     with relaxed():
         posterior = dkp.condition(described, dataset())
     start = dkp.condition(posterior.fitted_model, dataset())
-    np.testing.assert_allclose(start.log_marginal_likelihood, posterior.log_marginal_likelihood, rtol=1e-9)
+    np.testing.assert_allclose(
+        start.log_marginal_likelihood, posterior.log_marginal_likelihood, rtol=1e-9
+    )
     for name, value in posterior.hyperparameters.items():
         for factor in (0.9, 1.1):
             moved = substitute(posterior.fitted_model, {name: float(value) * factor})
-            assert dkp.condition(moved, dataset()).log_marginal_likelihood < posterior.log_marginal_likelihood + 1e-3
+            assert (
+                dkp.condition(moved, dataset()).log_marginal_likelihood
+                < posterior.log_marginal_likelihood + 1e-3
+            )
 
 
-@pytest.mark.parametrize("top", [[kernels.Flatten()], [kernels.AvgPool(2), kernels.GlobalAvgPool()]])
+@pytest.mark.parametrize(
+    "top", [[kernels.Flatten()], [kernels.AvgPool(2), kernels.GlobalAvgPool()]]
+)
 def test_images(top):
     images, targets = RNG.normal(size=(10, 4, 4, 2)), RNG.normal(size=10)
     layers = [kernels.Conv(3, weight_var=1.5, bias_var=0.1), kernels.ReLU(), *top, kernels.Affine()]
@@ -241,19 +283,26 @@ def test_images(top):
     prediction = dkp.predict(posterior, new, key=jax.random.key(0), chunk=2)
     scale = data.y_standardization.scale[0]
     np.testing.assert_allclose(prediction.mean, data.undo_targets(mean), rtol=1e-8)
-    np.testing.assert_allclose(prediction.latent_covariance, scale**2 * covariance, rtol=1e-7, atol=1e-10)
-    np.testing.assert_allclose(prediction.variance, scale**2 * (np.diag(covariance) + 0.09), rtol=1e-8)
+    np.testing.assert_allclose(
+        prediction.latent_covariance, scale**2 * covariance, rtol=1e-7, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        prediction.variance, scale**2 * (np.diag(covariance) + 0.09), rtol=1e-8
+    )
     constant = dkp.to_arviz(posterior, key=jax.random.key(0), n_samples=2)["constant_data"]["x"]
     assert constant.dims == ("row", "height", "width", "feature")
 
 
 def test_a_warning_beyond_the_critical_number_of_points():
-    """The smallest eigenvalue of a smooth kernel falls below float32's rounding errors; float64 still sees it."""
+    """The smallest eigenvalue of a smooth kernel falls below float32's rounding errors; float64
+    still sees it."""
     x = np.linspace(-1, 1, 40)[:, None]
     smooth = NETWORK.replace(
         layers=(kernels.SquaredExponential(1.0, 1.0),), likelihood=likelihoods.Gaussian(noise=1e-4)
     )
-    single, double = (dkp.Dataset.from_arrays(x, x[:, 0], dtype=d) for d in (np.float32, np.float64))
+    single, double = (
+        dkp.Dataset.from_arrays(x, x[:, 0], dtype=d) for d in (np.float32, np.float64)
+    )
     with pytest.warns(RuntimeWarning, match=r"smallest eigenvalue .*float32.*Got .*float64"):
         posterior = dkp.condition(smooth, single)
     assert posterior.summary()["smallest_eigenvalue"] < posterior.summary()["eigenvalue_noise"]
@@ -267,7 +316,8 @@ def test_a_warning_beyond_the_critical_number_of_points():
 REFUSED = {
     "a bottleneck": (
         dkp.DeepKernelProcess(
-            layers=[kernels.Linear(), dkp.InverseWishart(delta=3.0)], likelihood=likelihoods.Gaussian(noise=0.1)
+            layers=[kernels.Linear(), dkp.InverseWishart(delta=3.0)],
+            likelihood=likelihoods.Gaussian(noise=0.1),
         ),
         "Expected a model without bottlenecks",
     ),

@@ -1,4 +1,5 @@
-"""Ensembles of networks under gradient flow: matrix exponentials, ordinary differential equations, finite networks."""
+"""Ensembles of networks under gradient flow: matrix exponentials, ordinary differential equations,
+finite networks."""
 
 import functools
 import math
@@ -49,7 +50,9 @@ def by_matrix_exponential(time, diag_reg):
 @pytest.mark.parametrize("diag_reg", [0.0, 0.1])
 def test_moments_are_those_of_the_matrix_exponential(time, diag_reg):
     mean, covariance = by_matrix_exponential(time, diag_reg)
-    prediction = dkp.predict(dkp.gradient_flow(model(), raw(), time=time, diag_reg=diag_reg), NEW, key=KEY)
+    prediction = dkp.predict(
+        dkp.gradient_flow(model(), raw(), time=time, diag_reg=diag_reg), NEW, key=KEY
+    )
     np.testing.assert_allclose(prediction.mean, mean, rtol=1e-8, atol=1e-11)
     np.testing.assert_allclose(prediction.latent_covariance, covariance, rtol=1e-7, atol=1e-10)
     np.testing.assert_allclose(prediction.variance, np.diag(covariance) + 0.1**2, rtol=1e-7)
@@ -67,8 +70,9 @@ def test_it_starts_at_the_prior_and_ends_at_the_data():
 
 @pytest.mark.slow
 def test_wide_networks_trained_by_gradient_descent():
-    """200 networks of width 512, 400 steps: means within 4.5 standard errors and 1/sqrt(width) of the ensemble's at 4
-    points, standard deviations within 20% (2.8 standard errors of a standard deviation, and the width's error)."""
+    """200 networks of width 512, 400 steps: means within 4.5 standard errors and 1/sqrt(width) of
+    the ensemble's at 4 points, standard deviations within 20% (2.8 standard errors of a standard
+    deviation, and the width's error)."""
     width, rate, steps = 512, 0.05, 400
 
     def network(parameters, x):
@@ -90,10 +94,14 @@ def test_wide_networks_trained_by_gradient_descent():
 
         return network(jax.lax.fori_loop(0, steps, step, start), jnp.asarray(NEW))
 
-    outputs = np.asarray(jax.jit(lambda keys: jax.lax.map(trained, keys))(jax.random.split(KEY, 200)))
+    outputs = np.asarray(
+        jax.jit(lambda keys: jax.lax.map(trained, keys))(jax.random.split(KEY, 200))
+    )
     mean, covariance = by_matrix_exponential(rate * steps, 0.0)
     deviation = np.sqrt(np.diag(covariance))
-    assert np.all(np.abs(outputs.mean(0) - mean) < deviation * (4.5 / np.sqrt(200) + 1 / np.sqrt(width)))
+    assert np.all(
+        np.abs(outputs.mean(0) - mean) < deviation * (4.5 / np.sqrt(200) + 1 / np.sqrt(width))
+    )
     np.testing.assert_allclose(outputs.std(0, ddof=1), deviation, rtol=0.2)
 
 
@@ -104,18 +112,25 @@ def test_one_decomposition_for_all_times_and_ridges():
         (flow.with_diag_reg(0.3).at(5.0), {"time": 5.0, "diag_reg": 0.3}),
     ):
         anew = dkp.gradient_flow(model(), raw(), **kwargs)
-        assert changed.tangent is flow.tangent and anew.time == changed.time and anew.diag_reg == changed.diag_reg
+        assert (
+            changed.tangent is flow.tangent
+            and anew.time == changed.time
+            and anew.diag_reg == changed.diag_reg
+        )
         a, b = (dkp.predict(p, NEW, key=KEY).mean for p in (changed, anew))
         np.testing.assert_array_equal(a, b)
 
 
 def test_the_ridge_that_acts_like_early_stopping():
-    """To first order in small eigenvalues the two filters agree; at lambda = 1/t they are 1 - 1/e and 1/2."""
+    """To first order in small eigenvalues the two filters agree; at lambda = 1/t they are 1 - 1/e
+    and 1/2."""
     theta = matrices()[1][0]
     time = 1e-4
     diag_reg = dkp.diag_reg_of_time(time, theta)
     assert dkp.time_of_diag_reg(diag_reg, theta) == pytest.approx(time)
-    assert dkp.time_of_diag_reg(0.0, theta) == math.inf and dkp.diag_reg_of_time(math.inf, theta) == 0
+    assert (
+        dkp.time_of_diag_reg(0.0, theta) == math.inf and dkp.diag_reg_of_time(math.inf, theta) == 0
+    )
     flow, theta_new = dkp.gradient_flow(model(), raw(), time=time), matrices()[1][1]
     ridge = diag_reg * np.trace(theta) / 9
     ridge_mean = theta_new @ np.linalg.solve(theta + ridge * np.eye(9), Y)
@@ -145,10 +160,14 @@ def test_the_mean_without_variances_is_the_mean():
 
 def test_units_outputs_and_dtypes():
     two = np.column_stack([5 + 100 * Y, Y])
-    prediction = dkp.predict(dkp.gradient_flow(model(), dkp.Dataset.from_arrays(X, two), time=10.0), NEW, key=KEY)
+    prediction = dkp.predict(
+        dkp.gradient_flow(model(), dkp.Dataset.from_arrays(X, two), time=10.0), NEW, key=KEY
+    )
     assert prediction.mean.shape == (4, 2) and prediction.latent_covariance.shape == (2, 4, 4)
     np.testing.assert_allclose(prediction.mean[:, 0], 5 + 100 * prediction.mean[:, 1], rtol=1e-9)
-    np.testing.assert_allclose(prediction.latent_covariance[0], 1e4 * prediction.latent_covariance[1], rtol=1e-9)
+    np.testing.assert_allclose(
+        prediction.latent_covariance[0], 1e4 * prediction.latent_covariance[1], rtol=1e-9
+    )
     single = dkp.predict(dkp.gradient_flow(model(), raw(dtype=np.float32), time=10.0), NEW, key=KEY)
     assert single.latent_mean.dtype == jnp.float32
     mean, covariance = by_matrix_exponential(10.0, 0.0)
@@ -158,7 +177,10 @@ def test_units_outputs_and_dtypes():
 
 def test_hyperparameters_to_be_learned_stand_at_their_start():
     layers = [kernels.Affine(dkp.learn(1.5), 0.1), *LAYERS[1:]]
-    a, b = (dkp.predict(dkp.gradient_flow(model(each), raw()), NEW, key=KEY).mean for each in (layers, LAYERS))
+    a, b = (
+        dkp.predict(dkp.gradient_flow(model(each), raw()), NEW, key=KEY).mean
+        for each in (layers, LAYERS)
+    )
     np.testing.assert_array_equal(a, b)
 
 
@@ -199,5 +221,7 @@ def test_bad_input(change, message):
 
 def test_bad_matrices_for_the_map():
     for matrix in (np.ones((2, 3)), -np.eye(2)):
-        with pytest.raises(ValueError, match="Expected kernel to be a square matrix.* Got shape .* and trace"):
+        with pytest.raises(
+            ValueError, match="Expected kernel to be a square matrix.* Got shape .* and trace"
+        ):
             dkp.diag_reg_of_time(1.0, matrix)

@@ -1,4 +1,5 @@
-"""What sample_hmc refuses before anything runs, and what it says about chains that are not to be trusted."""
+"""What sample_hmc refuses before anything runs, and what it says about chains that are not to be
+trusted."""
 
 import dataclasses
 
@@ -9,7 +10,8 @@ import numpyro.distributions as dist
 import pytest
 
 import dkp
-from dkp import _memory, kernels, likelihoods
+from dkp import kernels, likelihoods
+from dkp._core import machine
 from dkp.bottlenecks.base import Bottleneck
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.markov import sample as hmc
@@ -39,7 +41,9 @@ def data(n=7, **options):
 
 def sample(described=None, given=None, **options):
     options = {"key": KEY, "warmup": 2, "draws": 2, "chains": 2, "progress": False} | options
-    return dkp.sample_hmc(model() if described is None else described, data() if given is None else given, **options)
+    return dkp.sample_hmc(
+        model() if described is None else described, data() if given is None else given, **options
+    )
 
 
 def variational(described):
@@ -47,7 +51,13 @@ def variational(described):
     given = data()
     with relaxed():
         family, parameters, _ = prepare(described, given, key=KEY, n_inducing=4)
-    rest = {"elbo_trace": np.zeros(1), "jitter": 0.0, "skipped": 0, "stopped": "finished", "seconds": 0.0}
+    rest = {
+        "elbo_trace": np.zeros(1),
+        "jitter": 0.0,
+        "skipped": 0,
+        "stopped": "finished",
+        "seconds": 0.0,
+    }
     return VariationalPosterior(family=family, parameters=parameters, data=given, **rest)
 
 
@@ -70,19 +80,28 @@ def nothing_runs(monkeypatch):
     monkeypatch.setattr(hmc, "Chains", start)
 
 
-# --- refused ---------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 REFUSED = {
-    "a model that is none": (lambda: sample([kernels.ReLU()]), "model to be a dkp.DeepKernelProcess"),
+    "a model that is none": (
+        lambda: sample([kernels.ReLU()]),
+        "model to be a dkp.DeepKernelProcess",
+    ),
     "arrays": (lambda: sample(given=(X, Y)), "data to be a dkp.Dataset"),
     "a number for the key": (lambda: sample(key=0), "key to be a random key"),
     "nothing to sample": (
         lambda: sample(model(kernels.SquaredExponential(1.0, 1.0))),
         "a model with something to sample",
     ),
-    "an unknown method": (lambda: sample(method="gibbs"), "method to be one of 'nuts', 'hmc', 'ess', 'pcn'"),
-    "an unknown chain method": (lambda: sample(chain_method="gpu"), "chain_method to be one of 'auto', 'parallel'"),
+    "an unknown method": (
+        lambda: sample(method="gibbs"),
+        "method to be one of 'nuts', 'hmc', 'ess', 'pcn'",
+    ),
+    "an unknown chain method": (
+        lambda: sample(chain_method="gpu"),
+        "chain_method to be one of 'auto', 'parallel'",
+    ),
     "no chains": (lambda: sample(chains=0), "chains to be"),
     "no warm-up": (lambda: sample(warmup=0), "warmup to be"),
     "no draws": (lambda: sample(draws=0), "draws to be"),
@@ -90,18 +109,36 @@ REFUSED = {
     "half a chain": (lambda: sample(chains=1.5), "chains to be"),
     "negative acceptance": (lambda: sample(target_acceptance=-0.5), "target_acceptance to be"),
     "no acceptance": (lambda: sample(target_acceptance=0.0), "target_acceptance to be"),
-    "certain acceptance": (lambda: sample(target_acceptance=1.0), "target_acceptance to lie between 0 and 1"),
-    "acceptance in percent": (lambda: sample(target_acceptance=80), "target_acceptance to lie between 0 and 1"),
+    "certain acceptance": (
+        lambda: sample(target_acceptance=1.0),
+        "target_acceptance to lie between 0 and 1",
+    ),
+    "acceptance in percent": (
+        lambda: sample(target_acceptance=80),
+        "target_acceptance to lie between 0 and 1",
+    ),
     "acceptance where all is accepted": (
         lambda: sample(method="ess", target_acceptance=0.5),
         "no target_acceptance with method='ess', which has no step size",
     ),
     "a tree without doublings": (lambda: sample(max_tree_depth=0), "max_tree_depth to be"),
-    "trees of hmc": (lambda: sample(method="hmc", max_tree_depth=5), "max_tree_depth=None with method='hmc'"),
-    "no trajectory": (lambda: sample(method="hmc", trajectory_length=0.0), "trajectory_length to be"),
-    "trajectories of nuts": (lambda: sample(trajectory_length=1.0), "trajectory_length=None with method='nuts'"),
+    "trees of hmc": (
+        lambda: sample(method="hmc", max_tree_depth=5),
+        "max_tree_depth=None with method='hmc'",
+    ),
+    "no trajectory": (
+        lambda: sample(method="hmc", trajectory_length=0.0),
+        "trajectory_length to be",
+    ),
+    "trajectories of nuts": (
+        lambda: sample(trajectory_length=1.0),
+        "trajectory_length=None with method='nuts'",
+    ),
     "negative memory": (lambda: sample(max_memory=-1.0), "max_memory to be"),
-    "another bottleneck": (lambda: sample(model(dkp.Wishart(width=2), Scaled())), r"Got Scaled\(\) \(bottleneck 2\)"),
+    "another bottleneck": (
+        lambda: sample(model(dkp.Wishart(width=2), Scaled())),
+        r"Got Scaled\(\) \(bottleneck 2\)",
+    ),
     "a real width below the number of points": (
         lambda: sample(model(dkp.Wishart(width=dist.LogNormal(2.0, 0.1)))),
         "at least the number of points, 7",
@@ -110,7 +147,10 @@ REFUSED = {
         lambda: sample(model(dkp.Wishart(width=dist.DiscreteUniform(20, 50)))),
         r"continuous distribution for layers\.0\.width.*dkp\.compare_widths",
     ),
-    "a start that is no posterior": (lambda: sample(init=KEY), "init to be a posterior of dkp.fit_vi"),
+    "a start that is no posterior": (
+        lambda: sample(init=KEY),
+        "init to be a posterior of dkp.fit_vi",
+    ),
     "an exact posterior as a start": (
         lambda: sample(init=dkp.condition(model(kernels.ReLU()), data())),
         "init to be a posterior of dkp.fit_vi.*ExactPosterior",
@@ -128,7 +168,10 @@ def test_refused(name):
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_too_many_points():
-    with pytest.raises(ValueError, match=r"(?s)at most 1000 data points.*Got 1001: take a subset, or use dkp\.fit_vi"):
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)at most 1000 data points.*Got 1001: take a subset, or use dkp\.fit_vi",
+    ):
         sample(given=data(1001))
     with pytest.raises(StartedError), relaxed():
         sample(model(kernels.ReLU(), noise=dist.LogNormal(-1.0, 0.5)), data(1000))
@@ -137,24 +180,34 @@ def test_too_many_points():
 @pytest.mark.usefixtures("nothing_runs")
 def test_draws_that_do_not_fit_into_memory(monkeypatch):
     """7 x 8 / 2 = 28 coordinates of 8 bytes: 2 x 100 x 28 x 8 = 44.8 kB."""
-    with pytest.raises(ValueError, match=r"fit into 4e-05 GB. Got .* of 4\.48e-05 GB: keep fewer draws \(thin="):
+    with pytest.raises(
+        ValueError, match=r"fit into 4e-05 GB. Got .* of 4\.48e-05 GB: keep fewer draws \(thin="
+    ):
         sample(draws=100, max_memory=40_000.0)
     with pytest.raises(StartedError):
         sample(draws=100, max_memory=44_800.0)
-    monkeypatch.setattr(_memory, "free_memory", lambda device: 80_000.0)  # half of it may be used
+    monkeypatch.setattr(machine, "free_memory", lambda device: 80_000.0)  # half of it may be used
     with pytest.raises(ValueError, match="fit into 4e-05 GB"):
         sample(draws=100)
 
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_single_precision_is_warned_about():
-    with pytest.warns(RuntimeWarning, match="float32.*jax_enable_x64"), pytest.raises(StartedError), relaxed():
+    with (
+        pytest.warns(RuntimeWarning, match="float32.*jax_enable_x64"),
+        pytest.raises(StartedError),
+        relaxed(),
+    ):
         sample(given=data(dtype=np.float32))
 
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_learned_hyperparameters_are_warned_about():
-    with pytest.warns(RuntimeWarning, match=r"layers\.0\.delta are learn\(\)"), pytest.raises(StartedError), relaxed():
+    with (
+        pytest.warns(RuntimeWarning, match=r"layers\.0\.delta are learn\(\)"),
+        pytest.raises(StartedError),
+        relaxed(),
+    ):
         sample(model(dkp.InverseWishart()))
 
 
@@ -190,14 +243,21 @@ def test_a_start_whose_hyperparameters_were_treated_otherwise(fitted):
     with pytest.raises(ValueError, match="init"):
         sample(model(dkp.InverseWishart(), kernels.ArcCosine(1), noise=dkp.learn()), init=fitted)
     with pytest.raises(ValueError, match="init"):
-        sample(model(dkp.InverseWishart(), kernels.ArcCosine(1), noise=dist.LogNormal(-1.0, 1.0)), init=fitted)
+        sample(
+            model(dkp.InverseWishart(), kernels.ArcCosine(1), noise=dist.LogNormal(-1.0, 1.0)),
+            init=fitted,
+        )
 
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_start_without_one_of_the_hyperparameters():
     described = model(dkp.InverseWishart(), kernels.Sum(kernels.ArcCosine(1), kernels.ReLU()))
-    three = kernels.Sum(kernels.ArcCosine(1), kernels.ReLU(), kernels.SquaredExponential(lengthscale=dkp.learn()))
-    with pytest.raises(ValueError, match=r"Expected init to have a value of layers\.1\..*lengthscale"):
+    three = kernels.Sum(
+        kernels.ArcCosine(1), kernels.ReLU(), kernels.SquaredExponential(lengthscale=dkp.learn())
+    )
+    with pytest.raises(
+        ValueError, match=r"Expected init to have a value of layers\.1\..*lengthscale"
+    ):
         sample(model(dkp.InverseWishart(), three), init=variational(described))
 
 
@@ -205,8 +265,12 @@ def test_a_start_without_one_of_the_hyperparameters():
 def test_a_start_outside_of_the_prior(fitted):
     """`fitted` learned delta, and stands at its start."""
     start = float(fitted.hyperparameters["layers.0.delta"])
-    described = model(dkp.InverseWishart(delta=dist.Uniform(2 * start, 3 * start)), kernels.ArcCosine(1))
-    with pytest.raises(ValueError, match=r"Expected layers\.0\.delta, which init learned, to lie in the support"):
+    described = model(
+        dkp.InverseWishart(delta=dist.Uniform(2 * start, 3 * start)), kernels.ArcCosine(1)
+    )
+    with pytest.raises(
+        ValueError, match=r"Expected layers\.0\.delta, which init learned, to lie in the support"
+    ):
         sample(described, init=fitted)
 
 
@@ -221,7 +285,9 @@ class Capped(likelihoods.Gaussian):
 
 
 def test_starts_without_a_density_are_drawn_again():
-    described = dkp.DeepKernelProcess(layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0)))
+    described = dkp.DeepKernelProcess(
+        layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0))
+    )
     target = Coordinates(model=described, data=data())
     points = starts(target, KEY, 20, None)
     assert np.all(np.isfinite(jax.vmap(target.log_posterior)(points)))
@@ -229,15 +295,19 @@ def test_starts_without_a_density_are_drawn_again():
     once = jax.vmap(target.sample_prior)(jax.random.split(jax.random.split(KEY)[1], 20))
     kept = np.asarray(once)[:, 0] < 0
     assert 0 < kept.sum() < 20
-    np.testing.assert_allclose(points[kept], once[kept], rtol=1e-12)  # what is good the first time stands
+    # what is good the first time stands
+    np.testing.assert_allclose(points[kept], once[kept], rtol=1e-12)
 
 
 @pytest.mark.usefixtures("nothing_runs")
 def test_a_posterior_without_a_density(monkeypatch):
     monkeypatch.setattr(Capped, "largest", 0.0)
-    described = dkp.DeepKernelProcess(layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0)))
+    described = dkp.DeepKernelProcess(
+        layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0))
+    )
     with pytest.raises(
-        ValueError, match="Expected starts where .* finite. Got none for 2 of 2 chains in 10 draws from"
+        ValueError,
+        match="Expected starts where .* finite. Got none for 2 of 2 chains in 10 draws from",
     ):
         sample(described)
 
@@ -253,13 +323,20 @@ def test_chains_in_threads_are_configured_as_the_one_that_calls():
 
     target = Coordinates(model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data())
     with relaxed():
-        run = Chains(target, Spy(), starts(target, KEY, 2, None), KEY, identity_metric(1, jnp.float64), step_size=0.1)
+        run = Chains(
+            target,
+            Spy(),
+            starts(target, KEY, 2, None),
+            KEY,
+            identity_metric(1, jnp.float64),
+            step_size=0.1,
+        )
         list(run.run(1, adapting=False))
     assert jax.config.jax_numpy_rank_promotion == "raise"
     assert seen and set(seen) == {("allow", True)}
 
 
-# --- chains that are not to be trusted -------------------------------------------------------------------------------
+# --- chains that are not to be trusted ------------------------------------------------------------
 
 
 DRAWS = np.random.default_rng(0).normal(size=(4, 400, 1))
@@ -288,7 +365,12 @@ def test_good_chains():
     found = posterior()
     assert found.warnings == () and "WARNING" not in str(found)
     summary = found.summary()
-    assert (summary["chains"], summary["draws"], summary["divergences"], summary["stuck_chains"]) == (4, 400, 0, 0)
+    assert (
+        summary["chains"],
+        summary["draws"],
+        summary["divergences"],
+        summary["stuck_chains"],
+    ) == (4, 400, 0, 0)
     assert summary["jitter"] == 1e-9
     assert summary["r_hat"] < 1.01 and summary["ess_bulk"] > 400 and summary["ess_tail"] > 400
     assert "4 chains of 400 draws, finished in 3 s; 0 divergences" in str(found)
@@ -321,9 +403,15 @@ BAD = {
         r"R-hat is 1\.\d+ for weights\[1\]",
     ),
     "one chain": ({"z": np.sort(DRAWS[:1], axis=1)}, r"R-hat is \d\.\d+ for number \(over 1\.01\)"),
-    "three draws": ({"z": DRAWS[:, :3]}, "3 draws a chain are too few to know R-hat and ESS: take 4 or more"),
+    "three draws": (
+        {"z": DRAWS[:, :3]},
+        "3 draws a chain are too few to know R-hat and ESS: take 4 or more",
+    ),
     "one draw": ({"z": DRAWS[:1, :1]}, "1 draws a chain are too few"),
-    "not a number": ({"z": np.where(np.arange(4)[:, None, None] == 1, np.nan, DRAWS)}, r"chains \[1\]"),
+    "not a number": (
+        {"z": np.where(np.arange(4)[:, None, None] == 1, np.nan, DRAWS)},
+        r"chains \[1\]",
+    ),
 }
 
 
@@ -360,8 +448,15 @@ def test_a_constant_functional_is_no_cause_for_alarm():
 
 def test_warnings_reach_the_caller(monkeypatch):
     """A run that is far too short, whose divergences are made up."""
-    described = model(kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 1.0), variance=1.0))
-    monkeypatch.setattr(sampling.Kept, "divergences", property(lambda self: 3, lambda self, value: None), raising=False)
+    described = model(
+        kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 1.0), variance=1.0)
+    )
+    monkeypatch.setattr(
+        sampling.Kept,
+        "divergences",
+        property(lambda self: 3, lambda self, value: None),
+        raising=False,
+    )
     with relaxed(), pytest.warns(RuntimeWarning) as caught:
         found = sample(described, method="pcn", warmup=2, draws=8)
     texts = [str(w.message) for w in caught]

@@ -1,5 +1,6 @@
-"""Draws of Markov chains against exact posteriors: by quadrature, the matrix generalised inverse Gaussian law, Gaussian
-processes, and NumPyro's sampler on the same network written with explicit features."""
+"""Draws of Markov chains against exact posteriors: by quadrature, the matrix generalised inverse
+Gaussian law, Gaussian processes, and NumPyro's sampler on the same network written with explicit
+features."""
 
 import functools
 import warnings
@@ -69,14 +70,17 @@ def check(found, truth, factor=4.0):
 
 
 def expectations(log_density, grids, numbers):
-    """Means of functions under an unnormalised density on a product of grids (the trapezoidal rule)."""
+    """Means of functions under an unnormalised density on a product of grids (the trapezoidal
+    rule)."""
     points = np.meshgrid(*grids, indexing="ij")
     logs = log_density(*points)
     weights = np.exp(logs - logs.max())
     for axis in range(len(grids)):  # negligible at the edges, or the grid is too small
         edges = np.take(weights, [0, -1], axis=axis).sum()
         assert edges < 1e-4 * weights.sum()
-    return {name: float(np.sum(weights * f(*points)) / weights.sum()) for name, f in numbers.items()}
+    return {
+        name: float(np.sum(weights * f(*points)) / weights.sum()) for name, f in numbers.items()
+    }
 
 
 def gaussian_log_density(k11, k12, k22, y):
@@ -86,7 +90,7 @@ def gaussian_log_density(k11, k12, k22, y):
     return -(y.shape[1] * np.log(det) + (k22 * a - 2 * k12 * b + k11 * c) / det) / 2
 
 
-# --- one and two points, by quadrature -------------------------------------------------------------------------------
+# --- one and two points, by quadrature ------------------------------------------------------------
 
 
 PAIR = np.array([[0.4, -0.3], [1.3, 0.9]])
@@ -94,16 +98,20 @@ PAIR_Y = np.array([[0.9, -0.3], [0.2, 0.5]])
 
 
 def pair_kernel():
-    """Off-diagonal entry of the first kernel: squared distances are divided by the number of features."""
+    """Off-diagonal entry of the first kernel: squared distances are divided by the number of
+    features."""
     return float(np.exp(-np.sum((PAIR[0] - PAIR[1]) ** 2) / 2 / 2))
 
 
 def hidden_difference(log_likelihood):
-    """Density of the difference d of the one hidden feature at two points, and of the log of a lengthscale."""
+    """Density of the difference d of the one hidden feature at two points, and of the log of a
+    lengthscale."""
     k = pair_kernel()
 
     def log_density(d, log_scale):
-        prior = stats.norm.logpdf(d, scale=np.sqrt(2 - 2 * k)) + stats.norm.logpdf(log_scale, 0.0, 0.7)
+        prior = stats.norm.logpdf(d, scale=np.sqrt(2 - 2 * k)) + stats.norm.logpdf(
+            log_scale, 0.0, 0.7
+        )
         return prior + log_likelihood(np.exp(-(d**2) / (2 * np.exp(2 * log_scale))))
 
     return log_density
@@ -141,12 +149,16 @@ def pair_truth():
         "lengthscale": lambda d, log_scale: np.minimum(np.exp(log_scale), 5),
         "log lengthscale": lambda d, log_scale: log_scale,
         "f": latent,
-        "log_likelihood": lambda d, s: log_likelihood(np.exp(-(d**2) / (2 * np.exp(2 * s)))) - 2 * np.log(2 * np.pi),
+        "log_likelihood": lambda d, s: (
+            log_likelihood(np.exp(-(d**2) / (2 * np.exp(2 * s)))) - 2 * np.log(2 * np.pi)
+        ),
     }
     return expectations(hidden_difference(log_likelihood), grids, numbers)
 
 
-@pytest.mark.parametrize("method", [*METHODS][:1] + [pytest.param("hmc", marks=pytest.mark.slow)] + [*METHODS][2:])
+@pytest.mark.parametrize(
+    "method", [*METHODS][:1] + [pytest.param("hmc", marks=pytest.mark.slow)] + [*METHODS][2:]
+)
 def test_every_method_finds_the_posterior_of_a_singular_wishart(method):
     posterior = pair_posterior(method)
     draws = posterior.functionals
@@ -165,14 +177,21 @@ def test_every_method_finds_the_posterior_of_a_singular_wishart(method):
     assert posterior.stopped == "finished" and posterior.stuck == ()
     assert posterior.divergences == posterior.stats["diverging"].sum() < 0.02 * scale.size
     assert posterior.z.shape[:2] == scale.shape == (4, METHODS[method].get("draws", 1000))
-    assert {name: a.shape for name, a in posterior.stats.items()} == dict.fromkeys(posterior.stats, scale.shape)
-    assert posterior.summary()["acceptance_rate"] > {"nuts": 0.65, "hmc": 0.65, "pcn": 0.15, "ess": 0.99}[method]
+    assert {name: a.shape for name, a in posterior.stats.items()} == dict.fromkeys(
+        posterior.stats, scale.shape
+    )
+    assert (
+        posterior.summary()["acceptance_rate"]
+        > {"nuts": 0.65, "hmc": 0.65, "pcn": 0.15, "ess": 0.99}[method]
+    )
 
 
 def test_inverse_wishart_and_hyperparameters_at_one_point():
     """G ~ InvGamma((delta + 2) / 2, delta k / 2), y_c ~ N(0, G + s^2)."""
     y = np.array([[1.5, -0.7, 2.2]])
-    model = process(dkp.InverseWishart(delta=dist.LogNormal(1.0, 0.5)), noise=dist.LogNormal(-1.0, 0.5))
+    model = process(
+        dkp.InverseWishart(delta=dist.LogNormal(1.0, 0.5)), noise=dist.LogNormal(-1.0, 0.5)
+    )
     draws = sample(model, dataset([[1.2]], y), method="ess", draws=4000).functionals
 
     def log_density(log_g, log_delta, log_noise):
@@ -202,14 +221,16 @@ def test_inverse_wishart_and_hyperparameters_at_one_point():
     check(found, truth)
 
 
-# --- deep linear networks --------------------------------------------------------------------------------------------
+# --- deep linear networks -------------------------------------------------------------------------
 
 
 def test_one_point_is_generalised_inverse_gaussian():
-    """p(K_1 | Y) is GIG((N_1 - N_2) / 2, N_1 / K_0, sum y^2) without noise; noise of 0.01 changes K_1 by 1e-4 of
-    itself. Kolmogorov-Smirnov on draws thinned to independence, p > 1e-3."""
+    """p(K_1 | Y) is GIG((N_1 - N_2) / 2, N_1 / K_0, sum y^2) without noise; noise of 0.01 changes
+    K_1 by 1e-4 of itself. Kolmogorov-Smirnov on draws thinned to independence, p > 1e-3."""
     x, y = np.array([[1.3]]), RNG.normal(size=(1, 4))
-    posterior = sample(process(dkp.Wishart(width=3), noise=0.01), dataset(x, y), method="ess", draws=4000)
+    posterior = sample(
+        process(dkp.Wishart(width=3), noise=0.01), dataset(x, y), method="ess", draws=4000
+    )
     a, b = 3 / 1.69, np.sum(y**2)
     law = stats.geninvgauss(-0.5, np.sqrt(a * b), scale=np.sqrt(b / a))
     trace = posterior.functionals["gram_1_trace"]
@@ -219,10 +240,13 @@ def test_one_point_is_generalised_inverse_gaussian():
 
 
 def test_two_points_are_matrix_generalised_inverse_gaussian():
-    """p(K | Y) of a width N_1 = 8 by quadrature over K = [[e^a, .], [., .]] in Cholesky coordinates; noise included."""
+    """p(K | Y) of a width N_1 = 8 by quadrature over K = [[e^a, .], [., .]] in Cholesky
+    coordinates; noise included."""
     x, y = np.array([[1.0, 0.2], [-0.3, 1.4]]), 1.3 * RNG.normal(size=(2, 5))
     noise, width = 0.3, 8
-    posterior = sample(process(dkp.Wishart(width=width), noise=noise), dataset(x, y), method="ess", draws=4000)
+    posterior = sample(
+        process(dkp.Wishart(width=width), noise=noise), dataset(x, y), method="ess", draws=4000
+    )
     k0 = x @ x.T / 2
     inverse = np.linalg.inv(k0)
 
@@ -248,7 +272,12 @@ def test_two_points_are_matrix_generalised_inverse_gaussian():
         },
     )
     gram = in_chains(grams_by_hand(posterior))
-    found = {"11": gram[..., 0, 0], "12": gram[..., 0, 1], "22": gram[..., 1, 1], "squared": gram[..., 0, 1] ** 2}
+    found = {
+        "11": gram[..., 0, 0],
+        "12": gram[..., 0, 1],
+        "22": gram[..., 1, 1],
+        "squared": gram[..., 0, 1] ** 2,
+    }
     check(found, truth)
 
 
@@ -264,12 +293,14 @@ def in_chains(stack, chains=4):
 
 @pytest.mark.slow
 def test_wide_linear_networks_interpolate_geometrically():
-    """Equal widths, outputs included: the posterior mean of K_1 tends to K_0 (K_0^-1 K_2)^(1/2), with an error of about
-    1.4 / N (Aitchison 2020)."""
+    """Equal widths, outputs included: the posterior mean of K_1 tends to K_0 (K_0^-1 K_2)^(1/2),
+    with an error of about 1.4 / N (Aitchison 2020)."""
     width = 400
     x = np.array([[1.0, 0.2], [-0.3, 1.4]])
     y = np.linalg.cholesky(np.array([[2.0, 0.8], [0.8, 0.9]])) @ RNG.normal(size=(2, width))
-    mean = grams_by_hand(sample(process(dkp.Wishart(width=width), noise=0.01), dataset(x, y))).mean(axis=0)
+    mean = grams_by_hand(sample(process(dkp.Wishart(width=width), noise=0.01), dataset(x, y))).mean(
+        axis=0
+    )
     k0, k2 = x @ x.T / 2, y @ y.T / width
     eigenvalues, vectors = np.linalg.eig(np.linalg.solve(k0, k2))
     geometric = k0 @ (vectors * np.sqrt(eigenvalues)) @ np.linalg.inv(vectors)
@@ -277,7 +308,7 @@ def test_wide_linear_networks_interpolate_geometrically():
     assert np.linalg.norm(mean - k0) / np.linalg.norm(k0) > 0.1  # and it did move
 
 
-# --- the limits of wide bottlenecks ----------------------------------------------------------------------------------
+# --- the limits of wide bottlenecks ---------------------------------------------------------------
 
 
 N = 6
@@ -287,13 +318,20 @@ NEW = RNG.normal(size=(2, 2))
 
 
 def test_without_randomness_it_is_the_gaussian_process():
-    """Entries of Gram matrices vary by sqrt(2e-6), predictions by a few times that. (Wishart: tests/diagnostics.)"""
+    """Entries of Gram matrices vary by sqrt(2e-6), predictions by a few times that. (Wishart:
+    tests/diagnostics.)"""
     data = dkp.Dataset.from_arrays(X, 100 * Y + 7)
     posterior = sample(
-        process(rbf(), dkp.InverseWishart(delta=1e6), kernels.ReLU()), data, method="ess", warmup=50, draws=100
+        process(rbf(), dkp.InverseWishart(delta=1e6), kernels.ReLU()),
+        data,
+        method="ess",
+        warmup=50,
+        draws=100,
     )
     limit = dkp.condition(process(rbf(), kernels.ReLU()), data)
-    found, truth = (dkp.predict(p, NEW, key=jax.random.key(1), n_samples=100) for p in (posterior, limit))
+    found, truth = (
+        dkp.predict(p, NEW, key=jax.random.key(1), n_samples=100) for p in (posterior, limit)
+    )
     scale = 100 * np.std(Y)
     np.testing.assert_allclose(found.mean, truth.mean, atol=0.005 * scale)
     np.testing.assert_allclose(found.variance, truth.variance, rtol=0.01)
@@ -301,7 +339,7 @@ def test_without_randomness_it_is_the_gaussian_process():
     assert np.abs(likelihood - limit.log_marginal_likelihood).max() < 0.05
 
 
-# --- the same network with explicit features -------------------------------------------------------------------------
+# --- the same network with explicit features ------------------------------------------------------
 
 
 @functools.cache
@@ -319,8 +357,9 @@ def squared_exponential(gram, lengthscale=1.0):
 
 @pytest.mark.slow
 def test_same_posterior_as_a_deep_gaussian_process_of_explicit_features():
-    """NumPyro's NUTS on features F = L E at the data and at new points, K_2 from F F^T / 2: means and second moments of
-    f at new points, and the lengthscale; 5 z-scores below 4 (odds 3e-4 by chance)."""
+    """NumPyro's NUTS on features F = L E at the data and at new points, K_2 from F F^T / 2: means
+    and second moments of f at new points, and the lengthscale; 5 z-scores below 4 (odds 3e-4 by
+    chance)."""
     posterior = deep()
     data = posterior.data
     x = np.concatenate([np.asarray(data.x), data.x_standardization.apply(NEW)])
@@ -351,8 +390,13 @@ def test_same_posterior_as_a_deep_gaussian_process_of_explicit_features():
         chains.run(jax.random.key(2))
         truth = {name: np.asarray(a) for name, a in chains.get_samples(group_by_chain=True).items()}
         draws = posterior.chains()
-        mean, variance = posterior.latent_moments(draws, jax.random.key(3), data.standardize_inputs(NEW), 1000)
-    mean, square = in_chains(np.asarray(mean)[..., 0]), in_chains(np.asarray(mean**2 + variance)[..., 0])
+        mean, variance = posterior.latent_moments(
+            draws, jax.random.key(3), data.standardize_inputs(NEW), 1000
+        )
+    mean, square = (
+        in_chains(np.asarray(mean)[..., 0]),
+        in_chains(np.asarray(mean**2 + variance)[..., 0]),
+    )
     pairs = [(posterior.functionals["layers.2.lengthscale"], truth["lengthscale"])]
     for i in range(len(NEW)):
         pairs += [(mean[..., i], truth["mean"][..., i]), (square[..., i], truth["square"][..., i])]
@@ -368,16 +412,23 @@ def kernels_by_hand(posterior):
 
 @pytest.mark.slow
 def test_predictions_are_averages_of_gaussian_processes():
-    """At the data, where the Gram matrices of the draws are known (new points: in the test above)."""
+    """At the data, where the Gram matrices of the draws are known (new points: in the test
+    above)."""
     posterior = deep()
     kernel = kernels_by_hand(posterior)
     y = (Y - Y.mean()) / Y.std(ddof=1)
     gain = np.linalg.solve(kernel + 0.04 * np.eye(N), kernel)
     mean, variance = gain.transpose(0, 2, 1) @ y, 1 - np.einsum("sij,sji->si", kernel, gain) + 0.04
     scale = 100 * Y.std(ddof=1)
-    prediction = dkp.predict(posterior, X, key=jax.random.key(0), draws=posterior.chains(), n_samples=6000)
-    np.testing.assert_allclose(prediction.mean, 7 + 100 * Y.mean() + scale * mean.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(prediction.variance, scale**2 * (variance.mean(0) + mean.var(0)), rtol=1e-4)
+    prediction = dkp.predict(
+        posterior, X, key=jax.random.key(0), draws=posterior.chains(), n_samples=6000
+    )
+    np.testing.assert_allclose(
+        prediction.mean, 7 + 100 * Y.mean() + scale * mean.mean(0), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        prediction.variance, scale**2 * (variance.mean(0) + mean.var(0)), rtol=1e-4
+    )
 
 
 @pytest.mark.slow
@@ -397,7 +448,7 @@ def test_leave_one_out_of_a_draw():
             assert found[s, n] == pytest.approx(truth, rel=1e-6)
 
 
-# --- other likelihoods -----------------------------------------------------------------------------------------------
+# --- other likelihoods ----------------------------------------------------------------------------
 
 
 class Counts(Likelihood):
@@ -410,11 +461,13 @@ class Counts(Likelihood):
 
 
 def test_counts_at_two_points():
-    """Quadrature over the difference of the hidden features and over f at both points; predictions at the data are the
-    posterior mean of exp(f)."""
+    """Quadrature over the difference of the hidden features and over f at both points; predictions
+    at the data are the posterior mean of exp(f)."""
     counts, k = np.array([[5.0], [0.0]]), pair_kernel()
     posterior = sample(
-        process(rbf(), dkp.Wishart(width=1), rbf(), likelihood=Counts()), dataset(PAIR, counts), draws=2000
+        process(rbf(), dkp.Wishart(width=1), rbf(), likelihood=Counts()),
+        dataset(PAIR, counts),
+        draws=2000,
     )
 
     def log_density(d, f, g):
@@ -422,7 +475,8 @@ def test_counts_at_two_points():
         law = -np.log1p(-(off**2)) / 2 - (f**2 - 2 * off * f * g + g**2) / (2 * (1 - off**2))
         return stats.norm.logpdf(d, scale=np.sqrt(2 - 2 * k)) + law + 5 * f - np.exp(f) - np.exp(g)
 
-    half = np.linspace(-8, 8, 400)  # an even number of points: none at 0, where both points coincide
+    # an even number of points: none at 0, where both points coincide
+    half = np.linspace(-8, 8, 400)
     truth = expectations(
         log_density,
         (half, np.linspace(-3, 4.5, 151), np.linspace(-6, 4, 151)),
@@ -436,7 +490,9 @@ def test_counts_at_two_points():
     )
     draws = posterior.functionals
     f, g = draws["f"][..., 0, 0], draws["f"][..., 1, 0]
-    check({"trace": draws["gram_1_trace"], "f": f, "g": g, "rate": np.exp(f), "square": g**2}, truth)
+    check(
+        {"trace": draws["gram_1_trace"], "f": f, "g": g, "rate": np.exp(f), "square": g**2}, truth
+    )
     with relaxed():
         prediction = dkp.predict(posterior, PAIR, key=jax.random.key(0), draws=posterior.chains())
         np.testing.assert_allclose(prediction.mean[0, 0], np.exp(f).mean(), rtol=1e-3)
@@ -444,16 +500,21 @@ def test_counts_at_two_points():
         posterior.leave_one_out(posterior.chains())
 
 
-# --- hyperparameters and starts --------------------------------------------------------------------------------------
+# --- hyperparameters and starts -------------------------------------------------------------------
 
 
 def learned():
-    return process(kernels.Linear(ard=True), dkp.InverseWishart(), kernels.ReLU(), noise=dkp.learn())
+    return process(
+        kernels.Linear(ard=True), dkp.InverseWishart(), kernels.ReLU(), noise=dkp.learn()
+    )
 
 
 def test_a_prior_for_what_has_none():
     data = dkp.Dataset.from_arrays(X, Y)
-    with pytest.warns(RuntimeWarning, match=r"layers\.0\.weights, layers\.1\.delta, likelihood\.noise are learn\(\)"):
+    with pytest.warns(
+        RuntimeWarning,
+        match=r"layers\.0\.weights, layers\.1\.delta, likelihood\.noise are learn\(\)",
+    ):
         model = with_priors(learned(), data, None)
     assert type(model.layers[1].delta) is type(model.likelihood.noise) is dist.LogNormal
     assert float(model.layers[1].delta.loc) == pytest.approx(np.log(1000))
@@ -464,29 +525,41 @@ def test_a_prior_for_what_has_none():
 
 
 def test_chains_that_start_from_a_variational_posterior():
-    """Learned values stand where it has them, and the chains begin where the posterior is: far above prior draws."""
+    """Learned values stand where it has them, and the chains begin where the posterior is: far
+    above prior draws."""
     data = dkp.Dataset.from_arrays(X, 100 * Y + 7)
     with relaxed():
         family, parameters, _ = prepare(learned(), data, key=jax.random.key(0), n_inducing=4)
-    rest = {"elbo_trace": np.zeros(1), "jitter": 0.0, "skipped": 0, "stopped": "finished", "seconds": 0.0}
+    rest = {
+        "elbo_trace": np.zeros(1),
+        "jitter": 0.0,
+        "skipped": 0,
+        "stopped": "finished",
+        "seconds": 0.0,
+    }
     init = VariationalPosterior(family=family, parameters=parameters, data=data, **rest)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="learn")
         posterior = sample(learned(), data, init=init, method="ess", warmup=50, draws=100)
     assert posterior.coordinates.hyperparameters == {}
     model = posterior.coordinates.model
-    for name, value in (("layers.0.weights", model.layers[0].weights), ("likelihood.noise", model.likelihood.noise)):
+    for name, value in (
+        ("layers.0.weights", model.layers[0].weights),
+        ("likelihood.noise", model.likelihood.noise),
+    ):
         np.testing.assert_array_equal(value, init.hyperparameters[name])
     with relaxed():
         target = posterior.coordinates
         points = starts(target, jax.random.key(1), 20, init)
         density = jax.jit(jax.vmap(lambda z: target.log_densities(z)[1]))
-        assert float(jnp.mean(density(points))) > posterior.functionals["log_likelihood"].mean() - 10
+        assert (
+            float(jnp.mean(density(points))) > posterior.functionals["log_likelihood"].mean() - 10
+        )
         prediction = dkp.predict(posterior, X, key=jax.random.key(2))
     assert np.corrcoef(prediction.mean, Y)[0, 1] > 0.5
 
 
-# --- running chains --------------------------------------------------------------------------------------------------
+# --- running chains -------------------------------------------------------------------------------
 
 
 SHORT = process(rbf(), dkp.Wishart(width=2), rbf())
@@ -522,7 +595,8 @@ def test_the_same_key_gives_the_same_draws_and_thinning_leaves_some_out(every_dr
 
 
 def test_sampling_that_is_interrupted_keeps_its_draws(monkeypatch, every_draw):
-    """Ctrl-C after 25 of 36 draws; in warm-up, or before the first draw, there is nothing to keep."""
+    """Ctrl-C after 25 of 36 draws; in warm-up, or before the first draw, there is nothing to
+    keep."""
     every, run, calls = every_draw, Chains.run, []
 
     def interrupt_at(n):
@@ -574,18 +648,21 @@ def test_chains_that_do_not_wait_for_one_another_are_those_that_do(compiled_once
 
 
 def test_trajectories_are_as_long_as_wished():
-    """Time of integration, steps * step size, is uniform between 0 and 2, rounded up to steps: a mean of 200 within
-    4.5 standard errors, a false alarm in 1e5."""
+    """Time of integration, steps * step size, is uniform between 0 and 2, rounded up to steps: a
+    mean of 200 within 4.5 standard errors, a false alarm in 1e5."""
     stats = short(method="hmc", trajectory_length=1.0, draws=100).stats
     steps, size = stats["n_steps"], stats["step_size"]
     time = steps * size
     assert np.all(time < 2 + size) and np.ptp(steps) > 0
-    assert abs(np.mean(time - size / 2) - 1.0) < 4.5 * np.sqrt((4 / 12 + np.max(size) ** 2 / 12) / steps.size)
+    assert abs(np.mean(time - size / 2) - 1.0) < 4.5 * np.sqrt(
+        (4 / 12 + np.max(size) ** 2 / 12) / steps.size
+    )
 
 
 @pytest.mark.parametrize("step_size", [1e2, 1e200])
 def test_crank_nicolson_proposes_from_the_prior_at_the_largest_step_sizes(step_size):
-    """Where every proposal is good, the tuned step size grows without bound; its square is more than a float holds."""
+    """Where every proposal is good, the tuned step size grows without bound; its square is more
+    than a float holds."""
     target, method = short_coordinates(), PCN()
     metric = identity_metric(target.size, target.dtype)
 
@@ -594,7 +671,9 @@ def test_crank_nicolson_proposes_from_the_prior_at_the_largest_step_sizes(step_s
         return state, (state.z, info.acceptance)
 
     def run(key):
-        return jax.lax.scan(transition, method.init(target, jnp.zeros(target.size)), jax.random.split(key, 2_000))[1]
+        return jax.lax.scan(
+            transition, method.init(target, jnp.zeros(target.size)), jax.random.split(key, 2_000)
+        )[1]
 
     z, acceptance = jax.jit(run)(jax.random.key(0))
     assert 0.01 < acceptance.mean() < 1

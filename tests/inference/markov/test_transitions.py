@@ -1,8 +1,8 @@
-"""The Markov transitions leave the posterior invariant: Geweke's joint test and simulation-based calibration.
+"""The Markov transitions leave the posterior invariant: Geweke's joint test and simulation-based
+calibration.
 
-Both run hundreds of small problems side by side, each with data of its own. Fixed seeds; the false-alarm rate over
-seeds is stated at each test.
-"""
+Both run hundreds of small problems side by side, each with data of its own. Fixed seeds; the
+false-alarm rate over seeds is stated at each test."""
 
 import dataclasses
 
@@ -40,7 +40,9 @@ def squared_exponential(lengthscale=1.0):
 
 
 MODELS = {
-    "one bottleneck, singular": model(squared_exponential(), dkp.Wishart(width=2), squared_exponential()),
+    "one bottleneck, singular": model(
+        squared_exponential(), dkp.Wishart(width=2), squared_exponential()
+    ),
     "two bottlenecks": model(
         squared_exponential(dist.LogNormal(0.0, 0.4)),
         dkp.InverseWishart(delta=dist.LogNormal(1.5, 0.4)),
@@ -69,7 +71,9 @@ def draw_data(target, z, key):
     network = target.network(z)
 
     def bottleneck(index, layer, kernel):
-        factor = layer.extend(jax.random.fold_in(key_extend, index), kernel.ii, network.factors[index - 1])
+        factor = layer.extend(
+            jax.random.fold_in(key_extend, index), kernel.ii, network.factors[index - 1]
+        )
         return Gram(ii=factor @ factor.T)
 
     points = Inputs(i=jnp.concatenate([target.x, X_NEW]))
@@ -80,7 +84,8 @@ def draw_data(target, z, key):
 
 
 def statistics(target, z, key):
-    """Numbers that every run compares: functionals of the network, and a draw of f at a new point given y."""
+    """Numbers that every run compares: functionals of the network, and a draw of f at a new point
+    given y."""
     network = target.network(z)
     found = functionals(target, network)
     draw = Draw(values=network.values, inducing=target.x, factors=network.factors)
@@ -104,7 +109,7 @@ def chain(target, method, step_size, z, key, n):
     return state.z, jnp.mean(acceptance)
 
 
-# --- Geweke's joint test ---------------------------------------------------------------------------------------------
+# --- Geweke's joint test --------------------------------------------------------------------------
 
 
 GEWEKE = [
@@ -119,9 +124,9 @@ GEWEKE = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "name", "step_size", "sweeps"), GEWEKE)
 def test_gewekes_joint_distribution_test(method, name, step_size, sweeps):
-    """Chains that start with the prior and alternate a transition given y with a draw of y given the network stay at
-    the prior: 1000 chains against 4000 fresh draws, by Kolmogorov-Smirnov on every statistic, p > 1e-4 (false-alarm
-    rate below 1e-3 a case)."""
+    """Chains that start with the prior and alternate a transition given y with a draw of y given
+    the network stay at the prior: 1000 chains against 4000 fresh draws, by Kolmogorov-Smirnov on
+    every statistic, p > 1e-4 (false-alarm rate below 1e-3 a case)."""
     n_chains, n_fresh = 1_000, 4_000
     described, sampler = MODELS[name], METHODS[method]()
     features = not sampler.uses_gradient
@@ -152,16 +157,19 @@ def test_gewekes_joint_distribution_test(method, name, step_size, sweeps):
         return statistics(coordinates(described, y, features), z, key_end)
 
     with relaxed():
-        end, start, z, acceptance = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), n_chains))
+        end, start, z, acceptance = jax.jit(jax.vmap(one))(
+            jax.random.split(jax.random.key(0), n_chains)
+        )
         truth = jax.jit(jax.vmap(prior))(jax.random.split(jax.random.key(1), n_fresh))
     assert float(acceptance.mean()) > 0.1
-    assert np.corrcoef(np.asarray(start)[:, -1], np.asarray(z)[:, -1])[0, 1] < 0.9  # the chains have moved
+    # the chains have moved
+    assert np.corrcoef(np.asarray(start)[:, -1], np.asarray(z)[:, -1])[0, 1] < 0.9
     for statistic in truth:
         p = stats.ks_2samp(np.asarray(end[statistic]), np.asarray(truth[statistic])).pvalue
         assert p > 1e-4, (statistic, p)
 
 
-# --- simulation-based calibration ------------------------------------------------------------------------------------
+# --- simulation-based calibration -----------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -170,9 +178,9 @@ def test_gewekes_joint_distribution_test(method, name, step_size, sweeps):
     [("hmc", "one bottleneck, singular", 0.25, 60, 6), ("hmc", "two bottlenecks", 0.25, 60, 6)],
 )
 def test_simulation_based_calibration(method, name, step_size, burn_in, thin):
-    """The rank of the truth among draws given its data is uniform: 1000 replications, 15 draws from a chain that starts
-    at an independent prior draw, chi-squared test over 16 ranks, p > 1e-4 for every statistic (false-alarm rate below
-    1e-3 a case). Source: Talts et al. 2018."""
+    """The rank of the truth among draws given its data is uniform: 1000 replications, 15 draws from
+    a chain that starts at an independent prior draw, chi-squared test over 16 ranks, p > 1e-4 for
+    every statistic (false-alarm rate below 1e-3 a case). Source: Talts et al. 2018."""
     replications, n_draws = 1_000, 15
     described, sampler = MODELS[name], METHODS[method]()
 
@@ -194,7 +202,9 @@ def test_simulation_based_calibration(method, name, step_size, burn_in, thin):
         return jax.tree.map(lambda t, d: jnp.sum(d < t), true, drawn), jnp.mean(acceptance)
 
     with relaxed():
-        ranks, acceptance = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), replications))
+        ranks, acceptance = jax.jit(jax.vmap(one))(
+            jax.random.split(jax.random.key(3), replications)
+        )
     assert float(acceptance.mean()) > 0.5
     for statistic, values in ranks.items():
         counts = np.bincount(np.asarray(values), minlength=n_draws + 1)

@@ -45,14 +45,15 @@ def evidence(model, data, key=0, **options):
 
 
 def check(found, truth, factor=4.0, error=0.5):
-    """Within four standard errors (t law of three degrees of freedom: one failure in 36 keys), and an error that says
-    something. The keys are fixed."""
+    """Within four standard errors (t law of three degrees of freedom: one failure in 36 keys), and
+    an error that says something. The keys are fixed."""
     assert 0 < found.standard_error < error
     assert abs(found.log_evidence - truth) < factor * found.standard_error
 
 
 def pair_evidence(squared_distance):
-    """log p(y) of two points after a squared-exponential kernel, given the squared distances (S,) in its input."""
+    """log p(y) of two points after a squared-exponential kernel, given the squared distances (S,)
+    in its input."""
     off = np.exp(-np.asarray(squared_distance) / 2)
     total = np.zeros_like(off)
     for sign in (1, -1):  # the eigenvectors (1, 1) and (1, -1) of a matrix with equal diagonal
@@ -62,7 +63,7 @@ def pair_evidence(squared_distance):
     return total
 
 
-# --- exact ------------------------------------------------------------------------------------------------------------
+# --- exact ----------------------------------------------------------------------------------------
 
 
 def test_without_anything_to_integrate_out_it_is_exact():
@@ -77,20 +78,31 @@ def test_without_anything_to_integrate_out_it_is_exact():
 def test_one_inferred_hyperparameter_against_quadrature():
     prior, data = dist.LogNormal(0.0, 0.7), dataset()
     noises = np.exp(0.7 * np.linspace(-6, 6, 201))
-    logs = [dkp.condition(process(rbf(), noise=float(s)), data).log_marginal_likelihood for s in noises]
+    logs = [
+        dkp.condition(process(rbf(), noise=float(s)), data).log_marginal_likelihood for s in noises
+    ]
     density = stats.norm.pdf(np.linspace(-6, 6, 201))
     truth = math.log(integrate.trapezoid(np.exp(logs) * density, np.linspace(-6, 6, 201)))
     found = evidence(process(rbf(), noise=prior), data)
     check(found, truth, error=0.1)
-    assert found.temperatures[0] == 0 and found.temperatures[-1] == 1 and np.all(np.diff(found.temperatures) > 0)
+    assert (
+        found.temperatures[0] == 0
+        and found.temperatures[-1] == 1
+        and np.all(np.diff(found.temperatures) > 0)
+    )
 
 
-# --- one bottleneck -------------------------------------------------------------------------------------------------
+# --- one bottleneck -------------------------------------------------------------------------------
 
 
 @functools.cache
 def single():
-    return evidence(process(kernels.Linear(), Wishart(width=3)), dataset(PAIR[:1], PAIR_Y[:1]), runs=64, particles=64)
+    return evidence(
+        process(kernels.Linear(), Wishart(width=3)),
+        dataset(PAIR[:1], PAIR_Y[:1]),
+        runs=64,
+        particles=64,
+    )
 
 
 def single_truth(width=3):
@@ -98,7 +110,9 @@ def single_truth(width=3):
 
     def integrand(chi):
         variance = kernel * chi / width + NOISE**2
-        return np.prod(stats.norm.pdf(PAIR_Y[0], scale=np.sqrt(variance))) * stats.chi2.pdf(chi, width)
+        return np.prod(stats.norm.pdf(PAIR_Y[0], scale=np.sqrt(variance))) * stats.chi2.pdf(
+            chi, width
+        )
 
     return math.log(integrate.quad(integrand, 0, 60)[0])
 
@@ -108,12 +122,16 @@ def test_one_point_and_a_wishart_against_quadrature():
 
 
 def test_errors_cover():
-    """Sixteen estimates of four runs each. Were the errors from the spread of the runs alone (t laws of three degrees
-    of freedom), more than six beyond two errors would be an event of one in 270; the larger error makes it rarer."""
+    """Sixteen estimates of four runs each. Were the errors from the spread of the runs alone (t
+    laws of three degrees of freedom), more than six beyond two errors would be an event of one in
+    270; the larger error makes it rarer."""
     found = single()
     groups = zip(found.runs.reshape(16, 4), found.within.reshape(16, 4), strict=True)
     scores = np.array(
-        [np.divide(*np.subtract((v, e), (single_truth(), 0))) for v, e in (combine_runs(*g) for g in groups)]
+        [
+            np.divide(*np.subtract((v, e), (single_truth(), 0)))
+            for v, e in (combine_runs(*g) for g in groups)
+        ]
     )
     assert np.sum(np.abs(scores) > 2) <= 6
     assert np.abs(scores).max() < 10
@@ -143,12 +161,17 @@ def test_two_points_and_a_wishart_against_quadrature(width):
         return np.exp(pair_evidence(distance * chi / width)) * stats.chi2.pdf(chi, width)
 
     truth = math.log(integrate.quad(integrand, 0, 1)[0] + integrate.quad(integrand, 1, 80)[0])
-    check(evidence(process(kernels.Linear(), Wishart(width=width), rbf()), dataset(PAIR, PAIR_Y)), truth, error=0.2)
+    check(
+        evidence(process(kernels.Linear(), Wishart(width=width), rbf()), dataset(PAIR, PAIR_Y)),
+        truth,
+        error=0.2,
+    )
 
 
 @pytest.mark.slow
 def test_two_points_and_an_inverse_wishart_against_quadrature():
-    """(1, -1) G (1, -1)^T is inverse gamma, of shape (delta + 2) / 2 and scale delta / 2 times its value in K."""
+    """(1, -1) G (1, -1)^T is inverse gamma, of shape (delta + 2) / 2 and scale delta / 2 times its
+    value in K."""
     delta, distance = 4.0, float(np.sum((PAIR[0] - PAIR[1]) ** 2)) / 2
     law = stats.invgamma((delta + 2) / 2, scale=delta * distance / 2)
     truth = math.log(integrate.quad(lambda q: float(np.exp(pair_evidence(law.ppf(q)))), 0, 1)[0])
@@ -158,10 +181,15 @@ def test_two_points_and_an_inverse_wishart_against_quadrature():
 
 @pytest.mark.slow
 def test_five_points_and_five_features_against_the_prior():
-    """A bottleneck between nonlinear kernels: the mean of the likelihood over many draws of features."""
+    """A bottleneck between nonlinear kernels: the mean of the likelihood over many draws of
+    features."""
     rng, width, draws = np.random.default_rng(5), 2, 200_000
     squared = np.sum((X[:, None] - X[None]) ** 2, -1) / 2
-    features = np.linalg.cholesky(np.exp(-squared / 2)) @ rng.normal(size=(draws, 5, width)) / math.sqrt(width)
+    features = (
+        np.linalg.cholesky(np.exp(-squared / 2))
+        @ rng.normal(size=(draws, 5, width))
+        / math.sqrt(width)
+    )
     gram = features @ features.transpose(0, 2, 1)
     own = np.diagonal(gram, axis1=1, axis2=2)
     covariance = np.exp(-(own[:, :, None] + own[:, None] - 2 * gram) / 2) + NOISE**2 * np.eye(5)
@@ -190,7 +218,7 @@ def test_a_wide_bottleneck_is_the_gaussian_process_and_rows_may_be_permuted():
     assert abs(here.log_evidence - there.log_evidence) < 4 * error
 
 
-# --- likelihoods that are not integrated out -----------------------------------------------------------------------
+# --- likelihoods that are not integrated out ------------------------------------------------------
 
 
 class Explicit(likelihoods.Gaussian):
@@ -218,13 +246,22 @@ class Broken(Explicit):
 
 def test_latent_functions_among_the_unknowns():
     exact = dkp.condition(process(rbf()), dataset()).log_marginal_likelihood
-    check(evidence(dkp.DeepKernelProcess(layers=[rbf()], likelihood=Explicit(noise=NOISE)), dataset()), exact)
+    check(
+        evidence(
+            dkp.DeepKernelProcess(layers=[rbf()], likelihood=Explicit(noise=NOISE)), dataset()
+        ),
+        exact,
+    )
 
 
 def test_no_particle_goes_where_the_likelihood_is_no_number():
     model = dkp.DeepKernelProcess(layers=[rbf()], likelihood=Broken(noise=NOISE))
     y = np.array([[0.2]])
-    truth = math.log(integrate.quad(lambda f: stats.norm.pdf(f) * stats.norm.pdf(0.2, loc=f, scale=NOISE), 0, 5)[0])
+    truth = math.log(
+        integrate.quad(lambda f: stats.norm.pdf(f) * stats.norm.pdf(0.2, loc=f, scale=NOISE), 0, 5)[
+            0
+        ]
+    )
     found = evidence(model, dataset(PAIR[:1], y))
     check(found, truth, error=0.2)
     assert np.all(found.posterior.z > 0)
@@ -237,13 +274,15 @@ def test_a_likelihood_that_is_never_a_number_is_refused():
         evidence(model, data, particles=64)
 
 
-# --- how runs are combined ------------------------------------------------------------------------------------------
+# --- how runs are combined ------------------------------------------------------------------------
 
 
 def test_the_mean_is_of_estimates_and_not_of_logarithms():
     value, error = combine_runs(np.log([1.0, 3.0]), np.zeros(2))
     np.testing.assert_allclose(value, math.log(2))
-    np.testing.assert_allclose(error, max(math.sqrt(2) / 2, math.log(3) / math.sqrt(2)) / math.sqrt(2))
+    np.testing.assert_allclose(
+        error, max(math.sqrt(2) / 2, math.log(3) / math.sqrt(2)) / math.sqrt(2)
+    )
 
 
 def test_runs_that_disagree_have_a_large_error():
@@ -254,7 +293,7 @@ def test_errors_within_runs_count_where_runs_agree_by_accident():
     assert combine_runs(np.zeros(4), np.full(4, 0.2))[1] == pytest.approx(0.1)
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -277,7 +316,10 @@ def test_bad_numbers_are_refused(options, message):
 
 def test_learned_hyperparameters_are_refused():
     model = process(rbf(dkp.learn()), Wishart(width=2), noise=dkp.learn())
-    with pytest.raises(ValueError, match=r"Got learn\(\) for layers.0.lengthscale, likelihood.noise: give it a prior"):
+    with pytest.raises(
+        ValueError,
+        match=r"Got learn\(\) for layers.0.lengthscale, likelihood.noise: give it a prior",
+    ):
         evidence(model, dataset())
 
 

@@ -1,7 +1,8 @@
-"""Deep Wishart processes fitted variationally: limits, evidence by importance sampling, nested guides.
+"""Deep Wishart processes fitted variationally: limits, evidence by importance sampling, nested
+guides.
 
-Monte Carlo comparisons use fixed seeds and |z| < 4: a false-alarm rate of 6e-5 a comparison over seeds.
-"""
+Monte Carlo comparisons use fixed seeds and |z| < 4: a false-alarm rate of 6e-5 a comparison over
+seeds."""
 
 import functools
 
@@ -41,7 +42,10 @@ def dataset(n=3, dtype=None):
 def model(*widths):
     layers = [kernels.Linear(bias=0.2)]
     for width in widths:
-        layers += [kernels.SquaredExponential(lengthscale=1.1, variance=1.0), dkp.Wishart(width=width)]
+        layers += [
+            kernels.SquaredExponential(lengthscale=1.1, variance=1.0),
+            dkp.Wishart(width=width),
+        ]
     layers += [kernels.SquaredExponential(lengthscale=0.9, variance=1.0)]
     return dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=NOISE))
 
@@ -69,7 +73,7 @@ def mean_and_error(values):
     return values.mean(), values.std(ddof=1) / np.sqrt(len(values))
 
 
-# --- the prior --------------------------------------------------------------------------------------------------------
+# --- the prior ------------------------------------------------------------------------------------
 
 
 def prior_gram(described, x, key):
@@ -87,11 +91,13 @@ def prior_gram(described, x, key):
 
 @pytest.mark.parametrize("widths", [(2, 3), (5, 4)], ids=["singular", "of full rank"])
 def test_the_prior_is_a_deep_gaussian_process(widths):
-    """Means and second moments of G against layers of explicit features in NumPy, |z| < 4.5 over 16 + 256 numbers: a
-    false-alarm rate of 2e-3 over seeds."""
+    """Means and second moments of G against layers of explicit features in NumPy, |z| < 4.5 over 16
+    + 256 numbers: a false-alarm rate of 2e-3 over seeds."""
     x, n = X[:4], 20_000
     keys = jax.random.split(jax.random.key(0), n)
-    ours = np.asarray(jax.jit(jax.vmap(lambda key: prior_gram(model(*widths), jnp.asarray(x), key)))(keys))
+    ours = np.asarray(
+        jax.jit(jax.vmap(lambda key: prior_gram(model(*widths), jnp.asarray(x), key)))(keys)
+    )
     rng = np.random.default_rng(1)
     g = np.broadcast_to(x @ x.T / 2 + 0.2, (n, 4, 4))
     for width in widths:
@@ -108,8 +114,8 @@ def test_the_prior_is_a_deep_gaussian_process(widths):
 
 @pytest.mark.parametrize("widths", [(2, 3), (5, 8, 4)], ids=["singular", "of full rank"])
 def test_moments_of_a_deep_linear_prior(widths):
-    """E[G_ij G_kl] = m prod (1 + 2 / nu) + (a - m) prod (1 - 1 / nu), a = K_ij K_kl and m its mean over pairings. |z| <
-    4.5 over 81 numbers: a false-alarm rate of 6e-4 over seeds."""
+    """E[G_ij G_kl] = m prod (1 + 2 / nu) + (a - m) prod (1 - 1 / nu), a = K_ij K_kl and m its mean
+    over pairings. |z| < 4.5 over 81 numbers: a false-alarm rate of 6e-4 over seeds."""
     layers = [kernels.Linear(bias=0.2), *(dkp.Wishart(width=width) for width in widths)]
     described = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian(noise=NOISE))
     x, n = jnp.asarray(X[:3]), 40_000
@@ -125,7 +131,7 @@ def test_moments_of_a_deep_linear_prior(widths):
     assert np.max(np.abs((g.mean(0) - k) / g.std(0) * np.sqrt(n))) < 4.5
 
 
-# --- limits -----------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("guide", ["standard", "ab"])
@@ -135,11 +141,13 @@ def test_a_large_width_recovers_the_evidence_of_the_gaussian_process(guide):
     kernel = propagate(described.layers, Inputs(i=data.x), lambda index, layer, k: k).ii
     covariance = np.asarray(kernel) + NOISE**2 * np.eye(data.n)
     truth = stats.multivariate_normal(np.zeros(data.n), covariance).logpdf(np.asarray(data.y[:, 0]))
-    value = elbos(fam, fam.init(data, data.x), jax.random.split(jax.random.key(0), 4), data.x, data.y)
+    value = elbos(
+        fam, fam.init(data, data.x), jax.random.split(jax.random.key(0), 4), data.x, data.y
+    )
     np.testing.assert_allclose(value, truth, atol=1e-2)
 
 
-# --- the evidence -----------------------------------------------------------------------------------------------------
+# --- the evidence ---------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -154,7 +162,9 @@ def evidence(width):
         k = described.layers[3](Gram(ii=s @ s.T)).ii
         return jnp.exp(exact_outputs(k, data.y, jnp.asarray(NOISE**2))[0])
 
-    return mean_and_error(jax.jit(jax.vmap(likelihood))(jax.random.split(jax.random.key(3), 40_000)))
+    return mean_and_error(
+        jax.jit(jax.vmap(likelihood))(jax.random.split(jax.random.key(3), 40_000))
+    )
 
 
 def options(guide, **more):
@@ -171,12 +181,16 @@ def options(guide, **more):
 
 
 @pytest.mark.parametrize(
-    ("guide", "width"), [("standard", 2), ("ab", 2), ("ab", 5), ("ab", 7.5), ("features", 2), (DENSE, 2)], ids=str
+    ("guide", "width"),
+    [("standard", 2), ("ab", 2), ("ab", 5), ("ab", 7.5), ("features", 2), (DENSE, 2)],
+    ids=str,
 )
 def test_a_fitted_guide_bounds_the_evidence_and_its_weights_average_to_it(guide, width):
     posterior = dkp.fit_vi(model(width), dataset(), **options(guide))
     truth, error = evidence(width)
-    weight, weight_error = mean_and_error(np.exp(np.asarray(log_weights(posterior, key=jax.random.key(1), n=4000))))
+    weight, weight_error = mean_and_error(
+        np.exp(np.asarray(log_weights(posterior, key=jax.random.key(1), n=4000)))
+    )
     assert abs(weight - truth) < 4 * np.hypot(error, weight_error)
     assert weight_error < 0.1 * weight
     bound, bound_error = posterior.elbo(jax.random.key(2), n=1000)
@@ -185,36 +199,46 @@ def test_a_fitted_guide_bounds_the_evidence_and_its_weights_average_to_it(guide,
 
 @pytest.mark.slow
 def test_wider_families_are_no_worse():
-    """ab contains a, b and standard: nearly the same optimum or a better one, on one problem with one key."""
+    """ab contains a, b and standard: nearly the same optimum or a better one, on one problem with
+    one key."""
     data = dataset(12)
     found = {}
     for guide in ("standard", "a", "b", "ab"):
-        posterior = dkp.fit_vi(model(2), data, **options(guide, n_inducing=12, steps=300, samples=4))
+        posterior = dkp.fit_vi(
+            model(2), data, **options(guide, n_inducing=12, steps=300, samples=4)
+        )
         found[guide] = posterior.elbo(jax.random.key(4), n=2000)
     for narrow, wide in (("standard", "a"), ("standard", "b"), ("a", "ab"), ("b", "ab")):
         (low, low_error), (high, high_error) = found[narrow], found[wide]
         assert high > low - 4 * np.hypot(low_error, high_error)
 
 
-# --- estimates of divergences without a closed form -------------------------------------------------------------------
+# --- estimates of divergences without a closed form -----------------------------------------------
 
 
 def test_sticking_the_landing_is_unbiased_and_less_noisy():
-    """The gradients of both estimates have one mean, |z| < 4.5 over the parameters of a small guide; where the guide is
-    the prior, log q - log p is 0 and the gradient without the score has no noise from it."""
+    """The gradients of both estimates have one mean, |z| < 4.5 over the parameters of a small
+    guide; where the guide is the prior, log q - log p is 0 and the gradient without the score has
+    no noise from it."""
     data, described = dataset(), model(2)
     fams = [family(described, DENSE, stick) for stick in (True, False)]
     parameters = fams[0].init(data, data.x)
     rng = np.random.default_rng(4)
-    bottlenecks = jax.tree.map(lambda a: a + jnp.asarray(0.2 * rng.normal(size=a.shape)), parameters["bottlenecks"])
+    bottlenecks = jax.tree.map(
+        lambda a: a + jnp.asarray(0.2 * rng.normal(size=a.shape)), parameters["bottlenecks"]
+    )
     keys = jax.random.split(jax.random.key(5), 4_000)
 
     def gradients(fam):
         def bound(bottlenecks, key):
-            return fam.elbo(parameters | {"bottlenecks": bottlenecks}, key, data.x, data.y, data.n)[0]
+            return fam.elbo(parameters | {"bottlenecks": bottlenecks}, key, data.x, data.y, data.n)[
+                0
+            ]
 
         found = jax.jit(jax.vmap(jax.grad(bound), (None, 0)))(bottlenecks, keys)
-        return np.concatenate([np.reshape(a, (len(keys), -1)) for a in jax.tree.leaves(found)], axis=1)
+        return np.concatenate(
+            [np.reshape(a, (len(keys), -1)) for a in jax.tree.leaves(found)], axis=1
+        )
 
     path, full = map(gradients, fams)
     difference = path - full
@@ -223,7 +247,7 @@ def test_sticking_the_landing_is_unbiased_and_less_noisy():
     assert moving.sum() > 10 and np.max(np.abs(z)) < 4.5
 
 
-# --- what a user does -------------------------------------------------------------------------------------------------
+# --- what a user does -----------------------------------------------------------------------------
 
 
 @functools.cache
@@ -253,7 +277,9 @@ def test_models_that_mix_bottlenecks():
         kernels.SquaredExponential(),
     ]
     described = dkp.DeepKernelProcess(layers=layers, likelihood=likelihoods.Gaussian())
-    posterior = dkp.fit_vi(described, dataset(20), **options("a", n_inducing=8, steps=20, start_steps=20))
+    posterior = dkp.fit_vi(
+        described, dataset(20), **options("a", n_inducing=8, steps=20, start_steps=20)
+    )
     assert posterior.summary()["guides"] == ["a", "inverse-wishart", "a"]
     assert posterior.summary()["skipped"] == 0
     assert np.all(np.isfinite(dkp.predict(posterior, X[20:], key=jax.random.key(0)).variance))
@@ -264,14 +290,23 @@ def test_models_that_mix_bottlenecks():
 def test_chains_start_from_it(guide):
     posterior = fitted(guide)
     chains = dkp.sample_hmc(
-        model(2, 3), dataset(12), key=jax.random.key(0), init=posterior, chains=2, warmup=5, draws=4, progress=False
+        model(2, 3),
+        dataset(12),
+        key=jax.random.key(0),
+        init=posterior,
+        chains=2,
+        warmup=5,
+        draws=4,
+        progress=False,
     )
     assert np.all(np.isfinite(chains.z))
 
 
 @pytest.mark.parametrize("guide", ["ab", "features"])
 def test_minibatches_with_natural_gradients(guide):
-    posterior = dkp.fit_vi(model(2), dataset(30), **options(guide, n_inducing=8, steps=300, samples=1, batch_size=10))
+    posterior = dkp.fit_vi(
+        model(2), dataset(30), **options(guide, n_inducing=8, steps=300, samples=1, batch_size=10)
+    )
     first, last = posterior.elbo_trace[:20].mean(), posterior.elbo_trace[-50:].mean()
     assert posterior.skipped == 0 and last > first
     precision = posterior.parameters["outputs"]["precision"]
@@ -279,8 +314,8 @@ def test_minibatches_with_natural_gradients(guide):
 
 
 def test_large_data_start_on_a_subset_with_the_outputs_integrated_out(monkeypatch):
-    """The first stage lifts the bound on a subset; then the outputs are the optimal ones for all rows, which are summed
-    some rows at a time."""
+    """The first stage lifts the bound on a subset; then the outputs are the optimal ones for all
+    rows, which are summed some rows at a time."""
     monkeypatch.setattr("dkp.inference.variational.first_stage._SUBSET", 12)
     monkeypatch.setattr("dkp.inference.variational.first_stage._ROWS_AT_A_TIME", 7)
     data, key = dataset(30), jax.random.key(0)
@@ -288,12 +323,18 @@ def test_large_data_start_on_a_subset_with_the_outputs_integrated_out(monkeypatc
     assert first_stage(fam, [data], 0) is None and first_stage(fam, [dataset(12)], 20) is None
     stage = first_stage(fam, [data], 20)
     with relaxed():
-        start = stage(fam, [parameters], [data], keys=[key], batches=[batches], steps=20, chunk=10)[0]
+        start = stage(fam, [parameters], [data], keys=[key], batches=[batches], steps=20, chunk=10)[
+            0
+        ]
     assert start.trace.shape == (20,) and start.trace[-5:].mean() < start.trace[:5].mean()
     described, kernel = fam.deterministic(start.parameters, data.x)
     projection = np.asarray(kernel.ti @ cholesky(kernel.ii).inverse.T) / NOISE
-    np.testing.assert_allclose(start.parameters["outputs"]["precision"], projection.T @ projection, rtol=1e-8)
-    np.testing.assert_allclose(start.parameters["outputs"]["linear"], projection.T @ data.y / NOISE, rtol=1e-8)
+    np.testing.assert_allclose(
+        start.parameters["outputs"]["precision"], projection.T @ projection, rtol=1e-8
+    )
+    np.testing.assert_allclose(
+        start.parameters["outputs"]["linear"], projection.T @ data.y / NOISE, rtol=1e-8
+    )
     collapsed = VariationalFamily(model=described, n_features=2, n_outputs=1, collapsed=True)
     with relaxed():
         inner = {name: v for name, v in parameters.items() if name != "outputs"}
@@ -336,7 +377,10 @@ def test_gradient_against_finite_differences(guide):
 
 
 def test_a_real_width_needs_as_many_degrees_of_freedom_as_points():
-    with pytest.raises(ValueError, match=r"Expected Wishart\(width=…\) to be an integer, or real numbers of at least"):
+    with pytest.raises(
+        ValueError,
+        match=r"Expected Wishart\(width=…\) to be an integer, or real numbers of at least",
+    ):
         dkp.fit_vi(model(4.5), dataset(30), **options("auto", n_inducing=8))
 
 
@@ -344,8 +388,12 @@ def test_one_factorisation_a_layer_for_the_prior_and_one_for_the_guide():
     """Counted in the program of one step: two bottlenecks, and the outputs with two more."""
     data = dataset(12)
     for guide in ("standard", "ab", "features"):
-        fam, parameters, _ = prepare(model(2, 3), data, key=jax.random.key(0), n_inducing=5, guide=guide)
+        fam, parameters, _ = prepare(
+            model(2, 3), data, key=jax.random.key(0), n_inducing=5, guide=guide
+        )
         loss = jax.value_and_grad(NegativeElbo(fam, data.n, 1), has_aux=True)
         program = str(jax.make_jaxpr(loss)(parameters, jax.random.key(0), data.rows))
-        attempts = 2  # each factorisation stands once in the program as it is, and once in the loop with more jitter
+        # each factorisation stands once in the program as it is, and once in the loop with more
+        # jitter
+        attempts = 2
         assert program.count("cholesky[") + program.count("cholesky ") <= attempts * (2 * 2 + 2)

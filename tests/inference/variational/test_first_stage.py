@@ -1,4 +1,5 @@
-"""Chains that start from a variational posterior: its draws are extended to the data by the conditional prior."""
+"""Chains that start from a variational posterior: its draws are extended to the data by the
+conditional prior."""
 
 import jax
 import jax.numpy as jnp
@@ -36,12 +37,14 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prior_draw_at_inducing_points_becomes_a_prior_draw_at_the_data(name):
-    """Kolmogorov-Smirnov on every entry of every Gram matrix at the data, and on the hyperparameters: 2000 draws each,
-    p > 1e-5 (at most 32 numbers: odds 3e-4 by chance)."""
+    """Kolmogorov-Smirnov on every entry of every Gram matrix at the data, and on the
+    hyperparameters: 2000 draws each, p > 1e-5 (at most 32 numbers: odds 3e-4 by chance)."""
     model = dkp.DeepKernelProcess(layers=MODELS[name], likelihood=likelihoods.Gaussian(noise=0.3))
     there, here = (
         Coordinates(
-            model=model, data=dkp.Dataset.from_arrays(x, x[:, 0], standardize=False), features=name == "features"
+            model=model,
+            data=dkp.Dataset.from_arrays(x, x[:, 0], standardize=False),
+            features=name == "features",
         )
         for x in (INDUCING, X)
     )
@@ -59,14 +62,18 @@ def test_a_prior_draw_at_inducing_points_becomes_a_prior_draw_at_the_data(name):
     with relaxed():
         keys = jax.random.split(jax.random.key(0), 4_000)
         found = np.asarray(jax.jit(jax.vmap(extended))(keys[:2_000]))
-        truth = np.asarray(jax.jit(jax.vmap(lambda key: numbers(here.sample_prior(key))))(keys[2_000:]))
+        truth = np.asarray(
+            jax.jit(jax.vmap(lambda key: numbers(here.sample_prior(key))))(keys[2_000:])
+        )
     for a, b in zip(found.T, truth.T, strict=True):
         assert stats.ks_2samp(a, b).pvalue > 1e-5
 
 
 def test_inducing_points_at_the_data_keep_their_gram_matrices():
     """Where inducing points and data coincide, nothing is left to draw (but for the jitter)."""
-    model = dkp.DeepKernelProcess(layers=MODELS["factors"], likelihood=likelihoods.Gaussian(noise=0.3))
+    model = dkp.DeepKernelProcess(
+        layers=MODELS["factors"], likelihood=likelihoods.Gaussian(noise=0.3)
+    )
     target = Coordinates(model=model, data=dkp.Dataset.from_arrays(X, X[:, 0], standardize=False))
 
     def both(key):

@@ -1,7 +1,8 @@
-"""The variational bound against exact Gaussian processes, importance sampling, finite differences and its own limits.
+"""The variational bound against exact Gaussian processes, importance sampling, finite differences
+and its own limits.
 
-Monte Carlo comparisons use fixed seeds and |z| < 4: a false-alarm rate of 6e-5 a comparison over seeds.
-"""
+Monte Carlo comparisons use fixed seeds and |z| < 4: a false-alarm rate of 6e-5 a comparison over
+seeds."""
 
 import functools
 
@@ -45,7 +46,9 @@ def model(delta=5.0, depth=1):
 
 @functools.cache
 def family(described, collapsed, n_outputs=1):
-    return VariationalFamily(model=described, n_features=2, n_outputs=n_outputs, collapsed=collapsed)
+    return VariationalFamily(
+        model=described, n_features=2, n_outputs=n_outputs, collapsed=collapsed
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -66,10 +69,13 @@ def walk(fam, parameters, key, x):
 
 
 def start(fam, data, inducing=None, seed=0, amount=0.3):
-    """Initial parameters, moved at random so that nothing is special about them; the inducing points stay."""
+    """Initial parameters, moved at random so that nothing is special about them; the inducing
+    points stay."""
     parameters = fam.init(data, data.x if inducing is None else inducing)
     rng = np.random.default_rng(seed)
-    moved = jax.tree.map(lambda a: a + jnp.asarray(amount * rng.normal(size=a.shape), a.dtype), parameters)
+    moved = jax.tree.map(
+        lambda a: a + jnp.asarray(amount * rng.normal(size=a.shape), a.dtype), parameters
+    )
     if "outputs" in moved:
         root = moved["outputs"]["precision"]
         moved["outputs"] |= {"precision": root @ root.T}
@@ -88,7 +94,7 @@ def gp_kernel(x, described):
     return propagate(described.layers, Inputs(i=x), lambda index, layer, kernel: kernel).ii
 
 
-# --- the limits that are known --------------------------------------------------------------------------------------
+# --- the limits that are known --------------------------------------------------------------------
 
 
 def test_large_delta_recovers_the_evidence_of_the_gaussian_process():
@@ -108,7 +114,9 @@ def test_large_delta_recovers_the_predictions_of_the_gaussian_process():
     n = data.n
     weights = np.linalg.solve(joint[:n, :n] + NOISE**2 * np.eye(n), joint[:n, n:]).T
     np.testing.assert_allclose(mean, weights @ np.asarray(data.y), atol=5e-3)
-    np.testing.assert_allclose(variance[:, 0], np.diag(joint[n:, n:] - weights @ joint[:n, n:]), atol=5e-3)
+    np.testing.assert_allclose(
+        variance[:, 0], np.diag(joint[n:, n:] - weights @ joint[:n, n:]), atol=5e-3
+    )
 
 
 def test_inducing_points_at_the_data_give_the_full_model():
@@ -119,21 +127,27 @@ def test_inducing_points_at_the_data_give_the_full_model():
     for key in jax.random.split(jax.random.key(3), 3):
         factors, _, kl = walk(fam, parameters, key, data.x)
         grams = [Gram(ii=s @ s.T) for s in factors]
-        kernel = propagate(described.layers, Inputs(i=data.x), lambda i, layer, k, grams=grams: grams[i - 1])
+        kernel = propagate(
+            described.layers, Inputs(i=data.x), lambda i, layer, k, grams=grams: grams[i - 1]
+        )
         truth = exact_outputs(kernel.ii, data.y, jnp.asarray(NOISE**2))[0] - kl
-        np.testing.assert_allclose(elbo(fam, parameters, key, data.x, data.y, data.n), truth, rtol=1e-4)
+        np.testing.assert_allclose(
+            elbo(fam, parameters, key, data.x, data.y, data.n), truth, rtol=1e-4
+        )
 
 
-# --- the bound --------------------------------------------------------------------------------------------------------
+# --- the bound ------------------------------------------------------------------------------------
 
 
 @functools.cache
 def importance_weights():
-    """Log weights of prior draws (their mean is the evidence), of guide draws, and the guide's ELBO draws; N = 3."""
+    """Log weights of prior draws (their mean is the evidence), of guide draws, and the guide's ELBO
+    draws; N = 3."""
     data, described = dataset(3), model(5.0)
     fam = family(described, collapsed=True)
     parameters = start(fam, data, amount=0.1)
-    # A guide wider than a fit would have: delta K - gamma V V^T is positive definite, and the weights have a variance.
+    # A guide wider than a fit would have: delta K - gamma V V^T is positive definite, and the
+    # weights have a variance.
     wide = {"log_gamma": jnp.log(0.5)}
     parameters = parameters | {"bottlenecks": tuple(b | wide for b in parameters["bottlenecks"])}
     layer = described.bottlenecks[0]
@@ -144,7 +158,9 @@ def importance_weights():
 
     def log_likelihood(whitened):
         s = scale.tril @ whitened
-        return exact_outputs(described.layers[3](Gram(ii=s @ s.T)).ii, data.y, jnp.asarray(NOISE**2))[0]
+        return exact_outputs(
+            described.layers[3](Gram(ii=s @ s.T)).ii, data.y, jnp.asarray(NOISE**2)
+        )[0]
 
     def from_guide(key):
         s = guide.sample(key)
@@ -163,7 +179,10 @@ def mean_and_error(values):
 
 def test_importance_sampling_from_the_guide_gives_the_evidence():
     by_prior, by_guide, _ = importance_weights()
-    (prior, prior_error), (guide, guide_error) = mean_and_error(np.exp(by_prior)), mean_and_error(np.exp(by_guide))
+    (prior, prior_error), (guide, guide_error) = (
+        mean_and_error(np.exp(by_prior)),
+        mean_and_error(np.exp(by_guide)),
+    )
     assert abs(prior - guide) < 4 * np.hypot(prior_error, guide_error)
     assert prior_error < 0.02 * prior
 
@@ -178,8 +197,9 @@ def test_the_bound_is_the_mean_log_weight_and_lies_below_the_evidence():
 
 
 def test_means_over_draws_are_the_optimal_outputs():
-    """With bottlenecks, inducing points fewer than the data, and a fixed set of draws: the bound at the mean of the
-    natural parameters that they ask for is above that of any others, and has no gradient in them."""
+    """With bottlenecks, inducing points fewer than the data, and a fixed set of draws: the bound at
+    the mean of the natural parameters that they ask for is above that of any others, and has no
+    gradient in them."""
     data, described = dataset(), model()
     fam = family(described, collapsed=False)
     parameters = start(fam, data, data.x[:3])
@@ -196,7 +216,9 @@ def test_means_over_draws_are_the_optimal_outputs():
     def bound(outputs):
         def one(key):
             walk = fam.layer_pass(parameters, key, data.x)
-            law, kl, _ = whitened_posterior(cholesky(walk.kernel.ii), outputs["linear"], outputs["precision"])
+            law, kl, _ = whitened_posterior(
+                cholesky(walk.kernel.ii), outputs["linear"], outputs["precision"]
+            )
             mean, variance = law.moments(walk.kernel)
             batch = OutputBatch(y=data.y, n=data.n)
             return batch.expected_log_density(walk.model.likelihood, mean, variance) - kl
@@ -221,13 +243,20 @@ def test_one_natural_step_with_all_data_attains_the_optimum():
         @jax.jit
         @jax.grad
         def gradient(outputs, parameters=parameters):
-            return fam.elbo(parameters | {"outputs": outputs}, jax.random.key(0), data.x, data.y, data.n)[0] / data.n
+            return (
+                fam.elbo(
+                    parameters | {"outputs": outputs}, jax.random.key(0), data.x, data.y, data.n
+                )[0]
+                / data.n
+            )
 
         step = gradient(parameters["outputs"])
         best = parameters | {"outputs": jax.tree.map(jnp.add, parameters["outputs"], step)}
         attained = elbo(fam, best, jax.random.key(0), data.x, data.y, data.n)
         inner = {name: v for name, v in parameters.items() if name != "outputs"}
-        height = elbo(family(described, collapsed=True), inner, jax.random.key(0), data.x, data.y, data.n)
+        height = elbo(
+            family(described, collapsed=True), inner, jax.random.key(0), data.x, data.y, data.n
+        )
         np.testing.assert_allclose(attained, height, rtol=1e-6)
 
 
@@ -241,17 +270,24 @@ def test_natural_steps_of_minibatches_average_to_that_of_all_data():
     def gradient(outputs, x, y):
         return fam.elbo(parameters | {"outputs": outputs}, jax.random.key(0), x, y, data.n)[0]
 
-    parts = [gradient(parameters["outputs"], data.x[i : i + 2], data.y[i : i + 2]) for i in (0, 2, 4)]
+    parts = [
+        gradient(parameters["outputs"], data.x[i : i + 2], data.y[i : i + 2]) for i in (0, 2, 4)
+    ]
     whole = gradient(parameters["outputs"], data.x, data.y)
     for name in whole:
-        np.testing.assert_allclose(np.mean([part[name] for part in parts], axis=0), whole[name], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            np.mean([part[name] for part in parts], axis=0), whole[name], rtol=1e-9, atol=1e-9
+        )
 
 
 def test_fewer_inducing_points_bound_the_collapsed_evidence_from_below():
     """Without a bottleneck both are numbers: Titsias' bound under the log marginal likelihood."""
     data, described = dataset(), model(depth=0)
     fam = family(described, collapsed=True)
-    full, few = (elbo(fam, fam.init(data, z), jax.random.key(0), data.x, data.y, data.n) for z in (data.x, data.x[:2]))
+    full, few = (
+        elbo(fam, fam.init(data, z), jax.random.key(0), data.x, data.y, data.n)
+        for z in (data.x, data.x[:2])
+    )
     truth = exact_outputs(gp_kernel(data.x, described), data.y, jnp.asarray(NOISE**2))[0]
     np.testing.assert_allclose(full, truth, rtol=1e-6)
     assert few < truth
@@ -262,16 +298,24 @@ def test_minibatches_average_to_the_full_batch():
     data = dataset(6)
     fam = family(model(depth=0), collapsed=False)
     parameters, key = start(fam, data, data.x[:3]), jax.random.key(0)
-    parts = [elbo(fam, parameters, key, data.x[i : i + 2], data.y[i : i + 2], data.n) for i in (0, 2, 4)]
-    np.testing.assert_allclose(np.mean(parts), elbo(fam, parameters, key, data.x, data.y, data.n), rtol=1e-12)
+    parts = [
+        elbo(fam, parameters, key, data.x[i : i + 2], data.y[i : i + 2], data.n) for i in (0, 2, 4)
+    ]
+    np.testing.assert_allclose(
+        np.mean(parts), elbo(fam, parameters, key, data.x, data.y, data.n), rtol=1e-12
+    )
 
 
 def test_minibatches_are_unbiased_with_a_bottleneck():
     data = dataset(4)
     fam = family(model(), collapsed=False)
     parameters, keys = start(fam, data, data.x[:2]), jax.random.split(jax.random.key(9), 2000)
-    full, full_error = mean_and_error(np.asarray(elbos(fam, parameters, keys, data.x, data.y, data.n)))
-    parts = [elbos(fam, parameters, keys, data.x[i : i + 1], data.y[i : i + 1], data.n) for i in range(4)]
+    full, full_error = mean_and_error(
+        np.asarray(elbos(fam, parameters, keys, data.x, data.y, data.n))
+    )
+    parts = [
+        elbos(fam, parameters, keys, data.x[i : i + 1], data.y[i : i + 1], data.n) for i in range(4)
+    ]
     part, part_error = mean_and_error(np.mean(parts, axis=0))
     assert abs(full - part) < 4 * np.hypot(full_error, part_error)
 
@@ -289,12 +333,13 @@ def test_outputs_share_the_kernel():
     np.testing.assert_allclose(terms[1][1], terms[0][1], rtol=1e-12)
 
 
-# --- derivatives and precision ----------------------------------------------------------------------------------------
+# --- derivatives and precision --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("collapsed", [True, False])
 def test_gradient_against_finite_differences(collapsed):
-    """All parameters but the degrees of freedom, whose derivative is that at a fixed quantile, not that of a draw."""
+    """All parameters but the degrees of freedom, whose derivative is that at a fixed quantile, not
+    that of a draw."""
     data = dataset()
     described = dkp.DeepKernelProcess(
         layers=[
@@ -311,7 +356,9 @@ def test_gradient_against_finite_differences(collapsed):
     direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), parameters)
     if not collapsed:  # those of the outputs are natural gradients
         direction["outputs"] = jax.tree.map(jnp.zeros_like, direction["outputs"])
-    direction["bottlenecks"] = tuple(b | {"log_gamma": jnp.zeros(())} for b in direction["bottlenecks"])
+    direction["bottlenecks"] = tuple(
+        b | {"log_gamma": jnp.zeros(())} for b in direction["bottlenecks"]
+    )
 
     @jax.jit
     @jax.value_and_grad
@@ -324,7 +371,8 @@ def test_gradient_against_finite_differences(collapsed):
 
 
 def test_gradient_in_the_degrees_of_freedom_is_unbiased():
-    """The mean gradient is the derivative of the mean bound: a central difference with common random numbers."""
+    """The mean gradient is the derivative of the mean bound: a central difference with common
+    random numbers."""
     data, fam = dataset(3), family(model(), collapsed=True)
     parameters, keys = start(fam, data), jax.random.split(jax.random.key(4), 3000)
 
@@ -338,7 +386,8 @@ def test_gradient_in_the_degrees_of_freedom_is_unbiased():
     h = 0.1
     difference = (bound(h, keys)[0] - bound(-h, keys)[0]) / (2 * h)
     mean, error = mean_and_error(np.asarray(bound(0.0, keys)[1] - difference))
-    assert abs(mean) < 4 * error + 0.02  # the second term: the error of the central difference is of order h^2
+    # the second term: the error of the central difference is of order h^2
+    assert abs(mean) < 4 * error + 0.02
 
 
 @pytest.mark.parametrize("collapsed", [True, False])
@@ -359,11 +408,17 @@ def test_float32_is_close_to_float64(collapsed):
     np.testing.assert_allclose(predictions[0][1], predictions[1][1], atol=5e-3)
 
 
-# --- fit_vi -----------------------------------------------------------------------------------------------------------
+# --- fit_vi ---------------------------------------------------------------------------------------
 
 
 def fit(described, data, **options):
-    options = {"key": jax.random.key(0), "steps": 40, "start_steps": 0, "samples": 2, "progress": False} | options
+    options = {
+        "key": jax.random.key(0),
+        "steps": 40,
+        "start_steps": 0,
+        "samples": 2,
+        "progress": False,
+    } | options
     return dkp.fit_vi(described, data, optimizer=relaxed_optimizer(optax.adam(0.05)), **options)
 
 
@@ -374,11 +429,17 @@ def fitted():
 
 def test_fit_improves_and_stays_below_the_evidence():
     posterior = fitted()
-    assert posterior.elbo_trace.shape == (150,) and posterior.skipped == 0 and posterior.stopped == "finished"
+    assert (
+        posterior.elbo_trace.shape == (150,)
+        and posterior.skipped == 0
+        and posterior.stopped == "finished"
+    )
     assert posterior.elbo_trace[-50:].mean() > posterior.elbo_trace[:5].mean()
     bound, error = posterior.elbo(jax.random.key(1), n=1000)
     evidence, evidence_error = mean_and_error(np.exp(importance_weights()[0]))
-    assert np.log(evidence) - 1 < bound < np.log(evidence) + 4 * evidence_error / evidence + 4 * error
+    assert (
+        np.log(evidence) - 1 < bound < np.log(evidence) + 4 * evidence_error / evidence + 4 * error
+    )
 
 
 def test_fit_is_decided_by_its_key():
@@ -406,7 +467,9 @@ def test_all_three_sorts_of_hyperparameters():
         layers=[
             kernels.Linear(ard=True),
             dkp.InverseWishart(delta=6.0),
-            kernels.SquaredExponential(lengthscale=dist.LogNormal(0.0, 0.5), variance=dist.Gamma(2.0, 2.0)),
+            kernels.SquaredExponential(
+                lengthscale=dist.LogNormal(0.0, 0.5), variance=dist.Gamma(2.0, 2.0)
+            ),
         ],
         likelihood=likelihoods.Gaussian(noise=dkp.learn(0.5)),
     )
@@ -422,7 +485,9 @@ def test_all_three_sorts_of_hyperparameters():
 
 
 UNIT = dist.TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.SigmoidTransform())
-SQUARED = dist.TransformedDistribution(dist.Gamma(2.0, 2.0), dist.transforms.PowerTransform(jnp.asarray(2.0)))
+SQUARED = dist.TransformedDistribution(
+    dist.Gamma(2.0, 2.0), dist.transforms.PowerTransform(jnp.asarray(2.0))
+)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +499,8 @@ def test_priors_with_bounds_or_without_a_mean(prior):
     """The guide draws within the prior's support, and starts at finite numbers."""
     data = dataset()
     described = dkp.DeepKernelProcess(
-        layers=[kernels.Linear(bias=prior), dkp.InverseWishart(delta=6.0)], likelihood=likelihoods.Gaussian(noise=0.5)
+        layers=[kernels.Linear(bias=prior), dkp.InverseWishart(delta=6.0)],
+        likelihood=likelihoods.Gaussian(noise=0.5),
     )
     fam = family(described, collapsed=True)
     parameters = fam.init(data, data.x)
@@ -450,10 +516,14 @@ def test_both_stages_with_the_default_optimizer():
     """The first stage leaves the second near the evidence of the network without noise."""
     described, data = model(1e6), dataset()
     with relaxed():  # the learning-rate schedules of optax promote
-        posterior = dkp.fit_vi(described, data, key=jax.random.key(0), steps=5, start_steps=100, progress=False)
+        posterior = dkp.fit_vi(
+            described, data, key=jax.random.key(0), steps=5, start_steps=100, progress=False
+        )
     assert posterior.elbo_trace.shape == (5,) and posterior.skipped == 0
     truth = exact_outputs(gp_kernel(data.x, described), data.y, jnp.asarray(NOISE**2))[0]
-    np.testing.assert_allclose(posterior.elbo(jax.random.key(1), n=20)[0], truth, atol=0.05 * abs(truth) + 0.5)
+    np.testing.assert_allclose(
+        posterior.elbo(jax.random.key(1), n=20)[0], truth, atol=0.05 * abs(truth) + 0.5
+    )
 
 
 def test_ctrl_c_returns_a_posterior_that_predicts(monkeypatch):
@@ -470,17 +540,22 @@ def test_ctrl_c_returns_a_posterior_that_predicts(monkeypatch):
     posterior = fit(model(), data, steps=100_000)
     assert posterior.stopped == "interrupted"
     assert 0 < len(posterior.elbo_trace) < 100_000
-    assert np.all(np.isfinite(dkp.predict(posterior, X[:2], key=jax.random.key(0), n_samples=3).mean))
+    assert np.all(
+        np.isfinite(dkp.predict(posterior, X[:2], key=jax.random.key(0), n_samples=3).mean)
+    )
 
 
 def test_images_that_are_flattened_are_vectors():
-    """Flatten() on images is x x^T / D on all their numbers: starts, bounds, predictions and prior draws agree."""
+    """Flatten() on images is x x^T / D on all their numbers: starts, bounds, predictions and prior
+    draws agree."""
     images, key = RNG.normal(size=(8, 2, 2, 2)), jax.random.key(0)
     found = []
     for x, first in ((images, kernels.Flatten()), (images.reshape(8, 8), kernels.Linear())):
         described = model().replace(layers=(first, *model().layers[1:]))
         data = dkp.Dataset.from_arrays(x, Y, standardize=False)
-        fam, parameters, _ = prepare(described, data, key=key, n_inducing=4, batch_size=None, collapse=True)
+        fam, parameters, _ = prepare(
+            described, data, key=key, n_inducing=4, batch_size=None, collapse=True
+        )
         assert parameters["inducing"].shape == (4, *x.shape[1:])
         bound = elbo(fam, parameters, key, data.x, data.y, 8)
         prior = dkp.prior_predictive(described, data, key=key, n_samples=2)
@@ -489,24 +564,40 @@ def test_images_that_are_flattened_are_vectors():
         np.testing.assert_allclose(a, b, rtol=1e-8)
 
 
-# --- several data sets ------------------------------------------------------------------------------------------------
+# --- several data sets ----------------------------------------------------------------------------
 
 
 def three_sets(n=8):
     rng = np.random.default_rng(9)
-    return [dkp.Dataset.from_arrays(rng.normal(size=(n, 2)), rng.normal(size=(n, 1))) for _ in range(3)]
+    return [
+        dkp.Dataset.from_arrays(rng.normal(size=(n, 2)), rng.normal(size=(n, 1))) for _ in range(3)
+    ]
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 3}], ids=["all data", "minibatches"])
 def test_fits_side_by_side_are_those_one_by_one(options):
-    options = {"steps": 12, "start_steps": 12, "samples": 2, "n_inducing": 4, "progress": False} | options
+    options = {
+        "steps": 12,
+        "start_steps": 12,
+        "samples": 2,
+        "n_inducing": 4,
+        "progress": False,
+    } | options
     key, described, optimizer = jax.random.key(3), model(), relaxed_optimizer(optax.adam(0.01))
     with relaxed():  # the learning-rate schedules of optax promote
         together = dkp.fit_vi_many(described, three_sets(), key=key, optimizer=optimizer, **options)
-        alone = dkp.fit_vi(described, three_sets()[2], key=jax.random.split(key, 3)[2], optimizer=optimizer, **options)
+        alone = dkp.fit_vi(
+            described,
+            three_sets()[2],
+            key=jax.random.split(key, 3)[2],
+            optimizer=optimizer,
+            **options,
+        )
     assert len(together) == 3
     np.testing.assert_allclose(together[2].elbo_trace, alone.elbo_trace, rtol=1e-6)
-    prediction, other = (dkp.predict(p, X, key=jax.random.key(4), n_samples=5) for p in (together[2], alone))
+    prediction, other = (
+        dkp.predict(p, X, key=jax.random.key(4), n_samples=5) for p in (together[2], alone)
+    )
     np.testing.assert_allclose(prediction.mean, other.mean, atol=1e-5)
 
 

@@ -1,4 +1,5 @@
-"""Fits with likelihoods other than Gaussian: against chains on the same model, and against simulated truths."""
+"""Fits with likelihoods other than Gaussian: against chains on the same model, and against
+simulated truths."""
 
 import jax
 import numpy as np
@@ -31,11 +32,23 @@ def dataset(y):
 
 EXACTLY = {
     "counts": (likelihoods.Poisson(rate=3.0), RNG.poisson(3 * np.exp(F)).astype(float)),
-    "binary": (likelihoods.Bernoulli(), (RNG.uniform(size=F.shape) < 1 / (1 + np.exp(-3 * F))).astype(float)),
+    "binary": (
+        likelihoods.Bernoulli(),
+        (RNG.uniform(size=F.shape) < 1 / (1 + np.exp(-3 * F))).astype(float),
+    ),
     "classes": (likelihoods.Categorical(3), np.clip(np.round(1.5 * F + 1), 0, 2)),
-    "grades": (likelihoods.Ordinal(3, first=-1.0, gaps=[2.0]), np.clip(np.round(1.5 * F + 1), 0, 2)),
-    "outliers": (likelihoods.StudentT(df=3.0, scale=0.2), F + 0.2 * RNG.standard_t(3, size=F.shape)),
-    "uneven noise": (likelihoods.Heteroskedastic(noise=0.2), F + 0.2 * np.exp(F / 2) * RNG.normal(size=F.shape)),
+    "grades": (
+        likelihoods.Ordinal(3, first=-1.0, gaps=[2.0]),
+        np.clip(np.round(1.5 * F + 1), 0, 2),
+    ),
+    "outliers": (
+        likelihoods.StudentT(df=3.0, scale=0.2),
+        F + 0.2 * RNG.standard_t(3, size=F.shape),
+    ),
+    "uneven noise": (
+        likelihoods.Heteroskedastic(noise=0.2),
+        F + 0.2 * np.exp(F / 2) * RNG.normal(size=F.shape),
+    ),
 }
 
 
@@ -44,15 +57,20 @@ EXACTLY = {
 @pytest.mark.parametrize("bottleneck", [False, True], ids=["GP", "one bottleneck"])
 @pytest.mark.parametrize("name", EXACTLY)
 def test_variational_posteriors_are_near_the_chains(name, bottleneck):
-    """Same model, same data, fixed hyperparameters: latent means agree to 0.35 of their standard deviations and the
-    spreads to a third, at fixed seeds: the posterior is not Gaussian, and the guide is."""
+    """Same model, same data, fixed hyperparameters: latent means agree to 0.35 of their standard
+    deviations and the spreads to a third, at fixed seeds: the posterior is not Gaussian, and the
+    guide is."""
     likelihood, y = EXACTLY[name]
     if bottleneck and name not in ("counts", "binary"):
         pytest.skip("one bottleneck with two of them: what differs is the outputs")
     described, data = model(likelihood, bottleneck), dataset(y)
     with relaxed():
-        vi = dkp.fit_vi(described, data, key=KEY, n_inducing=N, steps=1500, samples=4, progress=False)
-        hmc = dkp.sample_hmc(described, data, key=KEY, chains=2, warmup=300, draws=400, progress=False)
+        vi = dkp.fit_vi(
+            described, data, key=KEY, n_inducing=N, steps=1500, samples=4, progress=False
+        )
+        hmc = dkp.sample_hmc(
+            described, data, key=KEY, chains=2, warmup=300, draws=400, progress=False
+        )
         assert hmc.summary()["r_hat"] < 1.1
         pairs = []
         for posterior in (vi, hmc):
@@ -74,7 +92,9 @@ RECOVERED = {
     ),
     "zero-inflated Poisson": (
         likelihoods.ZeroInflatedPoisson(),
-        lambda rng, f: np.where(rng.uniform(size=f.shape) < 0.3, 0, rng.poisson(6 * np.exp(f))).astype(float),
+        lambda rng, f: np.where(
+            rng.uniform(size=f.shape) < 0.3, 0, rng.poisson(6 * np.exp(f))
+        ).astype(float),
         {"likelihood.gate": (0.2, 0.4)},
     ),
     "Student": (
@@ -98,21 +118,25 @@ RECOVERED = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECOVERED)
 def test_learned_hyperparameters_come_back(name):
-    """300 simulated points in minibatches: learned values lie in a wide interval around the truth, and held-out targets
-    are likelier than under a model that knows the targets' frequencies alone."""
+    """300 simulated points in minibatches: learned values lie in a wide interval around the truth,
+    and held-out targets are likelier than under a model that knows the targets' frequencies
+    alone."""
     likelihood, simulate, intervals = RECOVERED[name]
     rng = np.random.default_rng(3)
     x = rng.uniform(-3, 3, size=(500, 1))
     y = simulate(rng, np.sin(1.5 * x))
     described = dkp.DeepKernelProcess(
-        layers=[kernels.SquaredExponential(lengthscale=dkp.learn(1.0), variance=dkp.learn(1.0))], likelihood=likelihood
+        layers=[kernels.SquaredExponential(lengthscale=dkp.learn(1.0), variance=dkp.learn(1.0))],
+        likelihood=likelihood,
     )
     with relaxed():
         data = dkp.Dataset.from_arrays(x[:300], y[:300], standardize_targets=False)
         options = {"n_inducing": 20, "batch_size": 100, "steps": 1500, "progress": False}
         posterior = dkp.fit_vi(described, data, key=KEY, **options)
         flat = dkp.fit_vi(model_without_inputs(likelihood), data, key=KEY, **options)
-        scores = [dkp.predict(p, x[300:], key=KEY).log_density(y[300:]).mean() for p in (posterior, flat)]
+        scores = [
+            dkp.predict(p, x[300:], key=KEY).log_density(y[300:]).mean() for p in (posterior, flat)
+        ]
     for hyperparameter, (low, high) in intervals.items():
         value = np.asarray(posterior.hyperparameters[hyperparameter])
         assert np.all((value > low) & (value < high)), (hyperparameter, value)
@@ -122,5 +146,6 @@ def test_learned_hyperparameters_come_back(name):
 def model_without_inputs(likelihood):
     """Functions that hardly change within the data."""
     return dkp.DeepKernelProcess(
-        layers=[kernels.SquaredExponential(lengthscale=100.0, variance=dkp.learn(1.0))], likelihood=likelihood
+        layers=[kernels.SquaredExponential(lengthscale=100.0, variance=dkp.learn(1.0))],
+        likelihood=likelihood,
     )
