@@ -182,7 +182,9 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
         collapse=False,
         guide=case.guide,
     )
-    one_step = minimise.make_step(NegativeElbo(family, data.n, case.samples), optimizer)
+    one_step = minimise.make_step(
+        NegativeElbo(family=family, n=data.n, samples=case.samples), optimizer
+    )
     rows = jnp.asarray(Batches(case.n, case.batch_size, 0).rows(0, 100))
 
     @jax.jit

@@ -7,16 +7,24 @@ fields are further descriptions, and all other fields are static. Unflattening d
 ``__init__``, so a class may check what its user wrote in ``__post_init__`` and is never asked to
 check a tracer."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, dataclass_transform
+from typing import Any, Literal, dataclass_transform
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
-__all__ = ["DOMAINS", "Learn", "Spec", "hyperparameter", "learn", "part"]
+from dkp._core.records import Sort, register, register_sort
+
+__all__ = ["DOMAINS", "Learn", "Pace", "Spec", "hyperparameter", "learn", "part"]
+
+Pace = Literal["kernel", "matrix", "deviation", "concentration"]
+"""How fast an optimiser moves a parameter, said where the parameter is made: those of kernels (and
+inducing points), entries of the matrices of guides, what is measured in standard deviations of a guide,
+and logarithms of concentrations."""
 
 DOMAINS: dict[str, Callable[[np.ndarray], Any]] = {
     "positive": lambda v: v > 0,
@@ -26,8 +34,14 @@ DOMAINS: dict[str, Callable[[np.ndarray], Any]] = {
 }
 
 
+@jax.tree_util.register_pytree_node_class
 class Learn:
-    """A hyperparameter that an engine optimises: see :func:`learn`."""
+    """A hyperparameter that an engine optimises: see :func:`learn`.
+
+    Attributes:
+        init: where it starts, or None where the data decide. The only child of the pytree: models
+            that differ in numbers alone share compiled programs.
+    """
 
     __slots__ = ("init",)
 
@@ -36,6 +50,16 @@ class Learn:
 
     def __repr__(self) -> str:
         return f"learn({'' if self.init is None else self.init})"
+
+    def tree_flatten(self) -> tuple[tuple[Any], None]:
+        return (self.init,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, children: tuple[Any]) -> "Learn":
+        return cls(*children)
+
+
+register_sort("learn", Sort(lambda node: isinstance(node, Learn), lambda node: node.init, Learn))
 
 
 def learn(init: Any = None) -> Any:
@@ -54,10 +78,18 @@ def learn(init: Any = None) -> Any:
     return Learn(init)
 
 
-def hyperparameter(default: Any = dataclasses.MISSING, *, domain: str = "positive") -> Any:
-    """A dataclass field that holds a hyperparameter with values in `domain` (a key of
-    ``DOMAINS``)."""
-    return dataclasses.field(default=default, metadata={"role": "hyperparameter", "domain": domain})
+def hyperparameter(
+    default: Any = dataclasses.MISSING, *, domain: str = "positive", pace: Pace = "kernel"
+) -> Any:
+    """A dataclass field that holds a hyperparameter.
+
+    Args:
+        default: what it is where the user says nothing.
+        domain: of its values, a key of ``DOMAINS``.
+        pace: how fast an optimiser moves it, see :data:`Pace`.
+    """
+    metadata = {"role": "hyperparameter", "domain": domain, "pace": pace}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def part(default: Any = dataclasses.MISSING) -> Any:
@@ -74,12 +106,16 @@ def _is_dynamic(field: dataclasses.Field) -> bool:
     eq_default=False,
     field_specifiers=(hyperparameter, part, dataclasses.field),
 )
-class Spec:
-    """Base of all descriptions: subclasses become frozen dataclasses and pytrees."""
+class Spec(abc.ABC):
+    """Base of all descriptions: subclasses become frozen dataclasses and pytrees.
+
+    What a subclass must write is an abstract method of its base: a description without it cannot be
+    made, and says what is missing.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+        register(dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls))
         jax.tree_util.register_pytree_with_keys(
             cls, _flatten_with_keys, functools.partial(_unflatten, cls)
         )

@@ -1,32 +1,44 @@
-"""Immutable records of arrays that pass through ``jit``, ``vmap`` and ``scan``.
+"""Immutable records: of results, and of arrays that pass through ``jit``, ``vmap`` and ``scan``.
 
-Like ``jax.tree_util.register_dataclass``, but unflattening does not call ``__init__``: a record
-that leaves ``vmap`` has batch axes that its annotations do not mention, and a record that JAX
-rebuilds may hold tracers or placeholders."""
+A :func:`value` is like ``jax.tree_util.register_dataclass``, but unflattening does not call
+``__init__``: a record that leaves ``vmap`` has batch axes that its annotations do not mention, and a
+record that JAX rebuilds may hold tracers or placeholders.
+"""
 
 import dataclasses
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 
-__all__ = ["static", "value"]
+from dkp._core.records import register
+
+__all__ = ["record", "static", "value"]
 
 T = TypeVar("T")
 
 
-def static() -> Any:
-    """A field of a record that is not an array: part of the structure, hashable."""
-    return dataclasses.field(metadata={"static": True})
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """A field of a value that is not an array: part of the structure, hashable."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
+def record(cls: type[T]) -> type[T]:
+    """Make a class a frozen, keyword-only dataclass that equals itself alone and that files can
+    hold."""
+    return register(dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls))
 
 
 @dataclass_transform(
-    frozen_default=True, kw_only_default=True, field_specifiers=(static, dataclasses.field)
+    frozen_default=True,
+    kw_only_default=True,
+    eq_default=False,
+    field_specifiers=(static, dataclasses.field),
 )
 def value(cls: type[T]) -> type[T]:
-    """Make a class a frozen, keyword-only dataclass and a pytree; all fields but :func:`static`
-    ones are children."""
-    record = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    fields = dataclasses.fields(record)  # type: ignore[arg-type]
+    """Make a class a :func:`record` and a pytree; all fields but :func:`static` ones are children."""
+    made = record(cls)
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]
     constants = [f.name for f in fields if f.metadata.get("static")]
 
@@ -35,10 +47,13 @@ def value(cls: type[T]) -> type[T]:
         return pairs, tuple(getattr(record, name) for name in constants)
 
     def unflatten(aux: tuple[Any, ...], leaves: Any) -> T:
-        new = object.__new__(record)
-        for name, leaf in [*zip(children, leaves, strict=True), *zip(constants, aux, strict=True)]:
+        new = object.__new__(made)
+        for name, leaf in [
+            *zip(children, leaves, strict=True),
+            *zip(constants, aux, strict=True),
+        ]:
             object.__setattr__(new, name, leaf)
         return new
 
-    jax.tree_util.register_pytree_with_keys(record, flatten, unflatten)
-    return record
+    jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
+    return made

@@ -4,6 +4,7 @@ A bottleneck gives the prior of the factor of the inducing block, and draws the 
 conditional prior given that factor. Nothing else in the package knows what kind of bottleneck a
 layer is."""
 
+import abc
 from typing import Any, cast
 
 import jax.numpy as jnp
@@ -21,9 +22,19 @@ __all__ = ["Bottleneck", "bartlett_factor"]
 class Bottleneck(Spec):
     """A random Gram matrix G centred on the kernel matrix K that enters."""
 
+    @abc.abstractmethod
     def prior(self, scale: Cholesky) -> Distribution:
         """Law of the factor S of G_ii, given the Cholesky factor L of K_ii."""
-        raise NotImplementedError
+
+    @property
+    def n_features(self) -> int | None:
+        """nu where G = F F^T / nu for nu features F: the rank of G is at most nu. None where G has no
+        such factor, or nu is not known before a program runs."""
+        return None
+
+    def n_columns(self, n_points: int) -> int:
+        """Columns M of the factor S of G at so many points: its rank."""
+        return n_points if self.n_features is None else min(self.n_features, n_points)
 
     @property
     def is_identity(self) -> bool:
@@ -38,9 +49,9 @@ class Bottleneck(Spec):
         eye = jnp.eye(size, dtype=dtype)
         return self.prior(Cholesky(eye, eye, jnp.zeros((), dtype)))
 
+    @abc.abstractmethod
     def whiten(self, noise: Float[Array, "P M"]) -> Float[Array, "P M"]:
         """The whitened factor L^-1 S that the Bartlett factor behind S stands for."""
-        raise NotImplementedError
 
     def extend(
         self, key: PRNGKeyArray, kernel: Float[Array, "Q Q"], factor: Float[Array, "P M"]
@@ -74,6 +85,7 @@ class Bottleneck(Spec):
             return Gram(ii=factor @ factor.T)
         return self.draw_data(key, kernel, scale, factor, whitened)
 
+    @abc.abstractmethod
     def draw_data(
         self,
         key: PRNGKeyArray,
@@ -83,9 +95,8 @@ class Bottleneck(Spec):
         whitened: Array | None,
     ) -> Gram:
         """:meth:`condition` where there are data blocks."""
-        raise NotImplementedError
 
-    def mean_data(
+    def condition_mean(
         self,
         kernel: Gram,
         scale: Cholesky,
@@ -93,7 +104,13 @@ class Bottleneck(Spec):
         whitened: Float[Array, "P M"],
     ) -> Gram:
         """:meth:`condition` with the means of the data blocks instead of draws."""
-        raise NotImplementedError
+        if kernel.ti is None:
+            return Gram(ii=factor @ factor.T)
+        return self.mean_data(kernel, scale, factor, whitened)
+
+    @abc.abstractmethod
+    def mean_data(self, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array) -> Gram:
+        """:meth:`condition_mean` where there are data blocks."""
 
 
 def bartlett_factor(prior: Distribution, factor: Float[Array, "P M"]) -> Float[Array, "P M"]:

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from dkp._core.description import hyperparameter, learn
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.bottlenecks.base import Bottleneck
-from dkp.distributions.conditional import inverse_wishart_conditional
+from dkp.distributions.conditional import (
+    inverse_wishart_conditional,
+    inverse_wishart_conditional_mean,
+)
 from dkp.distributions.wishart import InverseWishartFactor
 from dkp.gram.gram import Gram
 from dkp.linalg.cholesky import Cholesky, triangular_inverse
@@ -30,7 +33,7 @@ class InverseWishart(Bottleneck):
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), deep inverse Wishart process.
     """
 
-    delta: Any = hyperparameter(default=learn())
+    delta: Any = hyperparameter(default=learn(), pace="concentration")
 
     def __post_init__(self) -> None:
         self.check_hyperparameters()
@@ -58,3 +61,7 @@ class InverseWishart(Bottleneck):
         return inverse_wishart_conditional(
             key, kernel, scale, jnp.asarray(self.delta), factor, whitened
         )
+
+    def mean_data(self, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array) -> Gram:
+        delta = jnp.asarray(self.delta, factor.dtype)
+        return inverse_wishart_conditional_mean(kernel, scale, delta, factor, whitened)

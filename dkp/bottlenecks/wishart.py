@@ -67,6 +67,10 @@ class Wishart(Bottleneck):
             object.__setattr__(self, "integer", int(number))
 
     @property
+    def n_features(self) -> int | None:
+        return self.integer
+
+    @property
     def is_identity(self) -> bool:
         return isinstance(self.width, (int, float)) and self.width == math.inf
 
@@ -89,7 +93,7 @@ class Wishart(Bottleneck):
         size = scale.tril.shape[-1]
         root = jnp.sqrt(jnp.asarray(self.width, scale.tril.dtype))
         df = jnp.asarray(self.width) if self.integer is None else self.integer
-        columns = None if self.integer is None else min(self.integer, size)
+        columns = None if self.integer is None else self.n_columns(size)
         return WishartFactor(df, scale.tril / root, columns, scale.inverse * root)
 
     def draw_data(
@@ -103,13 +107,5 @@ class Wishart(Bottleneck):
         width = jnp.asarray(self.width, factor.dtype) if self.integer is None else self.integer
         return wishart_conditional(key, kernel, scale, width, factor, whitened)
 
-    def mean_data(
-        self,
-        kernel: Gram,
-        scale: Cholesky,
-        factor: Float[Array, "P M"],
-        whitened: Float[Array, "P M"],
-    ) -> Gram:
-        if kernel.ti is None:
-            return Gram(ii=factor @ factor.T)
+    def mean_data(self, kernel: Gram, scale: Cholesky, factor: Array, whitened: Array) -> Gram:
         return wishart_conditional_mean(kernel, scale, factor, whitened)

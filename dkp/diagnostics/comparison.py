@@ -1,7 +1,6 @@
 """How far two posteriors of one model are from each other: an audit of an approximation by an exact
 sampler."""
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core import checks
+from dkp._core.record import record
 from dkp._core.types import Float, PRNGKeyArray
 from dkp.diagnostics.grams import grams_at
 from dkp.diagnostics.metrics import Estimate
@@ -36,7 +36,7 @@ class Distance(NamedTuple):
     energy: Estimate
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Comparison:
     """Two posteriors, a against b; see :func:`compare`.
 

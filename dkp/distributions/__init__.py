@@ -1,6 +1,7 @@
 """NumPyro distributions: factors of Gram matrices, their conditionals and divergences, and random
 scales."""
 
+from dkp.distributions import priors as priors  # the codec of files learns of them
 from dkp.distributions.bartlett import Bartlett
 from dkp.distributions.conditional import inverse_wishart_conditional, wishart_conditional
 from dkp.distributions.features import FeatureNormal

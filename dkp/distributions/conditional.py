@@ -8,7 +8,12 @@ from dkp.linalg.cholesky import Cholesky
 from dkp.linalg.diagonals import squared_norms
 from dkp.linalg.random import gamma_and_normal, normal
 
-__all__ = ["inverse_wishart_conditional", "wishart_conditional", "wishart_conditional_mean"]
+__all__ = [
+    "inverse_wishart_conditional",
+    "inverse_wishart_conditional_mean",
+    "wishart_conditional",
+    "wishart_conditional_mean",
+]
 
 
 def inverse_wishart_conditional(
@@ -52,6 +57,34 @@ def inverse_wishart_conditional(
     noisy = projected + noise * noise_scale[:, None]
     w = noisy @ (scale.inverse @ factor if whitened is None else whitened)
     return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=conditional_variance + squared_norms(w))
+
+
+def inverse_wishart_conditional_mean(
+    kernel: Gram,
+    scale: Cholesky,
+    delta: Scalar,
+    factor: Float[Array, "P P"],
+    whitened: Float[Array, "P P"],
+) -> Gram:
+    """E[G_ti | G_ii] and E[g_tt | G_ii] for G ~ IW(delta K, delta + P + 1), in the notation of
+    :func:`inverse_wishart_conditional`, with T = L^-1 S:
+
+        G_it = S W_t,   W_t = T^T A_t
+        g_tt = ||W_t||^2 + g_tt.i (1 + ||T||^2 / delta),   g_tt.i = delta k_tt.i / (delta + P)
+
+    Args:
+        kernel: K, with data blocks.
+        scale: Cholesky factor of K_ii.
+        delta: concentration, positive.
+        factor: S, lower-triangular.
+        whitened: T = L^-1 S.
+
+    Source: means of the laws in :func:`inverse_wishart_conditional`.
+    """
+    projected, residual = _explained(kernel, scale)
+    w = projected @ whitened
+    noise = residual * (delta + jnp.sum(whitened**2)) / (delta + factor.shape[0])
+    return Gram(ii=factor @ factor.T, ti=w @ factor.T, tt=squared_norms(w) + noise)
 
 
 def wishart_conditional(

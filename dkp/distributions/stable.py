@@ -21,11 +21,13 @@ from numpyro.distributions import Distribution, TransformedDistribution, constra
 from numpyro.distributions.transforms import PowerTransform
 from numpyro.distributions.util import validate_sample
 
+from dkp._core.records import register
 from dkp._core.types import Array, Float, PRNGKeyArray
 
 __all__ = ["PositiveStable", "SqrtPositiveStable"]
 
 
+@register
 class PositiveStable(Distribution):
     """Law of S > 0 with Laplace transform E[exp(-t S)] = exp(-t^a), for 0 < a < 1.
 
@@ -95,6 +97,7 @@ class PositiveStable(Distribution):
         return jnp.full(self.batch_shape, jnp.inf, self.concentration.dtype)
 
 
+@register
 class SqrtPositiveStable(TransformedDistribution):
     """Law of sqrt(S), the random standard deviation of weights, with S from
     :class:`PositiveStable`.

@@ -1,9 +1,13 @@
 """What the guide of a bottleneck is."""
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from numpyro.distributions import Distribution
 
+from dkp._core.description import Pace
+from dkp._core.records import register
 from dkp._core.types import Array, Float, Scalar
 from dkp.bottlenecks.base import Bottleneck
 from dkp.linalg.cholesky import Cholesky
@@ -26,40 +30,50 @@ class GuidePosterior(NamedTuple):
     jitter: Scalar
 
 
-@runtime_checkable
-class BottleneckGuide(Protocol):
+class BottleneckGuide(abc.ABC):
     """A variational posterior of the Gram matrix of a bottleneck at the inducing points, given K.
 
     It lives in coordinates of K, so that small changes of K, by hyperparameters or by the layers
-    below, cost little."""
+    below, cost little. A subclass is a frozen dataclass whose fields are hashable; files can hold
+    it.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """What a user calls it."""
-        ...
 
     @property
+    @abc.abstractmethod
     def starts_at_kernel(self) -> bool:
         """Whether it starts centred on G = K."""
-        ...
 
+    @property
+    @abc.abstractmethod
+    def paces(self) -> Mapping[str, Pace]:
+        """How fast an optimiser moves each parameter of :meth:`init`."""
+
+    @abc.abstractmethod
     def fits(self, layer: Bottleneck) -> bool:
         """Whether it is a posterior of this bottleneck."""
-        ...
 
+    @abc.abstractmethod
     def init(self, layer: Any, kernel: Float[Array, "P P"]) -> Parameters:
         """Parameters of a narrow law, where K enters: around K, or around the best matrix of the
         rank of G."""
-        ...
 
+    @abc.abstractmethod
     def posterior(
         self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
     ) -> GuidePosterior:
         """The laws, given K and its Cholesky factor."""
-        ...
 
+    @abc.abstractmethod
     def centre(
         self, layer: Any, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
     ) -> Float[Array, "P M"]:
         """The whitened root L^-1 S of the G on which it is centred."""
-        ...

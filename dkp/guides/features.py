@@ -2,23 +2,25 @@
 their Gram matrix."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from dkp._core.description import Pace
 from dkp._core.types import Array, Float
 from dkp.bottlenecks.base import Bottleneck
 from dkp.bottlenecks.wishart import Wishart
 from dkp.distributions.features import FeatureNormal
-from dkp.guides.base import GuidePosterior, Parameters
-from dkp.guides.initial import initial_precision, precision_tril, principal_root
+from dkp.guides.base import BottleneckGuide, GuidePosterior, Parameters
+from dkp.guides.initial import PRECISION_PACES, initial_precision, precision_tril, principal_root
 from dkp.linalg.cholesky import Cholesky, shrinkage_tril
 
 __all__ = ["FeatureGuide"]
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureGuide:
+class FeatureGuide(BottleneckGuide):
     """q(F | K) for G = F F^T, where the nu columns of F are Gaussian processes: f_j ~ N(0, K / nu)
     under the prior.
 
@@ -41,13 +43,17 @@ class FeatureGuide:
     def starts_at_kernel(self) -> bool:
         return False
 
+    @property
+    def paces(self) -> Mapping[str, Pace]:
+        return {"target": "deviation", **PRECISION_PACES}
+
     def fits(self, layer: Bottleneck) -> bool:
-        return isinstance(layer, Wishart) and layer.integer is not None
+        return isinstance(layer, Wishart) and layer.n_features is not None
 
     def init(self, layer: Any, kernel: Float[Array, "P P"]) -> Parameters:
         p, dtype = len(kernel), kernel.dtype
-        root = principal_root(kernel, min(layer.integer, p))
-        root = jnp.pad(root, ((0, 0), (0, layer.integer - root.shape[1])))
+        root = principal_root(kernel, layer.n_columns(p))
+        root = jnp.pad(root, ((0, 0), (0, layer.n_features - root.shape[1])))
         precision = initial_precision(p, dtype)
         return {"target": precision_tril(precision).T @ root, **precision}
 

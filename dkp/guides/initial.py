@@ -5,10 +5,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from dkp._core.description import Pace
 from dkp._core.types import Array, Float
 from dkp.guides.base import Parameters
 
-__all__ = ["INITIAL_PRECISION", "initial_precision", "precision_tril", "principal_root"]
+__all__ = [
+    "PRECISION_PACES",
+    "INITIAL_PRECISION",
+    "initial_precision",
+    "precision_tril",
+    "principal_root",
+]
 
 INITIAL_PRECISION = 3.0
 """Features start with a noise of at most 1/3, where those of one point have a sum of squares of
@@ -16,6 +23,8 @@ about 1. With less noise the divergences of five layers hide the data; with more
 nothing of the inputs."""
 
 _SMALLEST = 1e-4
+
+PRECISION_PACES: dict[str, Pace] = {"log_precision": "concentration", "precision": "kernel"}
 
 
 def initial_precision(size: int, dtype: Any) -> Parameters:

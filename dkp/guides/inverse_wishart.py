@@ -1,22 +1,24 @@
 """The guide of inverse Wishart bottlenecks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from dkp._core.description import Pace
 from dkp._core.types import Array, Float
 from dkp.bottlenecks.base import Bottleneck
 from dkp.bottlenecks.inverse_wishart import InverseWishart
 from dkp.distributions.wishart import InverseWishartFactor
-from dkp.guides.base import GuidePosterior, Parameters
+from dkp.guides.base import BottleneckGuide, GuidePosterior, Parameters
 from dkp.linalg.cholesky import Cholesky, cholesky
 
 __all__ = ["InverseWishartGuide"]
 
 
 @dataclasses.dataclass(frozen=True)
-class InverseWishartGuide:
+class InverseWishartGuide(BottleneckGuide):
     """q(G_ii | K_ii) = IW(delta K + gamma V V^T, delta + P + 1 + gamma) with V = L M, K = L L^T.
 
     The posterior mean is (delta K + gamma V V^T) / (delta + gamma): gamma pseudo-observations with
@@ -37,6 +39,10 @@ class InverseWishartGuide:
     @property
     def starts_at_kernel(self) -> bool:
         return True
+
+    @property
+    def paces(self) -> Mapping[str, Pace]:
+        return {"mixing": "matrix", "log_gamma": "concentration"}
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, InverseWishart)

@@ -1,16 +1,24 @@
 """Guides of Wishart bottlenecks: generalised singular Wishart laws."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from dkp._core.description import Pace
 from dkp._core.types import Array, Float
 from dkp.bottlenecks.base import Bottleneck
 from dkp.bottlenecks.wishart import Wishart
 from dkp.distributions.generalised import GeneralisedBartlett, GeneralisedWishartFactor
-from dkp.guides.base import GuidePosterior, Parameters
-from dkp.guides.initial import INITIAL_PRECISION, initial_precision, precision_tril, principal_root
+from dkp.guides.base import BottleneckGuide, GuidePosterior, Parameters
+from dkp.guides.initial import (
+    INITIAL_PRECISION,
+    PRECISION_PACES,
+    initial_precision,
+    precision_tril,
+    principal_root,
+)
 from dkp.linalg.bartlett import trapezoid, wishart_df
 from dkp.linalg.cholesky import Cholesky, cholesky, shrinkage_tril
 from dkp.linalg.diagonals import diagonal
@@ -18,8 +26,17 @@ from dkp.linalg.diagonals import diagonal
 __all__ = ["WishartGuide"]
 
 
+_ENTRY_PACES: dict[str, Pace] = {
+    "loc": "deviation",
+    "log_scale": "deviation",
+    "log_concentration": "deviation",
+    "log_rate": "deviation",
+}
+_MIXED_PACES: dict[str, Pace] = {"mixed": "matrix", "logit": "kernel"}
+
+
 @dataclasses.dataclass(frozen=True)
-class WishartGuide:
+class WishartGuide(BottleneckGuide):
     """q(G | K): G = S S^T with S = R A T B, T with independent entries, and R from the kernel
     matrix K.
 
@@ -68,6 +85,11 @@ class WishartGuide:
     @property
     def starts_at_kernel(self) -> bool:
         return False
+
+    @property
+    def paces(self) -> Mapping[str, Pace]:
+        scale = PRECISION_PACES if self.mixing == "precision" else _MIXED_PACES
+        return {**scale, **_ENTRY_PACES, "rows": "kernel", "columns": "kernel"}
 
     def fits(self, layer: Bottleneck) -> bool:
         return isinstance(layer, Wishart)
@@ -153,8 +175,7 @@ class WishartGuide:
 
 
 def _degrees_of_freedom(layer: Any, size: int, dtype: Any) -> Float[Array, " M"]:
-    columns = size if layer.integer is None else min(layer.integer, size)
-    return wishart_df(jnp.asarray(layer.width, dtype), columns)
+    return wishart_df(jnp.asarray(layer.width, dtype), layer.n_columns(size))
 
 
 def _positive_tril(raw: Float[Array, "M M"]) -> Float[Array, "M M"]:

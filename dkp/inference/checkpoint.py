@@ -1,7 +1,7 @@
 """Checkpoints: a call that was killed, made again, goes on where it was and ends as if nothing had
 happened.
 
-The state of an engine is a tree of arrays, saved between compiled chunks. A file belongs to one
+The state of an engine is a tree of records and arrays, saved between compiled chunks. A file belongs to one
 call (model, data, key and options); the file before it is kept, for the case that the last one is
 damaged."""
 
@@ -14,15 +14,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dkp._core import archive
-from dkp._core.checks import is_typed_key, positive_number
-from dkp._core.identity import fingerprint, plain
+from dkp._core.checks import positive_number
+from dkp._core.identity import fingerprint
+from dkp._core.records import decode, encode
 
-__all__ = ["Checkpoint", "checkpoint_of", "from_arrays", "to_arrays"]
+__all__ = ["Checkpoint", "checkpoint_of"]
 
 _KIND = "checkpoint"
 _SIGTERM_STATUS = 128 + signal.SIGTERM
@@ -45,7 +44,7 @@ class Checkpoint:
         self.previous = self.path.with_name(f"{self.path.name}.previous")
         self._every, self._identity = positive_number("every", every), identity
         self._last, self._terminated, self._handler = time.monotonic(), False, None
-        self._header, self._arrays = self._read()
+        self._stage, self._content = self._read()
 
     def __enter__(self) -> "Checkpoint":
         if threading.current_thread() is threading.main_thread():
@@ -56,24 +55,24 @@ class Checkpoint:
         if self._handler is not None:
             signal.signal(signal.SIGTERM, self._handler)
 
-    def found(self, stage: str) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        """What was saved last, when it is of this stage of the engine."""
-        if self._header.get("stage") != stage:
-            return None
-        return self._header["content"], self._arrays
+    def found(self, stage: str) -> Any:
+        """What was saved last, when it is of this stage of the engine; None where it is not."""
+        return self._content if self._stage == stage else None
 
     @property
     def is_due(self) -> bool:
         """Whether it is time for a file."""
         return self._terminated or time.monotonic() - self._last >= self._every
 
-    def save(self, stage: str, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    def save(self, stage: str, content: Any) -> None:
         """Write a file, and end the process where SIGTERM asked for it. A disk that is full costs
         the file, with a warning, and not the run."""
         try:
             if self.path.exists():
                 self.path.replace(self.previous)
-            header = {"identity": self._identity, "stage": stage, "content": content}
+            arrays: dict[str, np.ndarray] = {}
+            tree = encode(content, arrays)
+            header = {"identity": self._identity, "stage": stage, "content": tree}
             archive.write(self.path, _KIND, header, arrays)
         except OSError as error:
             warnings.warn(
@@ -89,28 +88,28 @@ class Checkpoint:
     def _terminate(self, *_: Any) -> None:
         self._terminated = True
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _read(self) -> tuple[str | None, Any]:
+        """The stage and what was saved there, of the last file that is whole."""
         for path in (self.path, self.previous):
             try:
                 header, arrays = archive.read(path, _KIND)
-                known = header["identity"]
+                known, stage = header["identity"], header["stage"]
+                if known == self._identity:
+                    return stage, decode(header["content"], arrays)
             except FileNotFoundError:
                 continue
-            except (ValueError, KeyError, TypeError) as error:
+            except Exception as error:  # a header that is damaged can be wrong in any way
                 warnings.warn(
                     f"The checkpoint {path} is damaged and not used: {error}",
                     RuntimeWarning,
                     stacklevel=4,
                 )
                 continue
-            if known != self._identity:
-                raise ValueError(
-                    f"Expected checkpoint={str(path)!r} to be of this call. Got one of another "
-                    "model, data set, key or "
-                    "other options: delete it, or choose another path."
-                )
-            return header, arrays
-        return {}, {}
+            raise ValueError(
+                f"Expected checkpoint={str(path)!r} to be of this call. Got one of another model, "
+                "data set, key or other options: delete it, or choose another path."
+            )
+        return None, None
 
 
 def checkpoint_of(
@@ -124,32 +123,3 @@ def checkpoint_of(
     """
     positive_number("every", every)
     return contextlib.nullcontext() if path is None else Checkpoint(path, every, fingerprint(*call))
-
-
-def to_arrays(name: str, tree: Any) -> dict[str, np.ndarray]:
-    """The leaves of a tree, by number."""
-    return {f"{name}/{i}": plain(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))}
-
-
-def from_arrays(name: str, template: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The tree whose leaves :func:`to_arrays` took, with the structure of `template`.
-
-    Raises:
-        ValueError: when the leaves have other shapes.
-    """
-    leaves, structure = jax.tree.flatten(template)
-    found = [arrays.get(f"{name}/{i}") for i in range(len(leaves))]
-    for leaf, array in zip(leaves, found, strict=True):
-        if array is None or (array.shape, array.dtype) != (plain(leaf).shape, plain(leaf).dtype):
-            raise ValueError(
-                "Expected a checkpoint of this program. Got one of another version: delete it."
-            )
-    return jax.tree.unflatten(
-        structure, [_like(leaf, a) for leaf, a in zip(leaves, found, strict=True)]
-    )
-
-
-def _like(leaf: Any, array: Any) -> Any:
-    if is_typed_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
-    return jnp.asarray(array) if isinstance(leaf, jax.Array) else array

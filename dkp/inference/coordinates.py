@@ -15,7 +15,6 @@ diagonals and the hyperparameters only. Where a Wishart bottleneck has an intege
 factor may instead be N x nu features, whose prior is exactly normal: more coordinates than the
 factor has, since rotated features have one Gram matrix."""
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -26,8 +25,8 @@ import numpy as np
 from jax.scipy.special import digamma, gammaln
 from numpyro.distributions import TransformedDistribution, biject_to
 
-from dkp._core.record import value
-from dkp._core.types import Array, Float, PRNGKeyArray, Scalar
+from dkp._core.record import static, value
+from dkp._core.types import Array, Float, Int, PRNGKeyArray, Scalar
 from dkp.bottlenecks.base import Bottleneck
 from dkp.data.dataset import Dataset
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
@@ -61,53 +60,62 @@ class Network:
     jitter: Scalar
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+@value
 class Coordinates:
     """The map from z to networks on given data, and the densities that go with it; see the head of
-    this module.
+    this module. Made by :meth:`of`.
 
-    Args:
+    Attributes:
         model: with a number or a distribution for every hyperparameter.
         data: the points at which the Gram matrices live, and their targets.
+        order: the rows of the data in the order in which the factors have them.
+        references: centre and spread of every hyperparameter on the unconstrained scale.
         features: sample N x nu features where a bottleneck has them (Wishart of integer width below
             N).
-
-    Raises:
-        ValueError: when a bottleneck has no Bartlett factor, or does not fit the number of points.
     """
 
     model: DeepKernelProcess
     data: Dataset
-    features: bool = False
+    order: Int[Array, " N"]
+    references: dict[str, tuple[Array, Array]]
+    features: bool = static(False)
 
-    def __post_init__(self) -> None:
-        for layer in self.model.bottlenecks:
-            layer.check_points(self.data.n)
-        for index, layer in enumerate(self._typical.bottlenecks, start=1):
-            law = layer.whitened_prior(self.data.n, self.dtype)
-            if not (
-                isinstance(law, TransformedDistribution) and isinstance(law.base_dist, Bartlett)
-            ):
-                raise ValueError(
-                    "Expected bottlenecks whose prior is made from a Bartlett factor. Got "
-                    f"{layer!r} (bottleneck "
-                    f"{index}) with {type(law).__name__}."
-                )
+    @classmethod
+    def of(
+        cls, model: DeepKernelProcess, data: Dataset, *, features: bool = False
+    ) -> "Coordinates":
+        """The coordinates of a model on data; each row is the farthest from those before it.
+
+        The factor of a kernel matrix then begins with points that differ, and changes least when
+        the kernel changes: on a UCI subset chains needed a third of the gradients for an effective
+        draw.
+
+        Raises:
+            ValueError: when a bottleneck has no Bartlett factor, or does not fit the number of
+                points.
+        """
+        for layer in model.bottlenecks:
+            layer.check_points(data.n)
+        order = farthest_first(np.asarray(data.x, np.float64).reshape(data.n, -1))
+        inferred = _inferred(model, data)
+        made = cls(
+            model=model,
+            data=data,
+            order=jnp.asarray(order),
+            references={n: _reference(i, h, data) for i, (n, h) in enumerate(inferred.items())},
+            features=features,
+        )
+        made._check_bottlenecks()
+        return made
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> "Coordinates":
+        """From a file of format 1, which had no order and no references."""
+        return cls.of(fields["model"], fields["data"], features=fields["features"])
 
     @property
     def dtype(self) -> Any:
         return self.data.x.dtype
-
-    @functools.cached_property
-    def order(self) -> np.ndarray:
-        """The rows of the data in the order in which the factors have them: each the farthest from
-        those before it.
-
-        The factor of a kernel matrix then begins with points that differ, and changes least when
-        the kernel changes: on a UCI subset chains needed a third of the gradients for an effective
-        draw."""
-        with jax.ensure_compile_time_eval():
-            return farthest_first(np.asarray(self.data.x, np.float64).reshape(self.data.n, -1))
 
     @property
     def x(self) -> Float[Array, "N *space D"]:
@@ -126,21 +134,20 @@ class Coordinates:
 
     def in_data_order(self, rows: Float[Array, "N *rest"]) -> Float[Array, "N *rest"]:
         """Rows in the order of the factors, as the data have them."""
-        return rows[np.argsort(self.order)]
+        return rows[jnp.argsort(self.order)]
 
     @functools.cached_property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """The inferred hyperparameters, by name."""
-        found = hyperparameters(self.model, self.data.d, self.data.n_outputs)
-        return {name: h for name, h in found.items() if h.is_inferred}
+        return _inferred(self.model, self.data)
 
-    @functools.cached_property
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Number of coordinates of every hyperparameter, bottleneck, and of the latent
         functions."""
         n, targets = self.data.n, self.data.n_outputs
         hyper = [math.prod(h.shape) for h in self.hyperparameters.values()]
-        widths = [(layer, self._feature_columns(layer)) for layer in self._typical.bottlenecks]
+        widths = [(layer, self._feature_columns(layer)) for layer in self.model.bottlenecks]
         factors = [
             self._factor_transform(layer).size if w is None else n * w for layer, w in widths
         ]
@@ -244,6 +251,19 @@ class Coordinates:
             )
         return jnp.concatenate(parts) if parts else jnp.zeros(0, self.dtype)
 
+    def _check_bottlenecks(self) -> None:
+        centres = {n: h.constrain(self.references[n][0]) for n, h in self.hyperparameters.items()}
+        typical = resolve(self.model, centres, self.dtype, self.data.d, self.data.n_outputs)
+        for index, layer in enumerate(typical.bottlenecks, start=1):
+            law = layer.whitened_prior(self.data.n, self.dtype)
+            if not (
+                isinstance(law, TransformedDistribution) and isinstance(law.base_dist, Bartlett)
+            ):
+                raise ValueError(
+                    "Expected bottlenecks whose prior is made from a Bartlett factor. Got "
+                    f"{layer!r} (bottleneck {index}) with {type(law).__name__}."
+                )
+
     # --- parts ------------------------------------------------------------------------------------
 
     def _split(self, z: Array) -> list[Array]:
@@ -253,7 +273,7 @@ class Coordinates:
     def _values(self, parts: list[Array]) -> tuple[dict[str, Array], Scalar]:
         values, excess = {}, jnp.zeros((), self.dtype)
         for part, (name, h) in zip(parts, self.hyperparameters.items(), strict=False):
-            centre, spread = self._references[name]
+            centre, spread = self.references[name]
             free = jnp.asarray(centre + spread * part.reshape(h.shape))
             values[name] = h.constrain(free)
             jacobian = jnp.sum(biject_to(h.constraint).log_abs_det_jacobian(free, values[name]))
@@ -263,41 +283,13 @@ class Coordinates:
             excess += density + jnp.sum(jnp.log(spread)) - _log_normal(part)
         return values, excess
 
-    @functools.cached_property
-    def _references(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Centre and spread of every hyperparameter on the unconstrained scale, from draws of its
-        prior."""
-        found = {}
-        for i, (name, h) in enumerate(self.hyperparameters.items()):
-            with jax.ensure_compile_time_eval():
-                draws = h.prior.sample(
-                    jax.random.fold_in(jax.random.key(0), i), (_REFERENCE_DRAWS,)
-                )
-                free = np.array(h.unconstrain(jnp.asarray(draws)), np.float64)
-            free = np.where(np.isfinite(free), free, np.nan)
-            low, middle, high = np.nanquantile(free, [0.1587, 0.5, 0.8413], axis=0)
-            spread = np.maximum((high - low) / 2, 1e-3)
-            found[name] = (np.asarray(middle, self.dtype), np.asarray(spread, self.dtype))
-        return found
-
-    @functools.cached_property
-    def _typical(self) -> DeepKernelProcess:
-        """The model at the centres of its hyperparameters."""
-        with jax.ensure_compile_time_eval():
-            values = {
-                n: h.constrain(jnp.asarray(self._references[n][0]))
-                for n, h in self.hyperparameters.items()
-            }
-            return resolve(self.model, values, self.dtype, self.data.d, self.data.n_outputs)
-
     def standardise(self, name: str, draw: Array) -> Float[Array, " H"]:
         """Coordinates of a value of a hyperparameter."""
-        centre, spread = self._references[name]
+        centre, spread = self.references[name]
         return ((self.hyperparameters[name].unconstrain(draw) - centre) / spread).reshape(-1)
 
     def _factor_transform(self, layer: Bottleneck) -> LowerTrapezoidalTransform:
-        law: Any = layer.whitened_prior(self.data.n, self.dtype)
-        return LowerTrapezoidalTransform(*law.base_dist.event_shape)
+        return LowerTrapezoidalTransform(self.data.n, layer.n_columns(self.data.n))
 
     def _noise(
         self, layer: Bottleneck, df: Float[Array, " M"], part: Array
@@ -340,13 +332,28 @@ class Coordinates:
 
         The Gram matrix does not see the sign of a column; the logarithm of the entry has a steep
         wall on one side."""
-        width = getattr(layer, "integer", None)
+        width = layer.n_features
         return int(width is not None and width <= self.data.n)
 
     def _feature_columns(self, layer: Bottleneck) -> int | None:
         """Number of features of a bottleneck that is sampled by its features; None for others."""
-        width = getattr(layer, "integer", None)
+        width = layer.n_features
         return width if self.features and width is not None and width < self.data.n else None
+
+
+def _inferred(model: DeepKernelProcess, data: Dataset) -> dict[str, Hyperparameter]:
+    found = hyperparameters(model, data.d, data.n_outputs)
+    return {name: h for name, h in found.items() if h.is_inferred}
+
+
+def _reference(index: int, h: Hyperparameter, data: Dataset) -> tuple[Array, Array]:
+    """Centre and spread of a hyperparameter on the unconstrained scale, from draws of its prior."""
+    draws = h.prior.sample(jax.random.fold_in(jax.random.key(0), index), (_REFERENCE_DRAWS,))
+    free = np.array(h.unconstrain(jnp.asarray(draws)), np.float64)
+    free = np.where(np.isfinite(free), free, np.nan)
+    low, middle, high = np.nanquantile(free, [0.1587, 0.5, 0.8413], axis=0)
+    spread = np.maximum((high - low) / 2, 1e-3)
+    return jnp.asarray(middle, data.x.dtype), jnp.asarray(spread, data.x.dtype)
 
 
 def _log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core.compiled import compiled
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.gram.gram import Gram, Inputs
-from dkp.inference.checks import check_plain
+from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import OutputLaw, exact_outputs, observed_outputs
@@ -26,7 +27,7 @@ __all__ = ["DrawsPosterior", "networks_of", "output_law"]
 _BLOCK = 50  # draws whose N x N output laws are in memory at a time
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class DrawsPosterior:
     """Equally weighted draws from a posterior, in chains.
 
@@ -102,7 +103,7 @@ class DrawsPosterior:
         """
         if not self.model.likelihood.is_gaussian:
             raise ValueError(f"Expected a Gaussian likelihood. Got {self.model.likelihood!r}.")
-        check_plain(self.data, "leave-one-out densities are of whole rows")
+        Problem.of(self.model, self.data).check_plain("leave-one-out densities are of whole rows")
         return _leave_one_out(self.coordinates, draws)
 
     def summary(self) -> dict[str, Any]:

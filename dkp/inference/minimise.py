@@ -2,9 +2,7 @@
 
 Steps run in jitted chunks under ``lax.scan``. A step whose loss or gradient is not finite changes
 nothing and is counted. Between chunks the host looks at the trace: it reports progress, keeps the
-best state, stops early, and answers Ctrl-C
-    by
-returning what there is.
+best state, stops early, and answers Ctrl-C by returning what there is.
 """
 
 import dataclasses
@@ -21,10 +19,11 @@ import optax
 
 from dkp._core.compiled import compiled
 from dkp._core.progress import Progress
-from dkp._core.record import value
+from dkp._core.record import record, value
+from dkp._core.records import Leaves
 from dkp._core.types import Array, Key, PRNGKeyArray
 from dkp.data.batches import Batches
-from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
+from dkp.inference.checkpoint import Checkpoint
 
 __all__ = ["LoopResult", "LoopState", "Saved", "make_step", "minimise", "minimise_many"]
 
@@ -40,10 +39,18 @@ class LoopState:
     step: Array
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class LoopResult:
-    """parameters: of the best chunk. trace: loss of every step run. stopped: "finished",
-    "converged" or "interrupted"."""
+    """Where a loop ended.
+
+    Attributes:
+        parameters: of the best chunk.
+        trace: loss of every step run.
+        skipped: steps that were not finite and changed nothing.
+        jitter: the largest added to a diagonal.
+        stopped: "finished", "converged", "interrupted", or "failed" where every step was skipped.
+        seconds: of the loop, compilation included.
+    """
 
     parameters: Any
     trace: np.ndarray
@@ -103,7 +110,8 @@ def minimise(
             None never stops early.
         saved: where the loop starts and what it saves.
     """
-    program = _Chunk(loss, optimizer, steps, chunk)
+    chunk_of = _Chunk(optimizer=optimizer, steps=steps, length=chunk, stacked=False)
+    loss = _as_tree(loss)
     state = LoopState(
         parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32)
     )
@@ -111,7 +119,7 @@ def minimise(
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
-        state, info = _run(program, state, key, rows, data)
+        state, info = _run(chunk_of, loss, state, key, rows, data)
         kept = min(chunk, steps - start)
         return state, tracker.record(
             state.parameters, {n: np.asarray(a)[:kept] for n, a in info.items()}
@@ -154,7 +162,8 @@ def minimise_many(
                 loss, parameters[0], optimizer, key=keys[0], data=data[0], batches=alone, **settings
             )
         ]
-    program = _Chunk(loss, optimizer, steps, chunk, stacked=True)
+    chunk_of = _Chunk(optimizer=optimizer, steps=steps, length=chunk, stacked=True)
+    loss = _as_tree(loss)
     stacked, stacked_keys, stacked_data = _stack(parameters), jnp.stack(keys), _stack(data)
     state = LoopState(
         parameters=stacked,
@@ -169,7 +178,7 @@ def minimise_many(
             if batches is None
             else jnp.asarray(np.stack([b.rows(start, start + chunk) for b in batches]))
         )
-        state, info = _run(program, state, stacked_keys, rows, stacked_data)
+        state, info = _run(chunk_of, loss, state, stacked_keys, rows, stacked_data)
         kept, host = min(chunk, steps - start), {n: np.asarray(a) for n, a in info.items()}
         converged = [
             tracker.record(
@@ -231,52 +240,57 @@ class Saved:
         found = self.checkpoint.found(self.stage)
         if found is None:
             return state, 0, 0.0
-        header, arrays = found
-        for i, (tracker, numbers) in enumerate(zip(trackers, header["trackers"], strict=True)):
-            tracker.restore(
-                numbers, from_arrays(f"best{i}", tracker.best, arrays), arrays[f"losses{i}"]
-            )
-        return from_arrays("state", state, arrays), header["done"], header["seconds"]
+        for tracker, saved in zip(trackers, found["trackers"], strict=True):
+            tracker.restore(saved)
+        return found["state"].like(state), found["done"], found["seconds"]
 
     def save(
         self, state: LoopState, trackers: "Sequence[_Tracker]", done: int, seconds: float
     ) -> None:
-        arrays = to_arrays("state", state)
-        for i, tracker in enumerate(trackers):
-            arrays |= {**to_arrays(f"best{i}", tracker.best), f"losses{i}": tracker.trace}
-        header = {
-            "done": done,
-            "seconds": seconds,
-            "trackers": [tracker.numbers for tracker in trackers],
-        }
-        self.checkpoint.save(self.stage, header, arrays)
+        self.checkpoint.save(
+            self.stage,
+            {
+                "state": Leaves(state),
+                "done": done,
+                "seconds": seconds,
+                "trackers": [tracker.saved for tracker in trackers],
+            },
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chunk:
-    """`length` steps of an optimiser on a loss, as long as there are `steps`, for one problem or a
-    stack."""
+    """`length` steps of an optimiser, as long as there are `steps`, for one problem or a stack."""
 
-    loss: Loss
     optimizer: optax.GradientTransformation
     steps: int
     length: int
-    stacked: bool = False
+    stacked: bool
 
 
-@compiled()
+def _as_tree(loss: Loss) -> Any:
+    """A loss as an argument of programs: those that hold no arrays are part of the program."""
+    return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
+
+
+@compiled(static_argnums=(0,))
 def _run(
-    chunk: _Chunk, state: LoopState, key: Key[Array, "*stack"], rows: Array | None, data: Any
+    chunk: _Chunk,
+    loss: Any,
+    state: LoopState,
+    key: Key[Array, "*stack"],
+    rows: Array | None,
+    data: Any,
 ) -> tuple[LoopState, dict[str, Array]]:
     """The state after a chunk, and what its steps say. rows: of the batch of each step."""
-    run = functools.partial(_run_one, chunk)
+    run = functools.partial(_run_one, chunk, loss)
     return (jax.vmap(run) if chunk.stacked else run)(state, key, rows, data)
 
 
 def _run_one(
-    chunk: _Chunk, state: LoopState, key: PRNGKeyArray, rows: Array | None, data: Any
+    chunk: _Chunk, loss: Any, state: LoopState, key: PRNGKeyArray, rows: Array | None, data: Any
 ) -> tuple[LoopState, dict[str, Array]]:
-    step = make_step(chunk.loss, chunk.optimizer)
+    step = make_step(loss, chunk.optimizer)
 
     def body(state: LoopState, row: Array | None) -> tuple[LoopState, dict[str, Array]]:
         batch = data if row is None else jax.tree.map(lambda a: a[row], data)
@@ -296,6 +310,9 @@ def _run_one(
 
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+_NUMBERS = ("skipped", "jitter", "recent", "_best_loss", "_waited")
 
 
 class _Tracker:
@@ -320,21 +337,19 @@ class _Tracker:
         return self.patience is not None and self._waited >= self.patience
 
     @property
-    def numbers(self) -> dict[str, int | str]:
-        """All but the arrays, for :meth:`restore`; numbers to the last bit, also those that are
-        none."""
-        exact = {"jitter": self.jitter, "recent": self.recent, "best_loss": self._best_loss}
-        return {"skipped": self.skipped, "waited": self._waited} | {
-            n: float(v).hex() for n, v in exact.items()
-        }
+    def saved(self) -> dict[str, Any]:
+        """All that it knows, for :meth:`restore`."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {"best": Leaves(self.best), "losses": self.trace, **numbers}
 
-    def restore(self, numbers: dict[str, Any], best: Any, losses: np.ndarray) -> None:
-        self.best, self._losses = best, [losses]
-        self.skipped, self._waited = numbers["skipped"], numbers["waited"]
-        exact = (float.fromhex(numbers[name]) for name in ("jitter", "recent", "best_loss"))
-        self.jitter, self.recent, self._best_loss = exact
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.best, self._losses = saved["best"].like(self.best), [saved["losses"]]
+        for name in _NUMBERS:
+            setattr(self, name, saved[name])
 
     def result(self, stopped: str, seconds: float) -> LoopResult:
+        if len(self.trace) and self.skipped == len(self.trace):
+            stopped = "failed"
         return LoopResult(
             parameters=self.best,
             trace=self.trace,

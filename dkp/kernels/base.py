@@ -5,6 +5,7 @@ functions, ``evaluate`` and ``evaluate_diagonal``, and works on every block. Ker
 wide layers are expectations E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)],
 which neural tangent kernels need."""
 
+import abc
 from typing import Any, ClassVar
 
 import jax
@@ -33,22 +34,63 @@ def _program(kernel: Any, block: Any) -> Pairs:
 
 
 class Kernel(Spec):
-    """A deterministic map of Gram matrices. A subclass writes ``pairs``, for one block; the rest
-    follows."""
+    """A deterministic map to Gram matrices: of a Gram matrix, or of features where it
+    ``takes_features``. A subclass writes :meth:`pairs`, for one block; the rest follows."""
 
     is_composite: ClassVar[bool] = False
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether it acts on features: it may then stand first in a list of layers, and only
+        there."""
+        return False
 
     @property
     def pools(self) -> bool:
         """Whether it mixes covariances between different locations of images."""
         return False
 
-    def pairs(self, block: Pairs) -> Pairs:
-        """The kernel, and with it the tangent kernel, between two sets of points."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def pairs(self, block: Any) -> Pairs:
+        """The kernel, and with it the tangent kernel, between two sets of points.
 
-    def __call__(self, gram: Gram) -> Gram:
-        """The kernel matrix K(G), block by block."""
+        Args:
+            block: the :class:`~dkp.gram.pairs.Pairs` of the layer below; the
+                :class:`~dkp.gram.pairs.Features` where the kernel ``takes_features``.
+        """
+
+    def __call__(self, argument: Gram | Inputs) -> Gram:
+        """The kernel matrix, block by block: K(G) of a Gram matrix, or the first one, of features."""
+        return (
+            self._of_inputs(argument) if isinstance(argument, Inputs) else self._of_gram(argument)
+        )
+
+    def block(
+        self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
+    ) -> Pairs:
+        """The kernel of features between points x (M, …) and y (N, …), which must have become
+        vectors.
+
+        Args:
+            x: features, (M, D), or images.
+            y: the same for N points.
+            equal: where a point of y is that point of x, (M, N); its kernel is then exactly its
+                variance.
+            tangent: compute the tangent kernel as well.
+
+        Raises:
+            ValueError: when images have not become vectors.
+        """
+        pools = self.pools and x.ndim == 4
+        pairs = self.pairs(Features(x=x, y=y, equal=equal, tangent=tangent, all_locations=pools))
+        if pairs.xy.ndim != 2:
+            raise ValueError(
+                "Expected Flatten() or GlobalAvgPool() to make vectors of the images. Got neither: "
+                "add one."
+            )
+        return pairs
+
+    def _of_gram(self, gram: Gram) -> Gram:
         variances = gram.ii_diagonal
         itself = jnp.eye(gram.ii.shape[0], dtype=bool)
         ii = self.pairs(Pairs(xy=gram.ii, xx=variances, yy=variances, tangent=None, equal=itself))
@@ -57,59 +99,32 @@ class Kernel(Spec):
         ti = self.pairs(Pairs(xy=gram.ti, xx=gram.tt, yy=variances, tangent=None, equal=None))
         return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
-
-class InputKernel(Spec):
-    """A kernel over features: it may stand first in a list of layers, and only there."""
-
-    is_composite: ClassVar[bool] = False
-
-    @property
-    def pools(self) -> bool:
-        return False
-
-    def pairs(self, block: Features) -> Pairs:
-        """The first kernel, between two sets of points."""
-        raise NotImplementedError
-
-    def __call__(self, inputs: Inputs) -> Gram:
-        """The first Gram matrix, from features."""
+    def _of_inputs(self, inputs: Inputs) -> Gram:
         ii = self.block(inputs.i, inputs.i, jnp.eye(inputs.i.shape[0], dtype=bool))
         if inputs.t is None:
             return Gram(ii=ii.xy)
         ti = self.block(inputs.t, inputs.i)
         return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
-    def block(
-        self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
-    ) -> Pairs:
-        """The kernel between points of features x (M, …) and y (N, …), which must have become
-        vectors.
 
-        Args:
-            equal: where a point of y is that point of x, (M, N); its kernel is then exactly its
-                variance.
-            tangent: compute the tangent kernel as well.
-        """
-        pools = self.pools and x.ndim == 4
-        pairs = self.pairs(Features(x=x, y=y, equal=equal, tangent=tangent, all_locations=pools))
-        if pairs.xy.ndim != 2:
-            raise ValueError(
-                "Expected Flatten() or GlobalAvgPool() to make vectors of the images. Got "
-                "neither: add one."
-            )
-        return pairs
+class InputKernel(Kernel):
+    """A kernel of features: where a list of layers starts."""
+
+    @property
+    def takes_features(self) -> bool:
+        return True
 
 
 class PointwiseKernel(Kernel):
     """A kernel that is an elementwise function of (k_xy, k_xx, k_yy)."""
 
+    @abc.abstractmethod
     def evaluate(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
         """k'(x, y) from k(x, y), k(x, x), k(y, y), elementwise; axes of length 1 are broadcast."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def evaluate_diagonal(self, kxx: Array) -> Array:
         """k'(x, x) from k(x, x), elementwise and exact."""
-        raise NotImplementedError
 
     def derivative(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
         """dk'(x, y) / dk(x, y) at fixed variances, elementwise; axes of length 1 are broadcast.

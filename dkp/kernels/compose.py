@@ -1,8 +1,7 @@
 """Kernels made of kernels: sums, products, multiples, compositions, repetitions.
 
 They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition
-that starts from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is
-an ``InputKernel``."""
+that starts from features is itself a kernel of features, such as ``Sum(Linear(), Linear(ard=True))``."""
 
 import functools
 from collections.abc import Sequence
@@ -14,28 +13,15 @@ from jax.core import Tracer
 from dkp._core.checks import positive_int
 from dkp._core.description import hyperparameter, learn, part
 from dkp.gram.pairs import Features, Pairs
-from dkp.kernels.base import InputKernel, Kernel, apply
+from dkp.kernels.base import Kernel, apply
 
 __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 
 
 class _Composite(Kernel):
-    """A kernel of the sort of its parts: with input kernels among them, the constructor makes the
-    class's twin."""
+    """A kernel of the sort of its parts: of features where they are."""
 
     is_composite: ClassVar[bool] = True
-    _twin: ClassVar[type[Any]]
-
-    def __new__(cls, *parts: Any, **keywords: Any) -> Any:
-        of_features = any(isinstance(value, InputKernel) for value in (*parts, *keywords.values()))
-        return object.__new__(cls._twin if of_features else cls)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if issubclass(cls, InputKernel):
-            cls.__call__ = InputKernel.__call__  # type: ignore[assignment]
-            twin_of = cls.__bases__[0]
-            twin_of._twin, cls.__name__, cls.__doc__ = cls, twin_of.__name__, twin_of.__doc__
 
 
 class _Variadic(_Composite):
@@ -57,6 +43,10 @@ class _Variadic(_Composite):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.kernels))})"
+
+    @property
+    def takes_features(self) -> bool:
+        return self.kernels[0].takes_features
 
     @property
     def pools(self) -> bool:
@@ -106,7 +96,7 @@ class Chain(_Variadic):
 
     def __post_init__(self) -> None:
         for kernel in self.kernels[1:]:
-            if isinstance(kernel, InputKernel):
+            if kernel.takes_features:
                 raise ValueError(
                     f"Expected a kernel of features only at the start of Chain(…). Got {kernel!r} "
                     "later."
@@ -131,7 +121,7 @@ class Residual(_Variadic):
 
     def __post_init__(self) -> None:
         for kernel in self.kernels:
-            if isinstance(kernel, InputKernel):
+            if kernel.takes_features:
                 raise ValueError(
                     f"Expected Residual(…) of kernels of Gram matrices. Got {kernel!r}."
                 )
@@ -167,6 +157,10 @@ class Scale(_Composite):
         self.check_hyperparameters()
 
     @property
+    def takes_features(self) -> bool:
+        return self.kernel.takes_features
+
+    @property
     def pools(self) -> bool:
         return self.kernel.pools
 
@@ -194,7 +188,7 @@ class Repeat(Kernel):
 
     def __init__(self, block: Any, depth: Any) -> None:
         kernel = Chain(*block) if isinstance(block, Sequence) else block
-        if not isinstance(kernel, Kernel) or isinstance(kernel, InputKernel):
+        if not isinstance(kernel, Kernel) or kernel.takes_features:
             raise ValueError(
                 f"Expected Repeat(block, …) to be kernels of Gram matrices. Got {block!r}."
             )
@@ -232,24 +226,8 @@ def _product(a: Pairs, b: Pairs) -> Pairs:
     return a.replace(xy=a.xy * b.xy, xx=a.xx * b.xx, yy=a.yy * b.yy, tangent=tangent)
 
 
-class _InputSum(Sum, InputKernel):
-    pass
-
-
-class _InputProduct(Product, InputKernel):
-    pass
-
-
-class _InputChain(Chain, InputKernel):
-    pass
-
-
-class _InputScale(Scale, InputKernel):
-    pass
-
-
 def _check_kernels(name: str, kernels: Sequence[Any]) -> None:
-    wrong = [kernel for kernel in kernels if not isinstance(kernel, (Kernel, InputKernel))]
+    wrong = [kernel for kernel in kernels if not isinstance(kernel, Kernel)]
     if wrong or not kernels:
         raise ValueError(
             f"Expected {name}(…) to be made of kernels. Got {repr(wrong[0]) if wrong else 'none'}."
@@ -257,7 +235,7 @@ def _check_kernels(name: str, kernels: Sequence[Any]) -> None:
 
 
 def _check_same_sort(name: str, kernels: Sequence[Any]) -> None:
-    if len({isinstance(kernel, InputKernel) for kernel in kernels}) > 1:
+    if len({kernel.takes_features for kernel in kernels}) > 1:
         raise ValueError(
             f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got "
             f"{kernels!r}. "

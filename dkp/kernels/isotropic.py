@@ -4,6 +4,7 @@ Gram matrix.
 R is per unit of width: for G = F F^T / nu it is |f_x - f_y|^2 / nu. Rounding never makes it
 negative, and on the diagonal it is exactly 0."""
 
+import abc
 import functools
 from typing import Any
 
@@ -24,9 +25,9 @@ class _Isotropic(PointwiseKernel):
     def __post_init__(self) -> None:
         self.check_hyperparameters()
 
+    @abc.abstractmethod
     def of_squared_distance(self, r2: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The kernel from R >= 0, elementwise."""
-        raise NotImplementedError
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]

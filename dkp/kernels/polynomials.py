@@ -4,6 +4,7 @@ covariance k.
 All of them are one series in k_xy with the factors E[d^j p(u)] / j!, exact because it ends
 (Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials)."""
 
+import abc
 import math
 import operator
 from collections.abc import Sequence
@@ -33,8 +34,9 @@ def check_degree(name: str, value: Any) -> None:
 class _PowerSeries(PointwiseKernel):
     """p(u) = sum_j a_j u^j: a subclass says what the a_j are."""
 
+    @abc.abstractmethod
     def _coefficients(self) -> tuple[float, ...]:
-        raise NotImplementedError
+        """a_0, a_1, …"""
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]

@@ -4,6 +4,7 @@ Gaussian (u, v).
 (u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a
 rectifier."""
 
+import abc
 import math
 from typing import Any
 
@@ -22,8 +23,9 @@ __all__ = ["ABReLU", "Abs", "ArcCosine", "LeakyReLU", "ReLU", "RectifiedMonomial
 class _Rectified(PointwiseKernel):
     """`factor` times 2 E[u+^n v+^n]: a subclass says what n and `factor` are."""
 
+    @abc.abstractmethod
     def _order_and_factor(self) -> tuple[int, float]:
-        raise NotImplementedError
+        """n and the factor."""
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
@@ -116,8 +118,9 @@ class _PiecewiseLinear(PointwiseKernel):
     E[phi(u) phi(v)] = a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)], because E[u |v|] = 0.
     """
 
+    @abc.abstractmethod
     def _slopes(self) -> tuple[Any, Any]:
-        raise NotImplementedError
+        """a and b."""
 
     def __post_init__(self) -> None:
         self.check_hyperparameters()

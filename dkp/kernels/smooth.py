@@ -5,6 +5,7 @@ Most are functions of the variances, of k_xy and of the determinant d = k_xx k_y
 a difference of nearly equal numbers near perfect correlation: it is an argument of its own, and
 exactly 0 on the diagonal."""
 
+import abc
 import math
 from typing import Any
 
@@ -21,9 +22,9 @@ __all__ = ["GELU", "Cosine", "Erf", "Exponential", "Gaussian", "Sine"]
 class _OfDeterminant(PointwiseKernel):
     """A subclass writes ``expectation``."""
 
+    @abc.abstractmethod
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
         """E[phi(u) phi(v)], elementwise, for determinant >= 0."""
-        raise NotImplementedError
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]
@@ -112,8 +113,9 @@ class _Wave(PointwiseKernel):
     def __post_init__(self) -> None:
         self.check_hyperparameters()
 
+    @abc.abstractmethod
     def _odd_and_even(self, c: Array) -> tuple[Array, Array]:
-        raise NotImplementedError
+        """Weights of the odd and the even part."""
 
     def evaluate(
         self, kxy: Float[Array, "*#xy"], kxx: Float[Array, "*#xy"], kyy: Float[Array, "*#xy"]

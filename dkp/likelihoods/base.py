@@ -7,6 +7,7 @@ out in closed form).
 Targets that are NaN are missing: they have no part in any density.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -44,9 +45,9 @@ class Likelihood(Spec):
         """Q, the number of latent functions for C outputs."""
         return n_outputs
 
+    @abc.abstractmethod
     def law(self, f: Float[Array, "B Q"]) -> Distribution:
         """p(y_c | f), output by output: batch shape (B, C)."""
-        raise NotImplementedError
 
     def conditional(self, f: Float[Array, "B Q"]) -> Distribution:
         """p(y | f): batch shape (B,), event shape (C,)."""
@@ -81,6 +82,7 @@ class Likelihood(Spec):
         """
         return sum_observed(y, lambda y: self.expected_log_densities(y, mean, variance, key))
 
+    @abc.abstractmethod
     def expected_log_densities(
         self,
         y: Float[Array, "B C"],
@@ -89,7 +91,6 @@ class Likelihood(Spec):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B C"]:
         """:meth:`expected_log_density`, output by output, of targets without gaps."""
-        raise NotImplementedError
 
     def noise_variance(self, n_outputs: int) -> Float[Array, " C"] | None:
         """Variance of the additive noise, where the likelihood ``is_gaussian``; None otherwise."""

@@ -8,15 +8,22 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
-from dkp._core.description import Learn, Spec
+from dkp._core.description import Learn, Pace, Spec
 from dkp._core.types import Array
 
-__all__ = ["Hyperparameter", "hyperparameters", "resolve", "substitute"]
+__all__ = [
+    "Hyperparameter",
+    "check_hyperparameters",
+    "hyperparameters",
+    "resolve",
+    "substitute",
+]
 
 _CONSTRAINTS = {
     "positive": constraints.positive,
@@ -32,11 +39,12 @@ SpecT = TypeVar("SpecT", bound=Spec)
 @dataclasses.dataclass(frozen=True)
 class Hyperparameter:
     """One hyperparameter as the user wrote it: a number, ``learn`` or a distribution, with its
-    domain and shape."""
+    domain and shape, and how fast an optimiser moves it."""
 
     name: str
     value: Any
     domain: str
+    pace: Pace
     shape: tuple[int, ...]
     owner: Spec
 
@@ -84,21 +92,27 @@ class Hyperparameter:
 
 
 def hyperparameters(model: Spec, n_features: int, n_outputs: int) -> dict[str, Hyperparameter]:
-    """All hyperparameters of a description, by name, in the order of the description.
-
-    Raises:
-        ValueError: when a value does not fit the hyperparameter's shape or domain.
-    """
+    """All hyperparameters of a description, by name, in the order of the description; nothing is
+    checked, so that they may be arrays of a program that is being traced."""
     found: dict[str, Hyperparameter] = {}
 
     def visit(owner: Spec, field: dataclasses.Field, name: str, value: Any) -> Any:
         shape = owner.hyperparameter_shapes(n_features, n_outputs).get(field.name, ())
-        found[name] = Hyperparameter(name, value, field.metadata["domain"], shape, owner)
-        _check_shape(found[name])
+        about = field.metadata
+        found[name] = Hyperparameter(name, value, about["domain"], about["pace"], shape, owner)
         return value
 
     _map(model, "", visit)
     return found
+
+
+def check_hyperparameters(found: Mapping[str, Hyperparameter]) -> None:
+    """Raise ValueError when a value does not fit the shape or the domain of its hyperparameter."""
+    for h in found.values():
+        _check_shape(h)
+        if h.is_inferred:
+            _check_support(h)
+            _check_declared(h)
 
 
 def resolve(
@@ -146,8 +160,6 @@ def _check_shape(h: Hyperparameter) -> None:
         raise ValueError(
             f"Expected {h.name} to be a scalar or of shape {h.shape}. Got shape {shape}."
         )
-    if h.is_inferred:
-        _check_support(h)
 
 
 def _check_support(h: Hyperparameter) -> None:
@@ -176,5 +188,18 @@ def _is_nonnegative(support: constraints.Constraint) -> bool:
     ):
         return True
     lower = getattr(support, "lower_bound", None)
-    # by NumPy: also inside of jit
+
     return lower is not None and bool(np.all(np.asarray(lower) >= 0))
+
+
+def _check_declared(h: Hyperparameter) -> None:
+    """Programs take priors as their arguments: what a law does not declare to NumPyro is lost."""
+    leaves, tree = jax.tree.flatten(h.value)
+    copy = jax.tree.unflatten(tree, leaves)
+    lost = [name for name in vars(h.value) if not name.startswith("_") and not hasattr(copy, name)]
+    if lost:
+        raise ValueError(
+            f"Expected the prior of {h.name} to declare its parameters to NumPyro. Got "
+            f"{type(h.value).__name__}, which does not declare {', '.join(lost)}: name them in its "
+            "arg_constraints or pytree_data_fields (in pytree_aux_fields where they are no arrays)."
+        )

@@ -6,10 +6,8 @@ Affine(1.0)]``. Matrices are computed tile by tile, a compiled program for every
 half of a symmetric matrix is a copy."""
 
 import functools
-import hashlib
 import math
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core.checks import finite_array
+from dkp._core.identity import fingerprint
 from dkp._core.matrix_file import MatrixFile
 from dkp._core.types import Array, Float
 from dkp._version import __version__
 from dkp.gram.pairs import Pairs
 from dkp.likelihoods import Gaussian
-from dkp.model.hyperparameters import hyperparameters, resolve
+from dkp.model.hyperparameters import check_hyperparameters, hyperparameters, resolve
 from dkp.model.process import DeepKernelProcess
 from dkp.model.propagate import from_features
 from dkp.model.tiles import fill, new_matrices, tile_shape
@@ -227,7 +226,9 @@ def _check_features(name: str, x: Any, like: Array | None) -> Array:
 def _resolved(model: DeepKernelProcess, x: Array) -> tuple[Any, ...]:
     """Layers with numbers for all hyperparameters: those to be learned stand at their start."""
     values = {}
-    for name, h in hyperparameters(model, x.shape[-1], 1).items():
+    found = hyperparameters(model, x.shape[-1], 1)
+    check_hyperparameters(found)
+    for name, h in found.items():
         if h.is_inferred:
             raise ValueError(
                 f"Expected {name} to be a number or learn(init). Got a distribution: choose a "
@@ -259,16 +260,10 @@ def _entries(layers: Sequence[Any], x: Array) -> int:
 
 
 def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:
-    """Of everything that a matrix depends on; a function counts by its name, and by what the kernel
-    of a few points is."""
-    leaves, structure = jax.tree.flatten((layers, x, y))
-    found = hashlib.sha256(
-        re.sub(" at 0x[0-9a-f]+", "", f"{structure} {rest} {__version__}").encode()
-    )
+    """Of everything that a matrix depends on; what a function of the user's own does is known by the
+    kernel of a few points."""
     probe = kernel_block(layers, x[:2], y[:2]).xy
-    for leaf in map(np.asarray, [*leaves, probe]):
-        found.update(f"{leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
-    return found.hexdigest()
+    return fingerprint(layers, x, y, rest, __version__, probe)
 
 
 def _padded(x: Array, size: int) -> Array:

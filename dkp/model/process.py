@@ -16,12 +16,12 @@ from dkp._core.description import Spec, part
 from dkp._core.types import Array
 from dkp.bottlenecks.base import Bottleneck
 from dkp.gram.gram import Gram, Inputs
-from dkp.kernels.base import InputKernel, Kernel
+from dkp.kernels.base import Kernel
 from dkp.kernels.inputs import Linear
 from dkp.likelihoods.base import Likelihood
 from dkp.linalg.cholesky import cholesky
 from dkp.linalg.diagonals import squared_norms
-from dkp.model.hyperparameters import hyperparameters, resolve
+from dkp.model.hyperparameters import check_hyperparameters, hyperparameters, resolve
 from dkp.model.propagate import propagate
 
 __all__ = ["DeepKernelProcess"]
@@ -42,7 +42,7 @@ class DeepKernelProcess(Spec):
             anywhere but first.
     """
 
-    layers: tuple[Kernel | InputKernel | Bottleneck, ...] = part()
+    layers: tuple[Kernel | Bottleneck, ...] = part()
     likelihood: Likelihood = part()
 
     def __init__(self, *, layers: Sequence[Any], likelihood: Likelihood) -> None:
@@ -103,7 +103,9 @@ class DeepKernelProcess(Spec):
     def _with_sites(self, x: Array, y: Array | None, n_outputs: int) -> "DeepKernelProcess":
         values = {}
         targets = jnp.zeros((x.shape[0], n_outputs), x.dtype) if y is None else y
-        for name, h in hyperparameters(self, x.shape[-1], n_outputs).items():
+        found = hyperparameters(self, x.shape[-1], n_outputs)
+        check_hyperparameters(found)
+        for name, h in found.items():
             if h.is_inferred:
                 values[name] = _sample(name, h.prior)
             elif h.is_learned:
@@ -200,12 +202,12 @@ def _check_layers(layers: Sequence[Any]) -> tuple[Any, ...]:
             "Expected at least one layer, such as kernels.SquaredExponential(). Got an empty list."
         )
     for position, layer in enumerate(layers):
-        if not isinstance(layer, (Kernel, InputKernel, Bottleneck)):
+        if not isinstance(layer, (Kernel, Bottleneck)):
             raise ValueError(
                 f"Expected layers[{position}] to be a kernel or a bottleneck: Linear(), not "
                 f"Linear. Got {layer!r}."
             )
-        if isinstance(layer, InputKernel) and position > 0:
+        if isinstance(layer, Kernel) and layer.takes_features and position > 0:
             raise ValueError(
                 f"Expected an input kernel only as the first layer. Got {layer!r} at "
                 f"layers[{position}]."

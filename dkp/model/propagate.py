@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from dkp.bottlenecks.base import Bottleneck
 from dkp.gram.gram import Gram, Inputs
-from dkp.kernels.base import InputKernel
+from dkp.kernels.base import Kernel
 from dkp.kernels.compose import Chain
 from dkp.kernels.inputs import Linear
 
@@ -19,14 +19,14 @@ __all__ = ["from_features", "propagate"]
 BottleneckFunction = Callable[[int, Bottleneck, Gram], Gram]
 
 
-def from_features(layers: Sequence[Any]) -> tuple[InputKernel, Sequence[Any]]:
+def from_features(layers: Sequence[Any]) -> tuple[Kernel, Sequence[Any]]:
     """The layers before the first bottleneck as one kernel over features, and the other layers.
 
     It starts with x x^T / D where the layers do not say otherwise. Images become vectors in it.
     """
     before = list(itertools.takewhile(lambda layer: not isinstance(layer, Bottleneck), layers))
-    start: list[Any] = [] if before and isinstance(before[0], InputKernel) else [Linear()]
-    return cast(InputKernel, Chain(*start, *before)), layers[len(before) :]
+    start: list[Any] = [] if before and cast(Kernel, before[0]).takes_features else [Linear()]
+    return cast(Kernel, Chain(*start, *before)), layers[len(before) :]
 
 
 def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunction) -> Gram:

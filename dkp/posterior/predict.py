@@ -4,7 +4,6 @@ The predictive law of a point is a mixture with one component per posterior draw
 behind a row of x depend on the contents of the row alone, so a prediction does not change with the
 other rows or with the chunks in which they are computed."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, cast
@@ -18,10 +17,11 @@ from numpyro.distributions.constraints import Constraint
 
 from dkp._core import checks
 from dkp._core.compiled import compiled
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset, log_exposures
 from dkp.likelihoods.base import Likelihood, sum_observed
-from dkp.model.hyperparameters import hyperparameters, resolve, substitute
+from dkp.model.hyperparameters import check_hyperparameters, hyperparameters, resolve, substitute
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.draw import Draw
 from dkp.posterior.protocol import JointlyGaussian, Posterior
@@ -32,7 +32,7 @@ __all__ = ["Prediction", "predict", "prior_predictive"]
 _BISECTIONS, _DOUBLINGS = 60, 60
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Prediction:
     """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as
     a vector, else (N, C).
@@ -314,6 +314,7 @@ def prior_predictive(
         data.y if data is not None else jnp.zeros((features.shape[0], columns), features.dtype)
     )
     names = hyperparameters(model, features.shape[-1], columns)
+    check_hyperparameters(names)
     start = substitute(
         model, {n: h.initial(features, targets) for n, h in names.items() if h.is_learned}
     )

@@ -14,7 +14,7 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp._core import archive
 from dkp.data.batches import Batches
-from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
+from dkp.inference.checkpoint import Checkpoint
 from dkp.inference.minimise import Saved, minimise, minimise_many
 from tests.support import relaxed, relaxed_optimizer
 
@@ -109,7 +109,7 @@ def test_sigterm_saves_and_stops(tmp_path):
         with pytest.raises(SystemExit) as stopped:
             run(checkpoint)
     assert stopped.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
-    assert archive.read(path, "checkpoint")[0]["content"]["done"] == 7
+    assert Checkpoint(path, 1e9, "call").found("fit")["done"] == 7
     same(run(Checkpoint(path, 1e9, "call")), run())
 
 
@@ -158,19 +158,6 @@ def test_a_checkpoint_of_another_call_is_refused(tmp_path):
         Checkpoint(tmp_path / "x", 1e9, "another call")
     with pytest.raises(ValueError, match="Expected every"):
         Checkpoint(tmp_path / "y", 0.0, "call")
-
-
-def test_trees_with_keys_survive():
-    tree = {"key": jax.random.split(KEY), "a": (jnp.ones(2), np.zeros(3, np.int32))}
-    back = from_arrays("x", tree, to_arrays("x", tree))
-    np.testing.assert_array_equal(
-        jax.random.key_data(back["key"]), jax.random.key_data(tree["key"])
-    )
-    assert isinstance(back["a"][0], jax.Array) and isinstance(back["a"][1], np.ndarray)
-    with pytest.raises(ValueError, match="Expected a checkpoint of this program"):
-        from_arrays("x", {"a": jnp.ones(3)}, to_arrays("x", {"a": jnp.ones(2)}))
-    with pytest.raises(ValueError, match="Expected a checkpoint of this program"):
-        from_arrays("y", tree, to_arrays("x", tree))
 
 
 @pytest.mark.slow

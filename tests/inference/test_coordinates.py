@@ -73,7 +73,7 @@ def dataset(name, x=X, y=Y, dtype=None):
 
 
 def coordinates(name, features=False, **options):
-    return Coordinates(model=MODELS[name], data=dataset(name, **options), features=features)
+    return Coordinates.of(model=MODELS[name], data=dataset(name, **options), features=features)
 
 
 def a_point(target, seed=1):
@@ -142,7 +142,7 @@ def test_prior_density_is_that_of_the_prior_draws(name):
     z-scores beyond 4.5: odds 4e-5 by chance)."""
     n, layers = TWO_NUMBERS[name]
     data = dkp.Dataset.from_arrays(X[:n], Y[:n], standardize=False)
-    target = Coordinates(
+    target = Coordinates.of(
         model=model(*layers, likelihood=likelihoods.Gaussian(noise=0.5)), data=data
     )
     assert target.size == 2
@@ -209,7 +209,7 @@ import jax, numpy as np, dkp
 from dkp.inference.coordinates import Coordinates
 layers = [dkp.kernels.SquaredExponential(1.0, 1.0), dkp.Wishart(width=1)]
 model = dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian(noise=0.1))
-target = Coordinates(model=model, data=dkp.Dataset.from_arrays(np.eye(2), np.eye(2)[0]))
+target = Coordinates.of(model=model, data=dkp.Dataset.from_arrays(np.eye(2), np.eye(2)[0]))
 draws = jax.vmap(target.sample_prior)(jax.random.split(jax.random.key(0), 5000))
 print(draws.dtype, *np.asarray(draws)[:, -1])
 """
@@ -228,7 +228,9 @@ def test_features_have_the_law_of_the_factor():
         likelihood=likelihoods.Gaussian(0.3),
     )
     data = dataset("")
-    factors, features = (Coordinates(model=described, data=data, features=f) for f in (False, True))
+    factors, features = (
+        Coordinates.of(model=described, data=data, features=f) for f in (False, True)
+    )
     assert (factors.size, features.size) == (2 * N - 1, 2 * N)
     z = jnp.asarray(RNG.normal(size=features.size))
     assert features.network(z).correction == 0
@@ -265,7 +267,7 @@ def test_features_only_where_they_are_fewer_than_points():
         dkp.InverseWishart(delta=3.0),
         dkp.Wishart(width=7.5),
     )
-    sizes = Coordinates(model=described, data=dataset(""), features=True).sizes
+    sizes = Coordinates.of(model=described, data=dataset(""), features=True).sizes
     full = N * (N + 1) // 2
     assert sizes == (1, full, 2 * N, full, full)
 
@@ -326,7 +328,7 @@ def test_a_bottleneck_without_a_bartlett_factor():
     with pytest.raises(
         ValueError, match=r"Bartlett factor.*Got Scaled\(\) \(bottleneck 2\) with Independent"
     ):
-        Coordinates(model=model(dkp.Wishart(width=2), Scaled()), data=dataset(""))
+        Coordinates.of(model=model(dkp.Wishart(width=2), Scaled()), data=dataset(""))
 
 
 @pytest.mark.parametrize(
@@ -334,12 +336,12 @@ def test_a_bottleneck_without_a_bartlett_factor():
 )
 def test_real_widths_below_the_number_of_points(width):
     with pytest.raises(ValueError, match="at least the number of points, 6"):
-        Coordinates(model=model(dkp.Wishart(width=width)), data=dataset(""))
+        Coordinates.of(model=model(dkp.Wishart(width=width)), data=dataset(""))
 
 
 @pytest.mark.parametrize("width", [N, N + 0.5, dist.Pareto(float(N), 2.0)])
 def test_real_widths_of_the_number_of_points_or_more(width):
-    target = Coordinates(
+    target = Coordinates.of(
         model=model(dkp.Wishart(width=width), squared_exponential()), data=dataset("")
     )
     assert np.isfinite(jax.jit(target.log_posterior)(a_point(target)))

@@ -116,7 +116,7 @@ def test_optimal_outputs_of_missing_targets_attain_the_evidence():
 
 
 def test_chains_see_what_is_observed():
-    coordinates = Coordinates(model=process(), data=dataset())
+    coordinates = Coordinates.of(model=process(), data=dataset())
     network = coordinates.network(jnp.zeros(coordinates.size))
     assert coordinates.size == 0  # Gaussian noise is integrated out, also here
     np.testing.assert_allclose(coordinates.log_likelihood(network), log_evidence(HOLES), rtol=1e-9)
@@ -186,7 +186,7 @@ def test_an_integer_weight_is_repetition():
 
 
 def test_chains_with_weights():
-    coordinates = Coordinates(model=process(), data=dataset(Y, weights=WEIGHTS))
+    coordinates = Coordinates.of(model=process(), data=dataset(Y, weights=WEIGHTS))
     z = jnp.asarray(RNG.normal(size=coordinates.size))
     network = coordinates.network(z)
     f = coordinates.in_data_order(network.f)
@@ -206,7 +206,7 @@ def counting(**options):
 
 
 def test_an_exposure_multiplies_the_mean():
-    coordinates = Coordinates(model=process(likelihoods.Poisson(rate=1.3)), data=counting())
+    coordinates = Coordinates.of(model=process(likelihoods.Poisson(rate=1.3)), data=counting())
     network = coordinates.network(jnp.asarray(RNG.normal(size=coordinates.size)))
     f = coordinates.in_data_order(network.f)
     truth = stats.poisson(1.3 * EXPOSURE[:, None] * np.exp(f)).logpmf(COUNTS).sum()

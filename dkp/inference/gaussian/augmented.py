@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core import checks
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.gaussian.gradient_flow import GradientFlowEnsemble
@@ -22,7 +23,7 @@ __all__ = ["AugmentedPosterior", "fit_augmented"]
 GaussianPosterior = ExactPosterior | GradientFlowEnsemble
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class AugmentedPosterior:
     """The equal mixture of posteriors that were fitted to augmented copies of one data set."""
 

@@ -5,7 +5,6 @@ The regression's means m_c(x) rank the classes; probabilities are softmax(m_c(x)
 temperature T maximises the likelihood of held-out labels: by default those of leave-one-out
 prediction, which costs no data."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from dkp._core import checks
+from dkp._core.record import record
 from dkp._core.types import Float
 from dkp.data.dataset import Dataset
 from dkp.inference.gaussian.regularisation import LinearPredictor, check_linear_predictor
@@ -22,7 +22,7 @@ __all__ = ["CalibratedClassifier", "calibrate"]
 _LARGEST_LOG_GAIN = 12.0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class CalibratedClassifier:
     """Class probabilities softmax(m(x) / temperature) of a regression posterior with mean m.
 

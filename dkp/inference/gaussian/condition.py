@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from dkp._core import checks
 from dkp._core.types import PRNGKeyArray
 from dkp.data.dataset import Dataset
-from dkp.inference.checks import check_model_and_data, check_plain
+from dkp.inference.checks import Problem
 from dkp.inference.gaussian.marginal_likelihood import maximise
 from dkp.inference.gaussian.posterior import ExactPosterior, warn_where_noise_hides
 from dkp.linalg.spectrum import Spectrum, spectrum
-from dkp.model.hyperparameters import hyperparameters, substitute
+from dkp.model.hyperparameters import substitute
 from dkp.model.nngp import nngp_kernel
 from dkp.model.process import DeepKernelProcess
 
@@ -67,7 +67,7 @@ def condition(
     Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv
         1711.00165), section 2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
     """
-    check_exact(model, data, max_points)
+    problem = check_exact(model, data, max_points)
     diag_reg = checks.nonnegative_number("diag_reg", diag_reg)
     checks.positive_int("max_iterations", max_iterations)
     if key is None:
@@ -76,11 +76,10 @@ def condition(
         checks.random_key("key", key)
         checks.positive_int("restarts", restarts)
     began = time.perf_counter()
-    names = hyperparameters(model, data.d, data.n_outputs)
-    fixed_kernel = not any(h.is_learned and name.startswith("layers.") for name, h in names.items())
+    fixed_kernel = not any(name.startswith("layers.") for name in problem.learned)
     kernel = _spectrum(model, data, progress) if fixed_kernel else None
     options: dict[str, Any] = {"key": key, "restarts": restarts, "max_iterations": max_iterations}
-    found = maximise(model, data, diag_reg, kernel, **options)
+    found = maximise(problem, diag_reg, kernel, **options)
     posterior = ExactPosterior(
         model=model,
         data=data,
@@ -102,29 +101,26 @@ def _spectrum(model: DeepKernelProcess, data: Dataset, progress: bool | None) ->
     return spectrum(jnp.asarray(nngp_kernel(model, data.x, progress=progress)))
 
 
-def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> None:
-    """Raise ValueError unless the model is a Gaussian process with Gaussian noise, and the data are
-    few enough."""
-    check_model_and_data(model, data)
+def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> Problem:
+    """The problem; raise ValueError unless the model is a Gaussian process with Gaussian noise, and
+    the data are few enough."""
+    problem = Problem.of(model, data)
     if model.bottlenecks:
         raise ValueError(
             "Expected a model without bottlenecks for exact inference. Got "
             f"{model.bottlenecks[0]!r}: use dkp.fit_vi."
         )
-    inferred = [
-        n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_inferred
-    ]
-    if inferred:
+    if problem.inferred:
         raise ValueError(
             "Expected numbers or learn() for exact inference. "
-            f"Got distributions for {', '.join(inferred)}: use dkp.fit_vi."
+            f"Got distributions for {', '.join(problem.inferred)}: use dkp.fit_vi."
         )
     if not model.likelihood.is_gaussian:
         raise ValueError(
             f"Expected the Gaussian likelihood for exact inference. Got {model.likelihood!r}: use "
             "dkp.fit_vi."
         )
-    check_plain(data, "use dkp.fit_vi or dkp.sample_hmc")
+    problem.check_plain("use dkp.fit_vi or dkp.sample_hmc")
     if data.n > max_points:
         raise ValueError(
             f"Expected at most max_points = {max_points} data points. Got {data.n}, and each "
@@ -132,3 +128,4 @@ def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> Non
             f"{data.n**2 * data.x.dtype.itemsize / 1e9:.1f} GB: use dkp.fit_vi, or raise "
             "max_points."
         )
+    return problem

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core import checks
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.gaussian.condition import check_exact
 from dkp.inference.gaussian.posterior import warn_where_noise_hides
 from dkp.linalg.spectrum import Spectrum, leave_one_out, spectrum
-from dkp.model.hyperparameters import hyperparameters, substitute
+from dkp.model.hyperparameters import substitute
 from dkp.model.nngp import kernel_variances, nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.draw import Draw
@@ -29,7 +30,7 @@ from dkp.posterior.rows import in_chunks
 __all__ = ["GradientFlowEnsemble", "diag_reg_of_time", "gradient_flow", "time_of_diag_reg"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class GradientFlowEnsemble:
     """The Gaussian law of networks after training for `time`; make it with :func:`gradient_flow`.
 
@@ -217,11 +218,10 @@ def gradient_flow(
     Source: Lee et al. 2019 (arXiv 1902.06720), equations 14 to 16; regularised: Lee et al. 2020
         (arXiv 2007.15801).
     """
-    check_exact(model, data, max_points)
+    problem = check_exact(model, data, max_points)
     time, diag_reg = _check_time(time), checks.nonnegative_number("diag_reg", diag_reg)
     began = clock.perf_counter()
-    names = hyperparameters(model, data.d, data.n_outputs)
-    values = {n: h.initial(data.x, data.y) for n, h in names.items() if h.is_learned}
+    values = {n: h.initial(data.x, data.y) for n, h in problem.learned.items()}
     kernel, tangent = map(
         jnp.asarray, nngp_and_ntk_kernels(substitute(model, values), data.x, progress=progress)
     )

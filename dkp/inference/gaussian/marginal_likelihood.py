@@ -1,7 +1,6 @@
 """Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several
 starts."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,11 @@ import numpy as np
 import optax
 
 from dkp._core.compiled import compiled
+from dkp._core.record import record
 from dkp._core.types import Array, PRNGKeyArray, Scalar
 from dkp.data.dataset import Dataset
 from dkp.gram.gram import Inputs
+from dkp.inference.checks import Problem
 from dkp.linalg.diagonals import diagonal
 from dkp.linalg.spectrum import Spectrum
 from dkp.model.hyperparameters import hyperparameters, resolve, substitute
@@ -28,7 +29,7 @@ _NO_NOISE = 1e-10
 _STALLED_ITERATIONS, _STALLED_NATS = 10, 0.05
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Optimum:
     """values: learned hyperparameters by name, at the best start. starts: log marginal likelihood
     of each start."""
@@ -40,8 +41,7 @@ class Optimum:
 
 
 def maximise(
-    model: DeepKernelProcess,
-    data: Dataset,
+    problem: Problem,
     diag_reg: float,
     kernel: Spectrum | None,
     *,
@@ -56,9 +56,7 @@ def maximise(
             kernel is.
         key: perturbs the starts after the first.
     """
-    learned = {
-        n: h for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned
-    }
+    model, data, learned = problem.model, problem.data, problem.learned
     start = {name: h.unconstrain(h.initial(data.x, data.y)) for name, h in learned.items()}
     if not start:
         return Optimum(values={}, starts=(), iterations=0, converged=True)

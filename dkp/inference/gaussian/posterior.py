@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dkp._core import checks
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.gaussian.marginal_likelihood import log_marginal_likelihood, ridge_of
@@ -24,7 +25,7 @@ from dkp.posterior.rows import in_chunks
 __all__ = ["ExactPosterior", "warn_where_noise_hides"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class ExactPosterior:
     """A Gaussian process conditioned on data.
 

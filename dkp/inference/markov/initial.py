@@ -10,26 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dkp._core.compiled import compiled
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.bottlenecks.base import Bottleneck, bartlett_factor
-from dkp.data.dataset import Dataset
 from dkp.gram.gram import Gram, Inputs
+from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.linalg.bartlett import trapezoid
 from dkp.linalg.cholesky import cholesky
 from dkp.linalg.diagonals import diagonal
 from dkp.model.hyperparameters import hyperparameters
-from dkp.model.process import DeepKernelProcess
 from dkp.model.propagate import propagate
 from dkp.posterior.draw import Draw, resolve_draw
 
-__all__ = ["check_init", "starts"]
+__all__ = ["check_init", "initial_points"]
 
 _ATTEMPTS = 10
 
 
-def starts(
+def initial_points(
     target: Coordinates, key: PRNGKeyArray, chains: int, init: VariationalPosterior | None
 ) -> Float[Array, "C K"]:
     """One starting point a chain, of finite density: what has none is drawn again.
@@ -38,18 +38,10 @@ def starts(
         ValueError: when a chain finds none.
     """
 
-    def one(key: PRNGKeyArray, draw: Draw | None) -> tuple[Array, Array]:
-        z = target.sample_prior(key) if draw is None else _extend(target, key, draw)
-        return z, jnp.isfinite(target.log_posterior(z))
-
-    several = jax.jit(lambda *stacks: jax.lax.map(lambda pair: one(*pair), stacks))
-
     def attempt(key: PRNGKeyArray) -> tuple[Array, Array]:
         key_draws, key_rows = jax.random.split(key)
-        return several(
-            jax.random.split(key_rows, chains),
-            None if init is None else init.sample(key_draws, chains),
-        )
+        draws = None if init is None else init.sample(key_draws, chains)
+        return _points(target, jax.random.split(key_rows, chains), draws)
 
     points, good = attempt(key)
     for number in range(1, _ATTEMPTS):
@@ -60,16 +52,28 @@ def starts(
     if not jnp.all(good):
         raise ValueError(
             "Expected starts where the density of the posterior is finite. Got none for "
-            f"{int(jnp.sum(~good))} of "
-            f"{chains} chains in {_ATTEMPTS} draws from "
-            f"{'the prior' if init is None else 'init'}: look at the priors, "
-            "at the scale of the data, and at their precision (float64)."
+            f"{int(jnp.sum(~good))} of {chains} chains in {_ATTEMPTS} draws from "
+            f"{'the prior' if init is None else 'init'}: look at the priors, at the scale of the "
+            "data, and at their precision (float64)."
         )
     return points
 
 
-def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
-    """Raise ValueError unless chains of `model` can start from `init`."""
+@compiled()
+def _points(target: Coordinates, keys: Array, draws: Draw | None) -> tuple[Array, Array]:
+    """Points from the prior, or extended from draws, and whether their density is finite."""
+
+    def one(pair: tuple[PRNGKeyArray, Draw | None]) -> tuple[Array, Array]:
+        key, draw = pair
+        z = target.sample_prior(key) if draw is None else _extend(target, key, draw)
+        return z, jnp.isfinite(target.log_posterior(z))
+
+    return jax.lax.map(one, (keys, draws))
+
+
+def check_init(problem: Problem, init: Any) -> None:
+    """Raise ValueError unless chains of the model can start from `init`."""
+    model, data = problem.model, problem.data
     if not isinstance(init, VariationalPosterior):
         raise ValueError(
             f"Expected init to be a posterior of dkp.fit_vi, or None. Got {type(init).__name__}."
@@ -78,7 +82,7 @@ def check_init(model: DeepKernelProcess, data: Dataset, init: Any) -> None:
     if here != there or init.data.x.shape[1:] != data.x.shape[1:]:
         raise ValueError("Expected init to be fitted to the same layers and features. Got others.")
     known = hyperparameters(init.model, init.data.d, init.data.n_outputs)
-    for name, h in hyperparameters(model, data.d, data.n_outputs).items():
+    for name, h in problem.hyperparameters.items():
         other = known.get(name)
         learned, inferred = (
             other is not None and other.is_learned,

@@ -1,13 +1,13 @@
 """What Markov chains leave behind: draws, statistics of the transitions, and whether to trust
 them."""
 
-import dataclasses
 import functools
 import math
 from typing import Any
 
 import numpy as np
 
+from dkp._core.record import record
 from dkp.inference.draws_posterior import DrawsPosterior
 
 __all__ = ["MCMCPosterior"]
@@ -17,7 +17,7 @@ _FEW = 100
 _FEWEST = 4
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class MCMCPosterior(DrawsPosterior):
     """Draws from the exact posterior, by chains that warmed up together: one metric, a step size
     each.

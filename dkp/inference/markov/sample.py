@@ -15,17 +15,17 @@ from dkp._core.progress import Progress
 from dkp._core.types import PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.checkpoint import checkpoint_of
-from dkp.inference.checks import check_model_and_data
+from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.markov.chains import CHAIN_METHODS, Chains
-from dkp.inference.markov.initial import check_init, starts
+from dkp.inference.markov.initial import check_init, initial_points
 from dkp.inference.markov.posterior import MCMCPosterior
 from dkp.inference.markov.session import Session
 from dkp.inference.markov.summaries import functionals_of
 from dkp.inference.markov.transitions import METHODS, Method, identity_metric
 from dkp.inference.markov.warmup import metric_rank
 from dkp.inference.variational.posterior import VariationalPosterior
-from dkp.model.hyperparameters import Hyperparameter, hyperparameters, substitute
+from dkp.model.hyperparameters import Hyperparameter, substitute
 from dkp.model.process import DeepKernelProcess
 
 __all__ = ["LARGEST_N", "sample_hmc", "with_priors"]
@@ -108,7 +108,7 @@ def sample_hmc(
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), Bartlett factors; the methods are cited in
         ``dkp.inference.markov.transitions``.
     """
-    check_model_and_data(model, data)
+    problem = Problem.of(model, data)
     checks.random_key("key", key)
     numbers = {"chains": chains, "warmup": warmup, "draws": draws, "thin": thin}
     chains, warmup, draws, thin = (
@@ -118,10 +118,8 @@ def sample_hmc(
     sampler = _sampler(method, target_acceptance, max_tree_depth, trajectory_length)
     _check_size(data)
     if init is not None:
-        check_init(model, data, init)
-    target = Coordinates(
-        model=with_priors(model, data, init), data=data, features=not sampler.uses_gradient
-    )
+        check_init(problem, init)
+    target = Coordinates.of(with_priors(problem, init), data, features=not sampler.uses_gradient)
     if target.size == 0:
         raise ValueError(
             "Expected a model with something to sample. Got one of which all hyperparameters are "
@@ -133,7 +131,7 @@ def sample_hmc(
     key_start, key_run = jax.random.split(key)
     rank = metric_rank(warmup, chains, target.size) if sampler.uses_gradient else 0
     metric = identity_metric(target.size, data.x.dtype, rank)
-    points = starts(target, key_start, chains, init)
+    points = initial_points(target, key_start, chains, init)
     run = Chains(target, sampler, points, key_run, metric, step_size=0.1, chain_method=chain_method)
     bar = Progress(warmup + draws * thin, label=f"sample_hmc, {method}", enabled=progress)
     options = {
@@ -168,30 +166,25 @@ def sample_hmc(
     return posterior
 
 
-def with_priors(
-    model: DeepKernelProcess, data: Dataset, init: VariationalPosterior | None
-) -> DeepKernelProcess:
+def with_priors(problem: Problem, init: VariationalPosterior | None) -> DeepKernelProcess:
     """The model without learned hyperparameters: they stand where `init` has them, or get a default
     prior.
 
     Warns:
         RuntimeWarning: when hyperparameters get a default prior.
     """
-    found = hyperparameters(model, data.d, data.n_outputs)
-    learned = {name: h for name, h in found.items() if h.is_learned}
+    learned, model = problem.learned, problem.model
     if init is not None:
         return substitute(model, {name: init.hyperparameters[name] for name in learned})
     if learned:
         warnings.warn(
             f"{', '.join(learned)} are learn(), which has no prior: each gets a log-normal one "
-            "with scale 1 around its "
-            "start (or a standard normal one around it where it may be negative). Give them "
-            "distributions or numbers, "
-            "or pass init=dkp.fit_vi(…) to keep the values that it found.",
+            "with scale 1 around its start (or a standard normal one around it where it may be "
+            "negative). Give them distributions or numbers, or pass init=dkp.fit_vi(…) to keep the values that it found.",
             RuntimeWarning,
             stacklevel=3,
         )
-    return substitute(model, {name: _default_prior(h, data) for name, h in learned.items()})
+    return substitute(model, {name: _default_prior(h, problem.data) for name, h in learned.items()})
 
 
 def _default_prior(h: Hyperparameter, data: Dataset) -> dist.Distribution:

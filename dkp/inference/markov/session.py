@@ -3,11 +3,13 @@ it."""
 
 import contextlib
 import time
+from typing import Any
 
 import numpy as np
 
 from dkp._core.progress import Progress
-from dkp.inference.checkpoint import Checkpoint, from_arrays, to_arrays
+from dkp._core.records import Leaves
+from dkp.inference.checkpoint import Checkpoint
 from dkp.inference.markov.chains import Chains, Chunk
 from dkp.inference.markov.warmup import estimate_metric, schedule
 
@@ -53,19 +55,15 @@ class Kept:
             for name in names
         }
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    @property
+    def saved(self) -> dict[str, Any]:
         """All that was kept, for :meth:`restore`."""
-        if not self._chunks:
-            return {}
-        return {"kept": self.z(), **{f"kept/{name}": a for name, a in self.stats().items()}}
+        chunks = [(self.z(), self.stats())] if self._chunks else []
+        return {"done": self.done, "divergences": self.divergences, "chunks": chunks}
 
-    def restore(self, done: int, divergences: int, arrays: dict[str, np.ndarray]) -> None:
-        self.done, self.divergences = done, divergences
-        stats = {
-            name.removeprefix("kept/"): a for name, a in arrays.items() if name.startswith("kept/")
-        }
-        if "kept" in arrays:
-            self._chunks = [(arrays["kept"], stats)]
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.done, self.divergences = saved["done"], saved["divergences"]
+        self._chunks = saved["chunks"]
 
 
 class Session:
@@ -152,25 +150,24 @@ class Session:
     def _save(self) -> None:
         if self._checkpoint is None:
             return
-        arrays = {**to_arrays("chains", self._chains.state), **self.kept.arrays()}
-        if self._points:
-            arrays |= dict(zip(("z", "gradient"), self._window_so_far(), strict=True))
-        content = {
-            "window": self._window,
-            "within": self._within,
-            "done": self.kept.done,
-            "divergences": self.kept.divergences,
-            "seconds": [self.warmup_seconds, self.seconds],
-        }
-        self._checkpoint.save("chains", content, arrays)
+        self._checkpoint.save(
+            "chains",
+            {
+                "chains": Leaves(self._chains.state),
+                "window": self._window,
+                "within": self._within,
+                "points": [self._window_so_far()] if self._points else [],
+                "kept": self.kept.saved,
+                "seconds": [self.warmup_seconds, self.seconds],
+            },
+        )
 
     def _restore(self) -> None:
         found = None if self._checkpoint is None else self._checkpoint.found("chains")
         if found is None:
             return
-        content, arrays = found
-        self._chains.state = from_arrays("chains", self._chains.state, arrays)
-        self._window, self._within = content["window"], content["within"]
-        self.warmup_seconds, self.seconds = content["seconds"]
-        self._points = [(arrays["z"], arrays["gradient"])] if "z" in arrays else []
-        self.kept.restore(content["done"], content["divergences"], arrays)
+        self._chains.state = found["chains"].like(self._chains.state)
+        self._window, self._within = found["window"], found["within"]
+        self._points = found["points"]
+        self.kept.restore(found["kept"])
+        self.warmup_seconds, self.seconds = found["seconds"]

@@ -6,7 +6,6 @@ evidence, however few their particles: their mean is the answer, and their sprea
 that adapts is biased: its particles have chosen the moves that they make. Measured: 1 nat at 256
 particles and a spread of 0.5.) Without anything to integrate out the evidence is exact."""
 
-import dataclasses
 import functools
 import math
 import os
@@ -18,16 +17,16 @@ import numpy as np
 from dkp._core import checks
 from dkp._core.machine import allowed_memory
 from dkp._core.progress import Progress
+from dkp._core.record import record
 from dkp._core.types import Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.checkpoint import checkpoint_of
-from dkp.inference.checks import check_model_and_data
+from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.draws_posterior import DrawsPosterior
 from dkp.inference.gaussian.condition import condition
 from dkp.inference.tempered.moves import MOVES
 from dkp.inference.tempered.passes import LENGTH, Journal, Plan, pilot, run
-from dkp.model.hyperparameters import hyperparameters
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.protocol import Posterior
 
@@ -37,7 +36,7 @@ _MATRICES = 30  # of N x N, for every bottleneck and the outputs, while a gradie
 _BATCH_BYTES = 500_000_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Evidence:
     """An estimate of log p(y | x), in nats: all data, standardised targets.
 
@@ -144,11 +143,11 @@ def evidence_plan(
     Raises:
         ValueError: for everything that is known to go wrong before anything runs.
     """
-    check_model_and_data(model, data)
+    problem = Problem.of(model, data)
     particles, runs = checks.positive_int("particles", particles), checks.positive_int("runs", runs)
     checks.one_of("move", move, MOVES)
-    _check_hyperparameters(model, data)
-    coordinates = Coordinates(model=model, data=data)
+    _check_none_learned(problem)
+    coordinates = Coordinates.of(model, data)
     if coordinates.size == 0:
         return None
     if runs < 2:
@@ -212,13 +211,12 @@ def _exact(model: DeepKernelProcess, data: Dataset) -> Evidence:
     )
 
 
-def _check_hyperparameters(model: DeepKernelProcess, data: Dataset) -> None:
-    learned = [n for n, h in hyperparameters(model, data.d, data.n_outputs).items() if h.is_learned]
-    if learned:
+def _check_none_learned(problem: Problem) -> None:
+    if problem.learned:
         raise ValueError(
             "Expected a number or a distribution for every hyperparameter, since evidence is an "
             "integral over a prior. "
-            f"Got learn() for {', '.join(learned)}: give it a prior, such as dist.LogNormal(0.0, "
+            f"Got learn() for {', '.join(problem.learned)}: give it a prior, such as dist.LogNormal(0.0, "
             "1.0), or a number."
         )
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dkp._core.record import record
 from dkp._core.types import Array, Float, Int, PRNGKeyArray
 from dkp.inference.checkpoint import Checkpoint
 from dkp.inference.coordinates import Coordinates
@@ -32,7 +33,7 @@ LENGTH = 16  # states of a chain
 _EFFECTIVE = 0.5  # share of the particles that survive a change of temperature
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Stage:
     """A temperature, and the moves that are made there."""
 
@@ -41,7 +42,7 @@ class Stage:
     angle: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Run:
     """What one pass from the prior to the posterior gives."""
 
@@ -52,7 +53,7 @@ class Run:
     correlation: float
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Plan:
     """How a run is made."""
 
@@ -82,7 +83,7 @@ class Plan:
         return prior_particles(self.coordinates, key, self.chains * LENGTH, self.batch)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class Walk:
     """Where a pass is: its particles, after so many stages. slopes: of the chains that ended there.
     numbers: what every stage gave, a row each: log of the mean weight, its relative variance,
@@ -110,7 +111,7 @@ class Journal:
         self._began = time.perf_counter()
         found = None if checkpoint is None else checkpoint.found("passes")
         if found is not None:
-            self._restore(*found)
+            self._restore(found)
 
     @property
     def seconds(self) -> float:
@@ -131,53 +132,21 @@ class Journal:
         """Write the file, where there is one."""
         if self._checkpoint is None:
             return
-        arrays = {"stages": np.asarray([[s.temperature, s.angle] for s in self.stages], float)}
-        for i, stage in enumerate(self.stages):
-            arrays |= {
-                f"stage{i}/{name}": np.asarray(a) for name, a in vars(stage.reference).items()
-            }
-        for i, run in enumerate(self.runs):
-            arrays |= {f"run{i}/{name}": np.asarray(a) for name, a in vars(run).items()}
-        if self.walk is not None:
-            arrays |= {
-                f"walk/{name}": np.asarray(a) for name, a in vars(self.walk.particles).items()
-            }
-            arrays |= {"walk/numbers": self.walk.numbers, "walk/angle": np.asarray(self.walk.angle)}
-            if self.walk.slopes is not None:
-                arrays["walk/slopes"] = self.walk.slopes
-        content = {"runs": len(self.runs), "batch": self.plan.batch, "seconds": self.seconds}
-        self._checkpoint.save("passes", content, arrays)
+        self._checkpoint.save(
+            "passes",
+            {
+                "stages": self.stages,
+                "runs": self.runs,
+                "walk": self.walk,
+                "batch": self.plan.batch,
+                "seconds": self.seconds,
+            },
+        )
 
-    def _restore(self, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-        def fields(prefix: str, *but: str) -> dict[str, np.ndarray]:
-            names = (name for name in arrays if name.startswith(prefix))
-            return {
-                name.removeprefix(prefix): arrays[name]
-                for name in names
-                if name.removeprefix(prefix) not in but
-            }
-
-        self.plan = dataclasses.replace(self.plan, batch=content["batch"])
-        self._began -= content["seconds"]
-        for i, (temperature, angle) in enumerate(arrays["stages"].tolist()):
-            reference = Reference(
-                **{name: jnp.asarray(a) for name, a in fields(f"stage{i}/").items()}
-            )
-            self.stages.append(Stage(temperature=temperature, reference=reference, angle=angle))
-        for i in range(content["runs"]):
-            numbers = {name: a.item() for name, a in fields(f"run{i}/", "z").items()}
-            self.runs.append(Run(z=arrays[f"run{i}/z"], **numbers))
-        if "walk/numbers" in arrays:
-            points = {
-                name: jnp.asarray(a)
-                for name, a in fields("walk/", "numbers", "angle", "slopes").items()
-            }
-            self.walk = Walk(
-                particles=Particles(**points),
-                slopes=arrays.get("walk/slopes"),
-                angle=arrays["walk/angle"].item(),
-                numbers=arrays["walk/numbers"],
-            )
+    def _restore(self, found: dict[str, Any]) -> None:
+        self.plan = dataclasses.replace(self.plan, batch=found["batch"])
+        self._began -= found["seconds"]
+        self.stages, self.runs, self.walk = found["stages"], found["runs"], found["walk"]
 
 
 def pilot(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> None:

@@ -5,7 +5,6 @@
 Only the width varies: the other parts of the model, the data and the random key are the same for
 all of them."""
 
-import dataclasses
 import math
 import numbers
 import os
@@ -18,10 +17,11 @@ import numpy as np
 from dkp._core import checks
 from dkp._core.machine import allowed_memory
 from dkp._core.progress import Progress
+from dkp._core.record import record
 from dkp._core.types import Float, PRNGKeyArray
 from dkp.bottlenecks.wishart import Wishart
 from dkp.data.dataset import Dataset
-from dkp.inference.checks import check_model_and_data
+from dkp.inference.checks import Problem
 from dkp.inference.tempered.evidence import Evidence, evidence_plan, log_evidence
 from dkp.kernels.inputs import Linear
 from dkp.model.process import DeepKernelProcess
@@ -32,7 +32,7 @@ __all__ = ["WIDTHS", "WidthComparison", "compare_widths", "with_width"]
 WIDTHS = (1, 2, 4, 8, 16, 64, math.inf)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class WidthComparison:
     """Widths side by side, one entry each.
 
@@ -122,7 +122,7 @@ def compare_widths(
 
     Source: Aitchison 2020 (arXiv 1910.08013), section 2.
     """
-    check_model_and_data(model, data)
+    Problem.of(model, data)
     checks.random_key("key", key)
     checks.positive_int("n_samples", n_samples)
     values = _check_widths(widths)

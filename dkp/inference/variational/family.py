@@ -5,7 +5,6 @@ and prior in closed form, and draws the data blocks from the conditional prior, 
 The outputs are then integrated out: in closed form for Gaussian noise and the full batch
 (collapsed), under a guide of whitened outputs otherwise."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -70,7 +69,7 @@ class OutputBatch:
         return jnp.sum(rows if self.weights is None else self.weights * rows)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@value
 class VariationalFamily:
     """The variational posterior of a model as functions of one pytree of parameters.
 
@@ -84,11 +83,11 @@ class VariationalFamily:
     """
 
     model: DeepKernelProcess
-    n_features: int
-    n_outputs: int
-    collapsed: bool
-    guides: tuple[BottleneckGuide, ...] | None = None
-    stick_the_landing: bool = True
+    n_features: int = static()
+    n_outputs: int = static()
+    collapsed: bool = static()
+    guides: tuple[BottleneckGuide, ...] | None = static(None)
+    stick_the_landing: bool = static(True)
 
     def guide(self, index: int) -> BottleneckGuide:
         """The guide of the bottleneck `index` (from 1)."""
@@ -120,6 +119,20 @@ class VariationalFamily:
                 inducing.shape[0], n_latent, data.x.dtype, shared=shared
             )
         return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
+
+    def paces(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """How fast an optimiser moves each of the parameters (see ``Pace``), but those of the
+        outputs, which take natural gradients."""
+        guides = parameters["bottlenecks"]
+        return {
+            "inducing": "kernel",
+            "learned": {name: self.hyperparameters[name].pace for name in parameters["learned"]},
+            "inferred": jax.tree.map(lambda _: "kernel", parameters["inferred"]),
+            "bottlenecks": tuple(
+                {name: self.guide(i).paces[name] for name in guide}
+                for i, guide in enumerate(guides, start=1)
+            ),
+        }
 
     @property
     def starts_deterministic(self) -> bool:
@@ -157,7 +170,7 @@ class VariationalFamily:
             return kernel
         scale = cholesky(kernel.ii)
         whitened = guide.centre(layer, parameters, kernel.ii, scale)
-        return layer.mean_data(kernel, scale, scale.tril @ whitened, whitened)
+        return layer.condition_mean(kernel, scale, scale.tril @ whitened, whitened)
 
     def layer_pass(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None

@@ -152,8 +152,8 @@ def _minimise_negative_elbo(
     **loop: Any,
 ) -> list[LoopResult]:
     loss, optimizer = (
-        NegativeElbo(family, data[0].n, 1),
-        default_optimizer(steps, rate=FROM_NOTHING),
+        NegativeElbo(family=family, n=data[0].n, samples=1),
+        default_optimizer(steps, paces=family.paces(parameters[0]), rate=FROM_NOTHING),
     )
     return minimise_many(
         loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop
@@ -168,7 +168,7 @@ def _minimise_without_noise(
     steps: int,
     **loop: Any,
 ) -> list[LoopResult]:
-    loss = NegativeBoundWithoutNoise(family, data[0].n)
+    loss = NegativeBoundWithoutNoise(family=family, n=data[0].n)
     optimizer = start_optimizer(steps, warmup=0 if family.collapsed else warmup_steps(steps))
     return minimise_many(
         loss, parameters, optimizer, steps=steps, data=[d.rows for d in data], **loop

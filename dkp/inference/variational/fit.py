@@ -16,7 +16,7 @@ from dkp.data.batches import Batches
 from dkp.data.dataset import Dataset
 from dkp.guides import GuideChoice, choose_guides
 from dkp.inference.checkpoint import checkpoint_of
-from dkp.inference.checks import check_model_and_data
+from dkp.inference.checks import Problem
 from dkp.inference.minimise import LoopResult, Saved, minimise_many
 from dkp.inference.variational.family import VariationalFamily
 from dkp.inference.variational.first_stage import first_stage, inducing_points
@@ -205,7 +205,7 @@ def _fit(
     options: FitOptions,
 ) -> list[VariationalPosterior]:
     for data, key in zip(datasets, keys, strict=True):
-        check_model_and_data(model, data)
+        Problem.of(model, data)
         checks.random_key("key", key)
     options.check()
     keys_prepare, keys_start, keys_fit = zip(
@@ -231,7 +231,10 @@ def _fit(
     start_steps = 0 if start is None else options.start_steps
     warmup = 0 if start is not None or family.collapsed else warmup_steps(options.steps)
     rate = FROM_NOTHING if start is None else _rate_after_start(family)
-    optimizer = options.optimizer or default_optimizer(options.steps, rate=rate, warmup=warmup)
+    paces = family.paces(parameters[0])
+    optimizer = options.optimizer or default_optimizer(
+        options.steps, paces=paces, rate=rate, warmup=warmup
+    )
     label = Progress(start_steps + options.steps, label="fit_vi", enabled=options.progress)
     call = ("fit_vi", model, list(datasets), list(keys), options.identity)
     with label as bar, checkpoint_of(options.checkpoint, options.every, *call) as file:
@@ -253,7 +256,7 @@ def _fit(
                 ]
             parameters = [start.parameters for start in starts]
         results = minimise_many(
-            NegativeElbo(family, datasets[0].n, options.samples),
+            NegativeElbo(family=family, n=datasets[0].n, samples=options.samples),
             parameters,
             natural_outputs(optimizer, options.steps),
             keys=keys_fit,

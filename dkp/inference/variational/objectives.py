@@ -1,25 +1,25 @@
 """What the stages of variational inference minimise: functions of parameters, a key and a batch,
 for the loop."""
 
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dkp._core.record import static, value
 from dkp._core.types import Array, PRNGKeyArray
 from dkp.inference.variational.family import OutputBatch, VariationalFamily
 
 __all__ = ["NegativeBoundWithoutNoise", "NegativeElbo"]
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class NegativeElbo:
     """Minus the ELBO per data point, of `n`, averaged over `samples` draws."""
 
     family: VariationalFamily
-    n: int
-    samples: int
+    n: int = static()
+    samples: int = static(1)
 
     def __call__(
         self, parameters: Any, key: PRNGKeyArray, batch: Any
@@ -32,13 +32,13 @@ class NegativeElbo:
         return -jnp.mean(elbo) / self.n, {"jitter": jnp.max(jitter)}
 
 
-@dataclasses.dataclass(frozen=True)
+@value
 class NegativeBoundWithoutNoise:
     """Minus the bound on log p(y) per data point, of `n`, of the network without noise in its
     bottlenecks."""
 
     family: VariationalFamily
-    n: int
+    n: int = static()
 
     def __call__(
         self, parameters: Any, key: PRNGKeyArray, batch: Any

@@ -1,6 +1,5 @@
 """The variational posterior that ``dkp.fit_vi`` returns."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 
 from dkp._core import checks
 from dkp._core.compiled import compiled
+from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.variational.family import VariationalFamily
@@ -18,7 +18,7 @@ from dkp.posterior.rows import moments_row_by_row
 __all__ = ["VariationalPosterior"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@record
 class VariationalPosterior:
     """A fitted variational posterior.
 

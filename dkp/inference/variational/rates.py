@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dkp._core.description import Pace
 from dkp._core.types import Array
 
 __all__ = [
@@ -37,11 +38,10 @@ _NATURAL_STEP = 0.1
 _WARMUP = 300
 
 
-@functools.lru_cache(maxsize=32)
 def default_optimizer(
-    steps: int, *, rate: float = FROM_KERNEL, warmup: int = 0
+    steps: int, *, paces: dict[str, Any], rate: float = FROM_KERNEL, warmup: int = 0
 ) -> optax.GradientTransformation:
-    """Adam with a cosine decay to 1% and one learning rate for each kind of parameter.
+    """Adam with a cosine decay to 1% and one learning rate for each pace.
 
     Adam moves every entry by its learning rate whatever the gradient's noise. The guides' matrices
     move slowly (0.001), kernels and inducing points at a `rate` that depends on how far they have
@@ -51,29 +51,42 @@ def default_optimizer(
 
     Rates rise from 0 over the first `warmup` steps: outputs that are not integrated out start at
     nothing, and while they do, everything else would move towards a model that needs none. On a
-    large set (power) the bound then stayed 1 nat a point lower for ten thousand steps."""
-    rates = {"matrix": 1e-3, "other": rate, "deviations": 5e-2, "concentration": 3e-2}
-    schedules: Any = {
-        kind: optax.adam(_ramped(optax.cosine_decay_schedule(rate, steps, alpha=0.01), warmup))
-        for kind, rate in rates.items()
+    large set (power) the bound then stayed 1 nat a point lower for ten thousand steps.
+
+    Args:
+        steps: over which the rates fall.
+        paces: of every parameter, as :meth:`VariationalFamily.paces` gives them.
+        rate: of the pace "kernel".
+        warmup: steps over which the rates rise.
+    """
+    names, structure = jax.tree.flatten(paces)
+    return _adam(steps, rate, warmup, tuple(names), structure)
+
+
+@functools.lru_cache(maxsize=32)
+def _adam(
+    steps: int, rate: float, warmup: int, paces: tuple[Pace, ...], structure: Any
+) -> optax.GradientTransformation:
+    rates: dict[Pace, float] = {
+        "matrix": 1e-3,
+        "kernel": rate,
+        "deviation": 5e-2,
+        "concentration": 3e-2,
     }
-    return optax.multi_transform(
-        schedules, lambda parameters: jax.tree_util.tree_map_with_path(_kind, parameters)
-    )
+    schedules: Any = {
+        pace: optax.adam(_ramped(optax.cosine_decay_schedule(rate, steps, alpha=0.01), warmup))
+        for pace, rate in rates.items()
+    }
+    declared = jax.tree.unflatten(structure, paces)
+    return optax.multi_transform(schedules, functools.partial(_declared, declared))
 
 
-_KINDS = {
-    **dict.fromkeys(("mixing", "mixed"), "matrix"),
-    **dict.fromkeys(("loc", "log_scale", "log_concentration", "log_rate", "target"), "deviations"),
-    **dict.fromkeys(("log_gamma", "log_precision"), "concentration"),
-}
-
-
-def _kind(path: tuple[Any, ...], _: Array) -> str:
-    name = jax.tree_util.keystr(path)
-    if name.startswith("['bottlenecks']"):
-        return _KINDS.get(path[-1].key, "other")
-    return "concentration" if name.endswith(".delta']") else "other"
+def _declared(paces: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+    """The pace of each parameter; the outputs, which have none, are somebody else's."""
+    return {
+        name: paces[name] if name in paces else jax.tree.map(lambda _: "kernel", value)
+        for name, value in parameters.items()
+    }
 
 
 @functools.lru_cache(maxsize=32)

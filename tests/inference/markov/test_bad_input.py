@@ -17,7 +17,7 @@ from dkp.inference.coordinates import Coordinates
 from dkp.inference.markov import sample as hmc
 from dkp.inference.markov import session as sampling
 from dkp.inference.markov.chains import Chains
-from dkp.inference.markov.initial import starts
+from dkp.inference.markov.initial import initial_points
 from dkp.inference.markov.posterior import MCMCPosterior
 from dkp.inference.markov.transitions import HMC, identity_metric
 from dkp.inference.variational.fit import prepare
@@ -288,8 +288,8 @@ def test_starts_without_a_density_are_drawn_again():
     described = dkp.DeepKernelProcess(
         layers=[kernels.ReLU()], likelihood=Capped(noise=dist.LogNormal(0.0, 1.0))
     )
-    target = Coordinates(model=described, data=data())
-    points = starts(target, KEY, 20, None)
+    target = Coordinates.of(model=described, data=data())
+    points = initial_points(target, KEY, 20, None)
     assert np.all(np.isfinite(jax.vmap(target.log_posterior)(points)))
     assert np.all(np.asarray(points)[:, 0] < 0)  # noise below 1, the median of its prior
     once = jax.vmap(target.sample_prior)(jax.random.split(jax.random.split(KEY)[1], 20))
@@ -321,12 +321,14 @@ def test_chains_in_threads_are_configured_as_the_one_that_calls():
             seen.append((jax.config.jax_numpy_rank_promotion, jax.config.jax_enable_x64))
             return super().step(target, key, state, step_size, metric)
 
-    target = Coordinates(model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data())
+    target = Coordinates.of(
+        model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data()
+    )
     with relaxed():
         run = Chains(
             target,
             Spy(),
-            starts(target, KEY, 2, None),
+            initial_points(target, KEY, 2, None),
             KEY,
             identity_metric(1, jnp.float64),
             step_size=0.1,
@@ -344,7 +346,9 @@ DRAWS = np.random.default_rng(0).normal(size=(4, 400, 1))
 
 def posterior(z=DRAWS, divergences=0, **functionals):
     shape = z.shape[:2]
-    target = Coordinates(model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data())
+    target = Coordinates.of(
+        model=model(kernels.ReLU(), noise=dist.LogNormal(0.0, 1.0)), data=data()
+    )
     stats = {name: np.ones(shape) for name in ("acceptance_rate", "diverging", "energy", "n_steps")}
     return MCMCPosterior(
         model=target.model,

@@ -17,10 +17,11 @@ from scipy import special, stats
 
 import dkp
 from dkp import kernels, likelihoods
+from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.markov import sample as hmc
 from dkp.inference.markov.chains import Chains
-from dkp.inference.markov.initial import starts
+from dkp.inference.markov.initial import initial_points
 from dkp.inference.markov.sample import with_priors
 from dkp.inference.markov.transitions import PCN, identity_metric
 from dkp.inference.variational.fit import prepare
@@ -515,13 +516,13 @@ def test_a_prior_for_what_has_none():
         RuntimeWarning,
         match=r"layers\.0\.weights, layers\.1\.delta, likelihood\.noise are learn\(\)",
     ):
-        model = with_priors(learned(), data, None)
+        model = with_priors(Problem.of(learned(), data), None)
     assert type(model.layers[1].delta) is type(model.likelihood.noise) is dist.LogNormal
     assert float(model.layers[1].delta.loc) == pytest.approx(np.log(1000))
     assert model.layers[0].weights.shape() == (2,)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert repr(with_priors(process(rbf()), data, None)) == repr(process(rbf()))
+        assert repr(with_priors(Problem.of(process(rbf()), data), None)) == repr(process(rbf()))
 
 
 def test_chains_that_start_from_a_variational_posterior():
@@ -550,7 +551,7 @@ def test_chains_that_start_from_a_variational_posterior():
         np.testing.assert_array_equal(value, init.hyperparameters[name])
     with relaxed():
         target = posterior.coordinates
-        points = starts(target, jax.random.key(1), 20, init)
+        points = initial_points(target, jax.random.key(1), 20, init)
         density = jax.jit(jax.vmap(lambda z: target.log_densities(z)[1]))
         assert (
             float(jnp.mean(density(points))) > posterior.functionals["log_likelihood"].mean() - 10
@@ -567,7 +568,7 @@ SHORT = process(rbf(), dkp.Wishart(width=2), rbf())
 
 @functools.cache
 def short_coordinates():
-    return Coordinates(model=SHORT, data=dataset(X, Y), features=True)
+    return Coordinates.of(model=SHORT, data=dataset(X, Y), features=True)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ DATA = dkp.Dataset.from_arrays(X, np.zeros(N), standardize=False)
 
 
 def coordinates(described, y, features=False):
-    return Coordinates(model=described, data=dataclasses.replace(DATA, y=y), features=features)
+    return Coordinates.of(model=described, data=dataclasses.replace(DATA, y=y), features=features)
 
 
 def draw_data(target, z, key):

@@ -391,7 +391,7 @@ def test_one_factorisation_a_layer_for_the_prior_and_one_for_the_guide():
         fam, parameters, _ = prepare(
             model(2, 3), data, key=jax.random.key(0), n_inducing=5, guide=guide
         )
-        loss = jax.value_and_grad(NegativeElbo(fam, data.n, 1), has_aux=True)
+        loss = jax.value_and_grad(NegativeElbo(family=fam, n=data.n, samples=1), has_aux=True)
         program = str(jax.make_jaxpr(loss)(parameters, jax.random.key(0), data.rows))
         # each factorisation stands once in the program as it is, and once in the loop with more
         # jitter

@@ -41,7 +41,7 @@ def test_a_prior_draw_at_inducing_points_becomes_a_prior_draw_at_the_data(name):
     hyperparameters: 2000 draws each, p > 1e-5 (at most 32 numbers: odds 3e-4 by chance)."""
     model = dkp.DeepKernelProcess(layers=MODELS[name], likelihood=likelihoods.Gaussian(noise=0.3))
     there, here = (
-        Coordinates(
+        Coordinates.of(
             model=model,
             data=dkp.Dataset.from_arrays(x, x[:, 0], standardize=False),
             features=name == "features",
@@ -74,7 +74,9 @@ def test_inducing_points_at_the_data_keep_their_gram_matrices():
     model = dkp.DeepKernelProcess(
         layers=MODELS["factors"], likelihood=likelihoods.Gaussian(noise=0.3)
     )
-    target = Coordinates(model=model, data=dkp.Dataset.from_arrays(X, X[:, 0], standardize=False))
+    target = Coordinates.of(
+        model=model, data=dkp.Dataset.from_arrays(X, X[:, 0], standardize=False)
+    )
 
     def both(key):
         z = target.sample_prior(key)
