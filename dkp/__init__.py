@@ -14,13 +14,13 @@ from dkp.diagnostics.arviz import to_arviz
 from dkp.inference.gaussian.augmented import AugmentedPosterior, fit_augmented
 from dkp.inference.gaussian.calibrate import CalibratedClassifier, calibrate
 from dkp.inference.gaussian.condition import condition
+from dkp.inference.gaussian.exact import ExactPosterior
 from dkp.inference.gaussian.gradient_flow import (
     GradientFlowEnsemble,
     diag_reg_of_time,
     gradient_flow,
     time_of_diag_reg,
 )
-from dkp.inference.gaussian.posterior import ExactPosterior
 from dkp.inference.gaussian.regularisation import tune_diag_reg
 from dkp.inference.markov.posterior import MCMCPosterior
 from dkp.inference.markov.sample import sample_hmc

@@ -16,12 +16,10 @@ from dkp._core import checks
 from dkp._core.types import Array, PRNGKeyArray
 from dkp._version import __version__
 from dkp.diagnostics.grams import gram_summaries
-from dkp.inference.draws_posterior import DrawsPosterior
-from dkp.inference.markov.posterior import MCMCPosterior
 from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
 from dkp.posterior.draw import Draw
 from dkp.posterior.predict import Prediction, predict
-from dkp.posterior.protocol import Posterior
+from dkp.posterior.protocol import InChains, Posterior, SampleStatistics
 
 __all__ = ["to_arviz"]
 
@@ -91,11 +89,7 @@ def to_arviz(
     values = {name: value[which] for name, value in draws.values.items()}
     f = _latent(prediction, which, key_f)
     y, log_likelihood = _outcomes(posterior, values, f, jax.random.fold_in(key_f, 1))
-    if (
-        isinstance(posterior, DrawsPosterior)
-        and posterior.model.likelihood.is_gaussian
-        and data.is_plain
-    ):
+    if isinstance(posterior, InChains) and posterior.model.likelihood.is_gaussian and data.is_plain:
         log_likelihood = np.asarray(posterior.leave_one_out(draws), float) - _log_scale(posterior)
     kept = {"f": f} if f.size <= _LARGEST_LATENT else {}
     matrices = _matrices(posterior, draws, np.asarray(which)) if grams else {}
@@ -111,7 +105,7 @@ def to_arviz(
         "observed_data": {"y": data.undo_targets(data.y)},
         "constant_data": {"x": features},
     }
-    if isinstance(posterior, MCMCPosterior):
+    if isinstance(posterior, SampleStatistics):
         groups["sample_stats"] = {name: _thinned(a, thin) for name, a in posterior.stats.items()}
     if x is not None:
         new = predict(posterior, x, key=key_new, n_samples=n_draws, chunk=chunk, draws=draws)
@@ -125,7 +119,7 @@ def to_arviz(
 def _draws(posterior: Posterior, key: PRNGKeyArray, n_samples: int | None) -> tuple[Draw, int, int]:
     """The draws (all chains one after another), their number, and of how many draws of a chain one
     is taken."""
-    if not isinstance(posterior, DrawsPosterior):
+    if not isinstance(posterior, InChains):
         n = 100 if n_samples is None else n_samples
         return posterior.sample(key, n), n, 1
     total = posterior.n_chains * posterior.n_draws
@@ -172,7 +166,7 @@ def _log_scale(posterior: Posterior) -> np.ndarray:
 def _summaries(
     posterior: Posterior, draws: Draw, which: np.ndarray, thin: int
 ) -> dict[str, np.ndarray]:
-    if isinstance(posterior, MCMCPosterior):
+    if isinstance(posterior, SampleStatistics):
         return {
             n: _thinned(a, thin) for n, a in posterior.functionals.items() if n.startswith("gram_")
         }
@@ -186,11 +180,7 @@ def _summaries(
 def _matrices(posterior: Posterior, draws: Draw, which: np.ndarray) -> dict[str, np.ndarray]:
     """Gram matrices at the inducing points; at the data rows in their own order where these are all
     of them."""
-    in_order = (
-        jax.vmap(posterior.coordinates.in_data_order)
-        if isinstance(posterior, DrawsPosterior)
-        else jnp.asarray
-    )
+    in_order = jax.vmap(posterior.in_data_order) if isinstance(posterior, InChains) else jnp.asarray
     found = {}
     for i, factor in enumerate(draws.factors, start=1):
         rows = np.asarray(in_order(factor))[which]
@@ -222,7 +212,7 @@ def _dataset(
     leading = ["chain", "draw"] if sampled else []
     if group == "log_likelihood":
         dims["y"] = ["row"]  # one value a row, all outputs together
-    chains = posterior.n_chains if isinstance(posterior, DrawsPosterior) else 1
+    chains = posterior.n_chains if isinstance(posterior, InChains) else 1
     arrays = {
         name: _by_chain(v, chains) if sampled else np.asarray(v) for name, v in variables.items()
     }

@@ -13,10 +13,8 @@ from dkp._core.record import record
 from dkp._core.types import Float, PRNGKeyArray
 from dkp.diagnostics.grams import grams_at
 from dkp.diagnostics.metrics import Estimate
-from dkp.inference.variational.importance import log_weights
-from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.posterior.predict import predict
-from dkp.posterior.protocol import Posterior
+from dkp.posterior.protocol import Bound, Posterior
 
 __all__ = ["Comparison", "Distance", "compare", "energy_distance", "pareto_k"]
 
@@ -237,12 +235,12 @@ def _audit(
     posterior: Posterior, key: PRNGKeyArray, n: int
 ) -> tuple[Estimate | None, float | None, float | None]:
     """ELBO, k-hat and importance-sampling evidence of a variational posterior."""
-    if not isinstance(posterior, VariationalPosterior):
+    if not isinstance(posterior, Bound):
         return None, None, None
     elbo = Estimate(*posterior.elbo(key, n))
     if not posterior.model.likelihood.is_gaussian or posterior.data.weights is not None:
         return elbo, None, None
-    weights = log_weights(posterior, key=key, n=n)
+    weights = posterior.log_weights(key, n)
     return elbo, pareto_k(weights), float(jax.scipy.special.logsumexp(weights) - jnp.log(float(n)))
 
 

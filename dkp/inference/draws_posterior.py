@@ -87,6 +87,10 @@ class DrawsPosterior:
         mean, variance = (jnp.concatenate(blocks)[:n] for blocks in zip(*parts, strict=True))
         return mean, variance
 
+    def in_data_order(self, rows: Float[Array, "N *rest"]) -> Float[Array, "N *rest"]:
+        """Rows in the order of the factors, as the data have them."""
+        return self.coordinates.in_data_order(rows)
+
     def leave_one_out(self, draws: Draw) -> Float[Array, "S N"]:
         """log p(y_n | y of all other rows, network), standardised units, for each draw of a
         network.

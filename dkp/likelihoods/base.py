@@ -55,7 +55,8 @@ class Likelihood(Spec):
 
     def log_density(self, y: Float[Array, "B C"], f: Float[Array, "B Q"]) -> Float[Array, " B"]:
         """log p(y | f): the sum over the outputs that are not NaN."""
-        return sum_observed(y, self.law(f).log_prob)
+        law = self.law(f)
+        return sum_observed(y, law.log_prob, law.support)
 
     def predictive(
         self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
@@ -80,7 +81,11 @@ class Likelihood(Spec):
         Raises:
             ValueError: when there is no key where one is needed.
         """
-        return sum_observed(y, lambda y: self.expected_log_densities(y, mean, variance, key))
+
+        def densities(y: Array) -> Array:
+            return self.expected_log_densities(y, mean, variance, key)
+
+        return sum_observed(y, densities, self.law(mean).support)
 
     @abc.abstractmethod
     def expected_log_densities(
@@ -117,14 +122,25 @@ class PointwiseLikelihood(Likelihood):
         return expectation(lambda f: jnp.asarray(self.law(f).log_prob(y)), mean, variance)
 
 
-def sum_observed(y: Float[Array, "B C"], densities: Callable[[Array], Any]) -> Float[Array, " B"]:
+def sum_observed(
+    y: Float[Array, "B C"], densities: Callable[[Array], Any], support: Any
+) -> Float[Array, " B"]:
     """``densities(y)``, one for each target, summed over the targets of a row that are not NaN.
 
-    A place-holder stands where a target is missing, because the gradient of a NaN that is left out
-    is NaN."""
+    Args:
+        y: targets.
+        densities: of targets without gaps.
+        support: of a target, a constraint of NumPyro.
+    """
     observed = ~jnp.isnan(y)
-    values = jnp.asarray(densities(jnp.where(observed, y, 0)))
+    values = jnp.asarray(densities(fill_missing(y, support)))
     return jnp.sum(jnp.where(observed, values, 0), axis=-1)
+
+
+def fill_missing(y: Float[Array, "B C"], support: Any) -> Float[Array, "B C"]:
+    """Targets with a number of the support where one is missing: the density there is left out, but
+    the gradient of an infinite one, or of NaN, would be NaN all the same."""
+    return jnp.where(jnp.isnan(y), jnp.asarray(support.feasible_like(y), y.dtype), y)
 
 
 def like(value: Any, f: Float[Array, "*batch C"]) -> Float[Array, "*batch C"]:

@@ -18,7 +18,7 @@ from dkp.bottlenecks.base import Bottleneck
 from dkp.gram.gram import Gram, Inputs
 from dkp.kernels.base import Kernel
 from dkp.kernels.inputs import Linear
-from dkp.likelihoods.base import Likelihood
+from dkp.likelihoods.base import Likelihood, fill_missing
 from dkp.linalg.cholesky import cholesky
 from dkp.linalg.diagonals import squared_norms
 from dkp.model.hyperparameters import check_hyperparameters, hyperparameters, resolve
@@ -156,14 +156,12 @@ def _observe_inducing(
 
 
 def _observe(likelihood: Likelihood, f: Array, y: Array | None, missing: bool) -> Array:
-    """Targets given latent functions; those that are missing stand as 0 in the site and have no
-    density."""
+    """Targets given latent functions; those that are missing stand as some number of the support in
+    the site and have no density."""
     if y is None or not missing:
         return _sample("y", likelihood.conditional(f).to_event(1), y)
-    observed = ~jnp.isnan(y)
-    return _sample(
-        "y", likelihood.law(f).mask(observed).to_event(2), jnp.where(observed, y, jnp.zeros_like(y))
-    )
+    law = likelihood.law(f)
+    return _sample("y", law.mask(~jnp.isnan(y)).to_event(2), fill_missing(y, law.support))
 
 
 def _has_missing(y: Any) -> bool:

@@ -141,7 +141,7 @@ class Prediction:
                 f"{np.shape(y)}."
             )
         y_standard = jnp.asarray(self._scaling.apply(values), self.latent_mean.dtype)
-        per_draw = self._per_draw(lambda law: sum_observed(y_standard, law.log_prob))
+        per_draw = self._per_draw(lambda law: sum_observed(y_standard, law.log_prob, law.support))
         mixture = np.asarray(logsumexp(per_draw, axis=0), float) - np.log(self.latent_mean.shape[0])
         return mixture - np.sum(~np.isnan(values) * np.log(np.asarray(self._scaling.scale)), axis=1)
 

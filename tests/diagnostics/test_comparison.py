@@ -16,7 +16,6 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics.comparison import compare, energy_distance, pareto_k
 from dkp.inference.variational.fit import prepare
-from dkp.inference.variational.importance import log_weights
 from dkp.inference.variational.posterior import VariationalPosterior
 from tests.support import relaxed
 
@@ -208,7 +207,7 @@ def test_mean_weight_is_the_evidence(name):
         unfitted(model, dkp.Dataset.from_arrays(x, y, standardize=False), n_inducing)
     )
     with relaxed():
-        logs = np.asarray(log_weights(posterior, key=jax.random.key(1), n=20_000))
+        logs = np.asarray(posterior.log_weights(jax.random.key(1), 20_000))
     ratios = np.exp(logs - evidence(y))
     assert pareto_k(logs) < 0.5  # the variance exists, and its estimate means something
     assert abs(ratios.mean() - 1) < 4 * ratios.std(ddof=1) / math.sqrt(len(ratios))

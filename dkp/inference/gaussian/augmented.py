@@ -13,14 +13,11 @@ from dkp._core import checks
 from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
-from dkp.inference.gaussian.gradient_flow import GradientFlowEnsemble
-from dkp.inference.gaussian.posterior import ExactPosterior
+from dkp.inference.gaussian.posterior import GaussianPosterior
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.draw import Draw
 
 __all__ = ["AugmentedPosterior", "fit_augmented"]
-
-GaussianPosterior = ExactPosterior | GradientFlowEnsemble
 
 
 @record
@@ -110,7 +107,7 @@ def fit_augmented(
     checks.random_key("key", key)
     copies = checks.positive_int("copies", copies)
     members = [fit(data)]
-    if not isinstance(members[0], (ExactPosterior, GradientFlowEnsemble)):
+    if not isinstance(members[0], GaussianPosterior):
         raise ValueError(
             "Expected fit to return a posterior of dkp.condition or dkp.gradient_flow. "
             f"Got {type(members[0]).__name__}."

@@ -15,7 +15,8 @@ from dkp._core import checks
 from dkp._core.record import record
 from dkp._core.types import Float
 from dkp.data.dataset import Dataset
-from dkp.inference.gaussian.regularisation import LinearPredictor, check_linear_predictor
+from dkp.inference.gaussian.regularisation import check_linear_predictor
+from dkp.posterior.protocol import LinearPredictor
 
 __all__ = ["CalibratedClassifier", "calibrate"]
 

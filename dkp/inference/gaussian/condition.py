@@ -15,8 +15,9 @@ from dkp._core import checks
 from dkp._core.types import PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.checks import Problem
+from dkp.inference.gaussian.exact import ExactPosterior
 from dkp.inference.gaussian.marginal_likelihood import maximise
-from dkp.inference.gaussian.posterior import ExactPosterior, warn_where_noise_hides
+from dkp.inference.gaussian.posterior import warn_where_noise_hides
 from dkp.linalg.spectrum import Spectrum, spectrum
 from dkp.model.hyperparameters import substitute
 from dkp.model.nngp import nngp_kernel

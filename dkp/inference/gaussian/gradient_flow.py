@@ -6,7 +6,6 @@ In the wide limit training is linear: every network f_t of the ensemble obeys df
 moments are functions of the tangent kernel Theta and of the NNGP kernel K."""
 
 import dataclasses
-import functools
 import math
 import time as clock
 from typing import Any
@@ -16,47 +15,38 @@ import numpy as np
 
 from dkp._core import checks
 from dkp._core.record import record
-from dkp._core.types import Array, Float, PRNGKeyArray
+from dkp._core.types import Array, Float
 from dkp.data.dataset import Dataset
 from dkp.inference.gaussian.condition import check_exact
-from dkp.inference.gaussian.posterior import warn_where_noise_hides
+from dkp.inference.gaussian.posterior import GaussianPosterior, warn_where_noise_hides
 from dkp.linalg.spectrum import Spectrum, leave_one_out, spectrum
 from dkp.model.hyperparameters import substitute
 from dkp.model.nngp import kernel_variances, nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.model.process import DeepKernelProcess
-from dkp.posterior.draw import Draw
 from dkp.posterior.rows import in_chunks
 
 __all__ = ["GradientFlowEnsemble", "diag_reg_of_time", "gradient_flow", "time_of_diag_reg"]
 
 
 @record
-class GradientFlowEnsemble:
+class GradientFlowEnsemble(GaussianPosterior):
     """The Gaussian law of networks after training for `time`; make it with :func:`gradient_flow`.
 
-    values: initial values of hyperparameters to be learned. tangent: spectrum of the tangent kernel
-    of the data.
+    Attributes:
+        values: initial values of hyperparameters to be learned.
+        time: of training.
+        tangent: spectrum of the tangent kernel of the data.
         kernel: NNGP kernel of the data, (N, N).
     """
 
-    model: DeepKernelProcess
-    data: Dataset
-    values: dict[str, Array]
     time: float
-    diag_reg: float
     tangent: Spectrum
     kernel: Float[Array, "N N"]
-    seconds: float
 
     @property
     def ridge(self) -> float:
         """What was added to the diagonal of the tangent kernel: diag_reg tr Theta / N."""
         return self.diag_reg * float(self.tangent.mean_variance)
-
-    @functools.cached_property
-    def fitted_model(self) -> DeepKernelProcess:
-        """The model with numbers for all hyperparameters."""
-        return substitute(self.model, self.values)
 
     def at(self, time: float) -> "GradientFlowEnsemble":
         """The ensemble after another time of training; the matrix is not decomposed again.
@@ -68,20 +58,6 @@ class GradientFlowEnsemble:
             ValueError: when the time is not positive (infinity will do).
         """
         return dataclasses.replace(self, time=_check_time(time))._warned()
-
-    def with_diag_reg(self, diag_reg: float) -> "GradientFlowEnsemble":
-        """The ensemble with another regularisation; the matrix is not decomposed again.
-
-        Warns:
-            RuntimeWarning: as in :func:`gradient_flow`.
-
-        Raises:
-            ValueError: when it is not a finite number of at least 0.
-        """
-        changed = dataclasses.replace(
-            self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg)
-        )
-        return changed._warned()
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
         """Mean prediction of each y_n by an ensemble that was trained on all the others,
@@ -97,10 +73,7 @@ class GradientFlowEnsemble:
         Source: leave-one-out: Rasmussen & Williams 2006, equation 5.12; contour: Trefethen,
             Weideman & Schmelzer 2006, *BIT* 46, section 3.
         """
-        value = (
-            self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
-        )
-        ridge = dataclasses.replace(self, diag_reg=value).ridge
+        ridge = self._regularised(diag_reg).ridge
         if self.time == math.inf:
             return np.asarray(leave_one_out(self.tangent, self.data.y, ridge)[0], float)
         values, vectors = (
@@ -115,24 +88,12 @@ class GradientFlowEnsemble:
             mean += np.real(weight * (y - solution / (squares @ resolvent)[:, None]))
         return mean
 
-    def sample(self, key: PRNGKeyArray, n: int) -> Draw:
-        """The ensemble's law itself: a stack of one."""
-        values = {name: jnp.asarray(value)[None] for name, value in self.values.items()}
-        return Draw(values=values, inducing=self.data.x[None], factors=())
-
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean over the ensemble at standardised points, without the cost of variances."""
         weights = self.tangent.apply(self._filter, self.data.y)
         return in_chunks(
             lambda rows: ntk_kernel(self.fitted_model, rows, self.data.x) @ weights, x, chunk
         )
-
-    def latent_moments(
-        self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
-    ) -> tuple[Float[Array, "1 B C"], Float[Array, "1 B C"]]:
-        """Mean and variance over the ensemble at standardised points; nothing is random."""
-        mean, variance = in_chunks(self._moments, x, chunk)
-        return mean[None], jnp.broadcast_to(variance[None, :, None], (1, *mean.shape))
 
     def latent_covariance(self, x: Float[Array, "B *space D"]) -> Float[Array, "B B"]:
         """Covariance over the ensemble at standardised points."""

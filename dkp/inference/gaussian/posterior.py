@@ -1,11 +1,12 @@
-"""A Gaussian process conditioned on data: what ``dkp.condition`` returns."""
+"""What the engines without bottlenecks share: posteriors under which latent functions are jointly
+Gaussian."""
 
+import abc
 import dataclasses
 import functools
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,93 +14,71 @@ from dkp._core import checks
 from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
-from dkp.inference.gaussian.marginal_likelihood import log_marginal_likelihood, ridge_of
-from dkp.linalg.diagonals import squared_norms
-from dkp.linalg.spectrum import Spectrum, leave_one_out
+from dkp.linalg.spectrum import Spectrum
 from dkp.model.hyperparameters import substitute
-from dkp.model.nngp import kernel_variances, nngp_kernel
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.draw import Draw
 from dkp.posterior.rows import in_chunks
 
-__all__ = ["ExactPosterior", "warn_where_noise_hides"]
+__all__ = ["GaussianPosterior", "warn_where_noise_hides"]
+
+P = TypeVar("P", bound="GaussianPosterior")
 
 
 @record
-class ExactPosterior:
-    """A Gaussian process conditioned on data.
+class GaussianPosterior(abc.ABC):
+    """Latent functions that are jointly Gaussian, with means that are linear in the targets.
 
-    values: learned hyperparameters by name. diag_reg: regularisation relative to the mean variance.
-    kernel: spectrum of
-        the kernel matrix of the data. starts: log marginal likelihood of every start of the
-        optimiser, where something was learned.
+    Attributes:
+        model: without bottlenecks.
+        data: the data set.
+        values: of the hyperparameters that are no numbers in `model`, by name.
+        diag_reg: regularisation relative to the mean variance.
+        seconds: that it took.
     """
 
     model: DeepKernelProcess
     data: Dataset
     values: dict[str, Array]
     diag_reg: float
-    kernel: Spectrum
-    starts: tuple[float, ...]
-    iterations: int
-    converged: bool
     seconds: float
 
     @property
     def hyperparameters(self) -> dict[str, np.ndarray]:
-        """Values of the learned hyperparameters, by name."""
+        """Values of the hyperparameters that are no numbers in the model, by name."""
         return {name: np.asarray(value) for name, value in self.values.items()}
 
     @functools.cached_property
     def fitted_model(self) -> DeepKernelProcess:
-        """The model with numbers for the hyperparameters that were learned."""
+        """The model with numbers for all hyperparameters."""
         return substitute(self.model, self.values)
 
     @property
+    @abc.abstractmethod
     def ridge(self) -> float:
-        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N,
-        standardised units."""
-        return float(ridge_of(self.fitted_model, self.diag_reg, self.kernel.mean_variance))
+        """What was added to the diagonal of the matrix that is inverted, standardised units."""
 
-    @functools.cached_property
-    def log_marginal_likelihood(self) -> float:
-        """log N(y; 0, K + ridge I) in nats: all data, standardised targets."""
-        return float(
-            log_marginal_likelihood(self.fitted_model, {}, self.data, self.diag_reg, self.kernel)
-        )
-
-    def with_diag_reg(self, diag_reg: float) -> "ExactPosterior":
+    def with_diag_reg(self: P, diag_reg: float) -> P:
         """The posterior with another regularisation and the same hyperparameters; the matrix is not
         decomposed again.
 
         Warns:
-            RuntimeWarning: as in :func:`condition`.
+            RuntimeWarning: where rounding errors are as large as the smallest eigenvalue.
 
         Raises:
             ValueError: when it is not a finite number of at least 0.
         """
-        changed = dataclasses.replace(
-            self, diag_reg=checks.nonnegative_number("diag_reg", diag_reg)
-        )
-        warn_where_noise_hides(changed.kernel, changed.ridge)
-        return changed
+        return self._regularised(diag_reg)._warned()
 
-    def leave_one_out(self) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-        """Mean and variance of each y_n given all the others, standardised units (Rasmussen &
-        Williams 2006, equation 5.12)."""
-        return leave_one_out(self.kernel, self.data.y, self.ridge)
-
+    @abc.abstractmethod
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """The means of :meth:`leave_one_out`, with another regularisation where one is given."""
-        value = (
-            self.diag_reg if diag_reg is None else checks.nonnegative_number("diag_reg", diag_reg)
-        )
-        return np.asarray(dataclasses.replace(self, diag_reg=value).leave_one_out()[0], float)
+        """Mean prediction of each y_n given all the others, standardised units, with another
+        regularisation where one is given."""
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """The posterior itself: a stack of one."""
-        draw = Draw(values=self.values, inducing=self.data.x, factors=())
-        return jax.tree.map(lambda a: jnp.asarray(a)[None], draw)
+        values = {name: jnp.asarray(value)[None] for name, value in self.values.items()}
+        return Draw(values=values, inducing=self.data.x[None], factors=())
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
@@ -108,46 +87,31 @@ class ExactPosterior:
         mean, variance = in_chunks(self._moments, x, chunk)
         return mean[None], jnp.broadcast_to(variance[None, :, None], (1, *mean.shape))
 
+    @abc.abstractmethod
     def latent_mean(self, x: Float[Array, "B *space D"], chunk: int) -> Float[Array, "B C"]:
         """Mean of the latent functions at standardised points, without the cost of variances."""
-        return in_chunks(lambda rows: self._cross(rows) @ self._weights, x, chunk)
 
+    @abc.abstractmethod
     def latent_covariance(self, x: Float[Array, "B *space D"]) -> Float[Array, "B B"]:
-        """Posterior covariance at standardised points, K_** - K_*X (K_XX + ridge I)^-1 K_X*."""
-        removed = self._cross(x) @ self._root.T
-        return jnp.asarray(nngp_kernel(self.fitted_model, x)) - removed @ removed.T
+        """Covariance at standardised points, in standardised units, the same for every output."""
 
+    @abc.abstractmethod
     def summary(self) -> dict[str, Any]:
         """What to look at before trusting the fit."""
-        return {
-            "engine": "exact",
-            "log_marginal_likelihood_per_point": self.log_marginal_likelihood / self.data.n,
-            "starts": self.starts,
-            "iterations": self.iterations,
-            "converged": self.converged,
-            "smallest_eigenvalue": float(self.kernel.values[0]),
-            "eigenvalue_noise": float(self.kernel.noise),
-            "ridge": self.ridge,
-            "seconds": self.seconds,
-        }
 
-    @functools.cached_property
-    def _weights(self) -> Array:
-        """(K + ridge I)^-1 y."""
-        return self.kernel.apply(1 / self.kernel.shifted(self.ridge), self.data.y)
-
-    @functools.cached_property
-    def _root(self) -> Array:
-        """R with R^T R = (K + ridge I)^-1."""
-        return self.kernel.vectors.T / jnp.sqrt(self.kernel.shifted(self.ridge))[:, None]
-
-    def _cross(self, x: Float[Array, "B *space D"]) -> Array:
-        return jnp.asarray(nngp_kernel(self.fitted_model, x, self.data.x))
-
+    @abc.abstractmethod
     def _moments(self, x: Float[Array, "B *space D"]) -> tuple[Array, Array]:
-        cross, own = self._cross(x), kernel_variances(self.fitted_model, x)
-        variance = own - squared_norms(cross @ self._root.T)
-        return cross @ self._weights, jnp.maximum(variance, jnp.finfo(own.dtype).eps * own)
+        """Mean (B, C) and variance (B,) at some standardised points."""
+
+    @abc.abstractmethod
+    def _warned(self: P) -> P:
+        """Itself, after a warning where rounding errors hide the smallest eigenvalue."""
+
+    def _regularised(self: P, diag_reg: float | None) -> P:
+        if diag_reg is None:
+            return self
+        number = checks.nonnegative_number("diag_reg", diag_reg)
+        return dataclasses.replace(self, diag_reg=number)
 
 
 def warn_where_noise_hides(kernel: Spectrum, ridge: float, stacklevel: int = 3) -> None:

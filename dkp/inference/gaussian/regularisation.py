@@ -2,33 +2,13 @@
 decompositions."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
-from dkp._core.types import Array, Float
-from dkp.data.dataset import Dataset
+from dkp.posterior.protocol import LinearPredictor
 
-__all__ = ["LinearPredictor", "check_linear_predictor", "tune_diag_reg"]
-
-
-@runtime_checkable
-class LinearPredictor(Protocol):
-    """A posterior whose means are linear in the targets: exact, trained by gradient flow, or an
-    ensemble of these."""
-
-    data: Dataset
-
-    @property
-    def diag_reg(self) -> float: ...
-
-    def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]: ...
-
-    def latent_mean(self, x: Array, chunk: int) -> Array: ...
-
-    def with_diag_reg(self, diag_reg: float) -> Any: ...
-
-    def summary(self) -> dict[str, Any]: ...
+__all__ = ["check_linear_predictor", "tune_diag_reg"]
 
 
 def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -136,6 +137,10 @@ def fit_vi(
     Returns:
         the posterior, with the ELBO trace, the jitter used and the steps skipped.
 
+    Warns:
+        RuntimeWarning: when more than a tenth of the steps were skipped, because the bound or its
+            gradient was not finite.
+
     Raises:
         ValueError: for arguments out of range, a bottleneck without a guide, or ``collapse=True``
             where it is not possible.
@@ -227,10 +232,10 @@ def _fit(
     families, parameters, batches = zip(*prepared, strict=True)
     _check_inducing([p["inducing"] for p in parameters])
     family, batches = families[0], None if batches[0] is None else batches
-    start = first_stage(family, datasets, options.start_steps)
-    start_steps = 0 if start is None else options.start_steps
-    warmup = 0 if start is not None or family.collapsed else warmup_steps(options.steps)
-    rate = FROM_NOTHING if start is None else _rate_after_start(family)
+    stage = first_stage(family, datasets, options.start_steps)
+    start_steps = 0 if stage is None else options.start_steps
+    warmup = 0 if stage is not None or family.collapsed else warmup_steps(options.steps)
+    rate = FROM_NOTHING if stage is None else _rate_after_start(family)
     paces = family.paces(parameters[0])
     optimizer = options.optimizer or default_optimizer(
         options.steps, paces=paces, rate=rate, warmup=warmup
@@ -241,14 +246,14 @@ def _fit(
         saved = (
             {stage: Saved(file, stage) for stage in ("start", "fit")} if file is not None else {}
         )
-        if start is not None and not (file is not None and file.found("fit")):
+        if stage is not None and not (file is not None and file.found("fit")):
             loop = {
                 "steps": start_steps,
                 "chunk": options.chunk,
                 "progress": bar,
                 "saved": saved.get("start"),
             }
-            starts = start(family, parameters, datasets, keys=keys_start, batches=batches, **loop)
+            starts = stage(family, parameters, datasets, keys=keys_start, batches=batches, **loop)
             if starts[0].stopped == "interrupted":
                 ends = [dataclasses.replace(start, trace=np.zeros(0)) for start in starts]
                 return [
@@ -268,9 +273,12 @@ def _fit(
             progress=bar.offset(start_steps),
             saved=saved.get("fit"),
         )
-    return [
+    posteriors = [
         _posterior(family, data, result) for data, result in zip(datasets, results, strict=True)
     ]
+    for text in dict.fromkeys(text for posterior in posteriors for text in posterior.warnings):
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return posteriors
 
 
 def _rate_after_start(family: VariationalFamily) -> float:

@@ -23,7 +23,6 @@ from dkp.bottlenecks.base import Bottleneck
 from dkp.data.dataset import Dataset
 from dkp.gram.gram import Gram, Inputs
 from dkp.inference.variational.family import VariationalFamily
-from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import gaussian_log_density, observed_log_density
 from dkp.model.propagate import propagate
@@ -32,7 +31,12 @@ __all__ = ["log_weights"]
 
 
 def log_weights(
-    posterior: VariationalPosterior, *, key: PRNGKeyArray, n: int = 200
+    family: VariationalFamily,
+    parameters: dict[str, Any],
+    data: Dataset,
+    *,
+    key: PRNGKeyArray,
+    n: int = 200,
 ) -> Float[Array, " S"]:
     """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N
     each.
@@ -42,15 +46,13 @@ def log_weights(
             bottleneck has no law at the inducing points and the data together.
     """
     checks.positive_int("n", n)
-    if posterior.data.weights is not None:
+    if data.weights is not None:
         raise ValueError("Expected rows that count once. Got weights.")
-    if not posterior.model.likelihood.is_gaussian:
-        raise ValueError(f"Expected a Gaussian likelihood. Got {posterior.model.likelihood!r}.")
-    for layer in posterior.model.bottlenecks:
-        layer.check_points(posterior.data.n + posterior.parameters["inducing"].shape[0])
-    return _weights(
-        posterior.family, posterior.parameters, jax.random.split(key, n), posterior.data
-    )
+    if not family.model.likelihood.is_gaussian:
+        raise ValueError(f"Expected a Gaussian likelihood. Got {family.model.likelihood!r}.")
+    for layer in family.model.bottlenecks:
+        layer.check_points(data.n + parameters["inducing"].shape[0])
+    return _weights(family, parameters, jax.random.split(key, n), data)
 
 
 @compiled()

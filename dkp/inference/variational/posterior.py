@@ -1,5 +1,6 @@
 """The variational posterior that ``dkp.fit_vi`` returns."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,22 +12,30 @@ from dkp._core.record import record
 from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.dataset import Dataset
 from dkp.inference.variational.family import VariationalFamily
+from dkp.inference.variational.importance import log_weights
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.draw import Draw
 from dkp.posterior.rows import moments_row_by_row
 
 __all__ = ["VariationalPosterior"]
 
+_MANY_SKIPPED = 0.1
+
 
 @record
 class VariationalPosterior:
     """A fitted variational posterior.
 
-    parameters: of the best state. elbo_trace: nats per data point on the standardised targets,
-    every step. jitter:
-        the largest
-    added to a diagonal. skipped: steps that were not finite and changed nothing. stopped:
-    "finished", "converged" or "interrupted". seconds: of optimisation, compilation included."""
+    Attributes:
+        family: the family, and with it the model.
+        parameters: of the best state.
+        data: the data set.
+        elbo_trace: nats per data point on the standardised targets, every step.
+        jitter: the largest added to a diagonal.
+        skipped: steps that were not finite and changed nothing.
+        stopped: "finished", "converged", "interrupted", or "failed" where every step was skipped.
+        seconds: of optimisation, compilation included.
+    """
 
     family: VariationalFamily
     parameters: Any
@@ -47,6 +56,20 @@ class VariationalPosterior:
         """Values of the learned hyperparameters, by name."""
         return {name: np.asarray(v) for name, v in self.family.learned(self.parameters).items()}
 
+    @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against trusting the fit; empty where nothing does."""
+        steps = len(self.elbo_trace)
+        if self.skipped <= _MANY_SKIPPED * steps:
+            return ()
+        where = "all" if self.skipped == steps else f"{self.skipped} of {steps}"
+        return (
+            f"{where} steps of the fit were skipped, because the bound or its gradient was not "
+            "finite: look at the scale of the data and of the targets, at the priors, and at the "
+            "precision (float64)"
+            + (". The parameters are those of the start." if self.stopped == "failed" else "."),
+        )
+
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """A stack of n draws of networks."""
         return _draws(self.family, self.parameters, jax.random.split(key, n), self.data)
@@ -66,6 +89,11 @@ class VariationalPosterior:
             _elbos(self.family, self.parameters, jax.random.split(key, n), self.data), float
         )
         return float(values.mean()), float(values.std(ddof=min(1, n - 1)) / np.sqrt(n))
+
+    def log_weights(self, key: PRNGKeyArray, n: int = 200) -> Float[Array, " S"]:
+        """Logarithms of n importance weights of the guide of the Gram matrices; see
+        :func:`dkp.inference.variational.importance.log_weights`."""
+        return log_weights(self.family, self.parameters, self.data, key=key, n=n)
 
     def summary(self) -> dict[str, Any]:
         """What to look at before trusting the fit."""

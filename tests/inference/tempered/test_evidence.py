@@ -14,7 +14,7 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.bottlenecks.inverse_wishart import InverseWishart
 from dkp.bottlenecks.wishart import Wishart
-from dkp.inference.gaussian.posterior import ExactPosterior
+from dkp.inference.gaussian.exact import ExactPosterior
 from dkp.inference.tempered.evidence import combine_runs, log_evidence
 from tests.support import relaxed
 

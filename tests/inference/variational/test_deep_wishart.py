@@ -20,7 +20,6 @@ from dkp.guides import GUIDES, WishartGuide
 from dkp.inference.variational.family import VariationalFamily
 from dkp.inference.variational.first_stage import first_stage
 from dkp.inference.variational.fit import prepare
-from dkp.inference.variational.importance import log_weights
 from dkp.inference.variational.objectives import NegativeElbo
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import exact_outputs
@@ -189,7 +188,7 @@ def test_a_fitted_guide_bounds_the_evidence_and_its_weights_average_to_it(guide,
     posterior = dkp.fit_vi(model(width), dataset(), **options(guide))
     truth, error = evidence(width)
     weight, weight_error = mean_and_error(
-        np.exp(np.asarray(log_weights(posterior, key=jax.random.key(1), n=4000)))
+        np.exp(np.asarray(posterior.log_weights(jax.random.key(1), 4000)))
     )
     assert abs(weight - truth) < 4 * np.hypot(error, weight_error)
     assert weight_error < 0.1 * weight
