@@ -29,6 +29,7 @@ from dkp.inference.tempered.widths import WidthComparison, compare_widths
 from dkp.inference.variational.fit import fit_vi, fit_vi_many
 from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.io import load, save
+from dkp.model import defaults
 from dkp.model.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.model.process import DeepKernelProcess
 from dkp.posterior.predict import Prediction, predict, prior_predictive
@@ -52,6 +53,7 @@ __all__ = [
     "compare_widths",
     "condition",
     "datasets",
+    "defaults",
     "diag_reg_of_time",
     "distributions",
     "fit_augmented",
@@ -79,4 +81,5 @@ __all__ = [
 ]
 
 # Their public paths: `import dkp.datasets` works as `dkp.datasets.load` does.
-sys.modules.update({f"{__name__}.datasets": datasets, f"{__name__}.preprocessing": preprocessing})
+_PUBLIC = {"datasets": datasets, "defaults": defaults, "preprocessing": preprocessing}
+sys.modules.update({f"{__name__}.{name}": module for name, module in _PUBLIC.items()})

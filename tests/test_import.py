@@ -1,5 +1,6 @@
 """``import dkp`` is light: what only some users need is imported where it is used."""
 
+import importlib
 import json
 
 import dkp
@@ -27,6 +28,11 @@ def test_import_works_where_the_optional_packages_are_missing():
 def test_import_changes_no_setting_of_jax():
     code = "import jax, numpyro; before = dict(jax.config.values); import dkp; print(before == jax.config.values)"
     assert run_python(code, timeout=120).strip() == "True"
+
+
+def test_modules_that_stand_in_a_room_keep_their_public_paths():
+    for name in ("datasets", "defaults", "preprocessing"):
+        assert importlib.import_module(f"dkp.{name}") is getattr(dkp, name)
 
 
 def test_the_citation_states_the_version():
