@@ -99,9 +99,10 @@ def report(
     out: Path = RESULTS,
     baseline: str = "gp",
     variants: bool = False,
-    write: Path | None = None,
+    write: bool = False,
+    root: Path = store.ROOT,
 ) -> None:
-    """Print the tables of all finished runs, as Markdown.
+    """Print the tables of all finished runs, as Markdown, or write them into the pages of results.
 
     Args:
         suites: names separated by commas; all that have results when empty.
@@ -109,38 +110,29 @@ def report(
         out: directory of the records.
         baseline: the method that the others are compared with, split by split.
         variants: also show runs whose settings differ from their suite's.
-        write: a Markdown file; replace the text between its results markers, and the tables of
-            `audit`, `audit --guides`, `speed --suite hmc`, `claims` and `faults` between its audit,
-            audit-guides, speed-hmc, claims and faults markers where it has them.
+        write: put every table between the markers of its name, in the README and the pages of
+            docs/results; with suites named, only theirs.
+        root: of the checkout with these pages.
     """
+    from benchmarks import pages
     from benchmarks import report as reports
-    from benchmarks.audit import guides as audit_guides
-    from benchmarks.audit import inference as audits
-    from benchmarks.claims import run as claims_run
-    from benchmarks.faults import report as faults_report
-    from benchmarks.speed import hmc as speed_hmc
 
-    text = reports.render(
-        list(store.records(out)),
-        suites=config.parse_names(suites),
-        methods=config.parse_names(methods),
-        baseline=baseline,
-        variants=variants,
-    )
-    further = {
-        "audit": audits.section(out),
-        "audit-guides": audit_guides.section(out),
-        "speed-hmc": speed_hmc.section(out),
-        "claims": claims_run.table(out),
-        "faults": faults_report.table(out / "faults"),
-    }
-    if write is None:
-        print("\n\n".join(filter(None, (text, *further.values()))))
-        return
-    reports.write_between_markers(write, text)
-    for name, section in further.items():
-        if section and reports.has_markers(write, name):
-            reports.write_between_markers(write, section, name)
+    try:
+        sections = reports.tables(
+            list(store.records(out)),
+            suites=config.parse_names(suites),
+            methods=config.parse_names(methods),
+            baseline=baseline,
+            variants=variants,
+        )
+        if not suites:
+            sections |= pages.further_sections(out)
+        if write:
+            pages.write_pages(root, sections)
+        else:
+            print(reports.render(sections))
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 @app.command

@@ -6,7 +6,7 @@ split before averaging."""
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,11 @@ __all__ = [
     "METRICS",
     "Metric",
     "differences",
-    "has_markers",
     "mean_and_error",
     "render",
+    "summary",
+    "tables",
     "tabulate",
-    "write_between_markers",
 ]
 
 PUBLISHED = Path(__file__).with_name("published.json")
@@ -31,6 +31,9 @@ PUBLISHED = Path(__file__).with_name("published.json")
 T = TypeVar("T")
 
 CURVE_SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+
+SUMMARY_SUITE = "uci-small"
+SUMMARY = ("gp", "diwp", "dgp", "dwp-ab", "chosen")
 
 Record = dict[str, Any]
 Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -> value
@@ -68,43 +71,70 @@ METRICS = {
 }
 
 
-def render(
+def tables(
     records: Iterable[Record],
     *,
     suites: Sequence[str] = (),
     methods: Sequence[str] = (),
     baseline: str = "gp",
     variants: bool = False,
-) -> str:
-    """All tables as one Markdown text.
+) -> dict[str, str]:
+    """The tables of every suite as Markdown, and on what its numbers depend.
 
     Args:
         records: of runs, as ``benchmarks.store`` reads them.
-        suites: which suites, in order; all when empty.
+        suites: which suites, in order; all that have finished runs when empty.
         methods: which methods, by the name in the records; all when empty.
         baseline: the method from which paired differences are taken.
         variants: also show runs whose settings differ from their suite's.
 
     Raises:
-        ValueError: when no finished run is left.
+        ValueError: when a suite has no finished run.
     """
-    chosen = [r for r in records if not methods or r["method"] in methods]
-    chosen = [r for r in chosen if variants or not _differing_settings(r)]
-    finished = [r for r in chosen if r["status"] == "finished"]
-    order = suites or [name for name in SUITES if any(r["suite"] == name for r in finished)]
-    finished += chosen_by_bound(finished)
-    sections = [
-        _suite_section(name, [r for r in finished if r["suite"] == name], baseline)
-        for name in order
+    wanted = [
+        r
+        for r in records
+        if (not methods or r["method"] in methods) and (variants or not _differing_settings(r))
     ]
-    shown = [r for r in finished if r["suite"] in order and r["method"] != "chosen"]
-    if not shown:
+    found = {}
+    for name in suites or SUITES:
+        of_suite = [r for r in wanted if r["suite"] == name]
+        finished = [r for r in of_suite if r["status"] == "finished"]
+        if finished:
+            text = _suite_tables(name, finished + chosen_by_bound(finished), baseline)
+            found[name] = f"{text}\n\n{_provenance(finished, len(of_suite) - len(finished))}"
+    missing = [name for name in suites if name not in found]
+    if missing or not found:
         raise ValueError(
-            "Expected at least one finished run with these suites and methods. Got none; do `run` "
-            "first."
+            "Expected at least one finished run of each suite, with these methods. Got none"
+            f"{' of ' * bool(missing)}{', '.join(missing)}; do `run` first."
         )
-    failed = sum(r["status"] != "finished" and r["suite"] in order for r in chosen)
-    return "\n\n".join([*sections, _provenance(shown, failed)])
+    return found
+
+
+def render(sections: Mapping[str, str]) -> str:
+    """Sections below their names, as one Markdown text."""
+    return "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
+
+
+def summary(
+    records: Iterable[Record], *, suite: str = SUMMARY_SUITE, methods: Sequence[str] = SUMMARY
+) -> str | None:
+    """One table for a front page: test log density of a few methods as their suite has them, beside
+    the published numbers; None where the suite has no finished run."""
+    finished = [
+        r
+        for r in records
+        if r["suite"] == suite and r["status"] == "finished" and not _differing_settings(r)
+    ]
+    if not finished:
+        return None
+    shown = [r for r in finished + chosen_by_bound(finished) if r["dtype"] == "float64"]
+    values = tabulate([r for r in shown if r["method"] in methods], "log_density")
+    order = [(d, m) for d in SUITES[suite].datasets for m in methods if (d, m) in values]
+    cells = {key: _show(list(values[key].values())) for key in order}
+    _add_published(suite, "log_density", cells)
+    return _table(METRICS["log_density"].title, cells)[1]
 
 
 def tabulate(records: Iterable[Record], name: str) -> Cells:
@@ -184,48 +214,14 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def write_between_markers(path: Path, text: str, name: str = "results") -> None:
-    """Replace what stands between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->`` of
-    a Markdown file.
-
-    Raises:
-        ValueError: when the file does not have each marker once, in order.
-    """
-    page, (begin, end) = path.read_text(encoding="utf-8"), _markers(name)
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(
-            f"Expected {path} to contain {begin} and, after it, {end}, once each. Got something "
-            "else."
-        )
-    before, after = page[: page.index(begin)], page[page.index(end) :]
-    path.write_text(f"{before}{begin}\n{text}\n{after}", encoding="utf-8")
-
-
-def has_markers(path: Path, name: str) -> bool:
-    """Whether a Markdown file has a place for that text."""
-    page = path.read_text(encoding="utf-8")
-    return any(marker in page for marker in _markers(name))
-
-
-def _markers(name: str) -> tuple[str, str]:
-    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-
-
-def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
-    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    pieces, cited = [f"### {suite}"], {}
+def _suite_tables(suite: str, records: list[Record], baseline: str) -> str:
+    pieces: list[str] = []
+    cited: dict[str, Any] = {}
     cores = _cores(records)
     for name, metric in METRICS.items():
         values = _ordered(suite, tabulate(records, name))
         cells = {key: _show(list(by_split.values())) for key, by_split in values.items()}
-        datasets = {dataset for dataset, _ in cells}
-        for entry in published["results"]:
-            if entry["metric"] == name and entry["dataset"] in datasets and suite not in TABLES:
-                cited[entry["source"]] = published["sources"][entry["source"]]
-                column = f"{entry['method']} [{entry['source']}]"
-                cells[entry["dataset"], column] = (
-                    f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
-                )
+        cited |= _add_published(suite, name, cells)
         pieces += _table(metric.title.format(cores=cores), cells)
         if metric.paired:
             paired = {
@@ -242,6 +238,22 @@ def _suite_section(suite: str, records: list[Record], baseline: str) -> str:
         for key, s in cited.items()
     ]
     return "\n\n".join(pieces)
+
+
+def _add_published(suite: str, metric: str, cells: dict[tuple[str, str], str]) -> dict[str, Any]:
+    """Put the published numbers of the data sets in `cells` beside ours, and return their
+    sources."""
+    if suite in TABLES:  # the same data, other targets
+        return {}
+    published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    datasets, cited = {dataset for dataset, _ in cells}, {}
+    for entry in published["results"]:
+        if entry["metric"] == metric and entry["dataset"] in datasets:
+            cited[entry["source"]] = published["sources"][entry["source"]]
+            cells[entry["dataset"], f"{entry['method']} [{entry['source']}]"] = (
+                f"{entry['mean']:.2f} ± {entry['se']:.2f} ({entry['splits']})"
+            )
+    return cited
 
 
 def _cores(records: list[Record]) -> str:

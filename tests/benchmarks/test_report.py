@@ -39,6 +39,10 @@ RECORDS = [record("gp", k, v) for k, v in enumerate([-1.0, -2.0, -3.0])]
 RECORDS += [record("diwp", k, v, elbo=k + 1.0) for k, v in enumerate([-0.5, -1.0, -2.5])]
 
 
+def rendered(records, **options):
+    return report.render(report.tables(records, **options))
+
+
 def table_after(text, title):
     """Rows of the table below a title, as lists of cells."""
     lines = text[text.index(f"**{title}**") :].split("\n\n")[1].splitlines()
@@ -60,7 +64,7 @@ def test_differences_are_paired_by_split():
 
 
 def test_tables_hold_the_numbers():
-    text = report.render(RECORDS)
+    text = rendered(RECORDS)
     header, _, yacht = table_after(text, "Test log density")
     assert header[:3] == ["", "gp", "diwp"]
     assert yacht[:3] == ["yacht", "-2.00 ± 0.58 (3)", "-1.33 ± 0.60 (3)"]
@@ -73,7 +77,7 @@ def test_tables_hold_the_numbers():
 
 
 def test_published_numbers_stand_beside_with_their_source():
-    text = report.render(RECORDS)
+    text = rendered(RECORDS)
     header, _, yacht = table_after(text, "Test log density")
     assert yacht[header.index("DWP, 5 layers [ober2021]")] == "-0.46 ± 0.12 (20)"
     assert yacht[header.index("DGP, 5 layers [ober2021]")] == "-0.77 ± 0.03 (20)"
@@ -88,11 +92,11 @@ def test_published_numbers_are_of_the_same_targets():
     records = [
         record("dkp-gaussian", 0, -3.0, suite="robust", dataset="uci/boston", settings=usual)
     ]
-    assert "ober2021" not in report.render(records)
+    assert "ober2021" not in rendered(records)
 
 
 def test_data_sets_and_methods_come_in_the_order_of_the_suite():
-    text = report.render([record("mean", 0, -4.0, dataset="uci/wine"), *reversed(RECORDS)])
+    text = rendered([record("mean", 0, -4.0, dataset="uci/wine"), *reversed(RECORDS)])
     header, _, *rows = table_after(text, "RMSE")
     assert header == ["", "gp", "diwp", "mean"]
     assert [row[0] for row in rows] == ["yacht", "wine"]
@@ -100,7 +104,7 @@ def test_data_sets_and_methods_come_in_the_order_of_the_suite():
 
 
 def test_the_latest_of_two_records_for_a_split_counts():
-    text = report.render(
+    text = rendered(
         [record("gp", 0, -7.0, date="2025-02-01"), record("gp", 0, -8.0, date="2025-01-01")]
     )
     assert table_after(text, "Test log density")[2][1] == "-7.00 (1)"
@@ -112,15 +116,15 @@ def test_runs_with_other_settings_are_variants():
         record(m, 0, -9.0, settings={**RECORDS[0]["settings"], "steps": 5}) for m in ("diwp", "gp")
     )
     narrow = record("gp", 0, -8.0, dtype="float32")
-    header = table_after(report.render([*RECORDS, other, same, narrow]), "RMSE")[0]
+    header = table_after(rendered([*RECORDS, other, same, narrow]), "RMSE")[0]
     assert header == ["", "gp", "gp (float32)", "diwp"]
-    header = table_after(report.render([*RECORDS, other, same], variants=True), "RMSE")[0]
+    header = table_after(rendered([*RECORDS, other, same], variants=True), "RMSE")[0]
     assert header == ["", "gp", "diwp", "diwp (steps=5)"]
 
 
 def test_failures_and_mixed_models_are_said():
     failed = {**record("gp", 4, 0.0), "status": "failed"}
-    text = report.render([*RECORDS, failed, record("diwp", 3, -1.0, model="another")])
+    text = rendered([*RECORDS, failed, record("diwp", 3, -1.0, model="another")])
     assert "7 runs, 2025-01-02 to 2025-01-02; 1 failed." in text
     assert "The runs of diwp do not all have the same model." in text
 
@@ -128,29 +132,26 @@ def test_failures_and_mixed_models_are_said():
 @pytest.mark.parametrize("choice", [{"methods": ("none",)}, {"suites": ("smoke",)}])
 def test_no_runs_to_show_is_an_error(choice):
     with pytest.raises(ValueError, match="Expected at least one finished run"):
-        report.render(RECORDS, **choice)
+        rendered(RECORDS, **choice)
 
 
-def test_text_between_markers_is_replaced_again_and_again(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(
-        "# Title\n<!-- results:begin -->\nold\n<!-- results:end -->\nrest ± \n", encoding="utf-8"
-    )
-    for text in ("first", "second ±"):
-        report.write_between_markers(page, text)
-    expected = "# Title\n<!-- results:begin -->\nsecond ±\n<!-- results:end -->\nrest ± \n"
-    assert page.read_text(encoding="utf-8") == expected
+def test_each_suite_has_tables_and_what_they_depend_on():
+    network = record("fcn", 0, -0.5, suite="nngp", dataset="digits", settings={})
+    found = report.tables([*RECORDS, network, {**network, "split": 1, "status": "failed"}])
+    assert list(found) == ["uci-small", "nngp"]
+    assert "6 runs" in found["uci-small"] and "failed" not in found["uci-small"]
+    assert "1 runs, 2025-01-02 to 2025-01-02; 1 failed." in found["nngp"]
+    assert list(report.tables([*RECORDS, network], suites=("nngp",))) == ["nngp"]
 
 
-@pytest.mark.parametrize(
-    "page", ["", "<!-- results:end --><!-- results:begin -->", "<!-- results:begin -->"]
-)
-def test_a_page_without_markers_is_an_error_and_stays(tmp_path, page):
-    path = tmp_path / "page.md"
-    path.write_text(page)
-    with pytest.raises(ValueError, match="results:begin"):
-        report.write_between_markers(path, "text")
-    assert path.read_text() == page
+def test_the_summary_is_one_table_of_few_methods():
+    narrow = record("gp", 0, -8.0, dtype="float32")
+    rows = report.summary([*RECORDS, narrow, record("mean", 0, -4.0)]).splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    published = ["DWP, 5 layers [ober2021]", "DGP, 5 layers [ober2021]"]
+    assert cells[0] == ["", "gp", "diwp", *published]
+    assert cells[2][:3] == ["yacht", "-2.00 ± 0.58 (3)", "-1.33 ± 0.60 (3)"]
+    assert report.summary([]) is None
 
 
 def test_published_numbers_have_a_source_and_known_names():
@@ -176,7 +177,7 @@ def test_learning_curves_after_shares_of_the_steps():
         record("diwp", split, -1.0, curve=[float(i + split) for i in range(1, 21)])
         for split in (0, 1)
     ]
-    text = report.render(
+    text = rendered(
         [*curves, record("gp", 0, -1.0, curve=None), record("mean", 0, -1.0, curve=[None, 5.0])]
     )
     header, _, diwp, mean = table_after(
@@ -210,7 +211,7 @@ def test_chosen_is_the_method_with_the_highest_bound():
         (0, "gp-matern", -1.0),
         (1, "dwp-ab", -8.0),
     ]
-    text = report.render(records)
+    text = rendered(records)
     header, _, yacht = table_after(text, "Test log density")
     assert yacht[header.index("chosen")] == "-4.50 ± 3.50 (2)"
     assert "yacht: gp-matern (1), dwp-ab (1)." in text
