@@ -1,7 +1,7 @@
 """Array aliases of the whole package.
 
-Shapes are written in the notation of the README: P inducing points, N or B data points, D features,
-C outputs, S posterior draws.
+Shapes are written in the notation of docs/notation.md: P inducing points, N or B data points, D
+features, C outputs, S posterior draws.
 """
 
 from jax import Array
