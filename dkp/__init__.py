@@ -32,7 +32,8 @@ from dkp.io import load, save
 from dkp.model import defaults
 from dkp.model.nngp import nngp_and_ntk_kernels, nngp_kernel, ntk_kernel
 from dkp.model.process import DeepKernelProcess
-from dkp.posterior.predict import Prediction, predict, prior_predictive
+from dkp.posterior.predict import predict, prior_predictive
+from dkp.posterior.prediction import Prediction
 
 __all__ = [
     "AugmentedPosterior",

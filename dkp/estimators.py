@@ -24,7 +24,8 @@ from dkp.inference.variational.fit import fit_vi
 from dkp.likelihoods.base import Likelihood
 from dkp.model.defaults import default_model
 from dkp.model.process import DeepKernelProcess
-from dkp.posterior.predict import Prediction, predict
+from dkp.posterior.predict import predict
+from dkp.posterior.prediction import Prediction
 from dkp.posterior.protocol import Posterior
 
 __all__ = ["DKPClassifier", "DKPRegressor"]

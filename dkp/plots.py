@@ -10,7 +10,7 @@ from dkp._core.types import Float
 from dkp.diagnostics import metrics
 from dkp.diagnostics.grams import GramDraws
 from dkp.inference.tempered.widths import WidthComparison
-from dkp.posterior.predict import Prediction
+from dkp.posterior.prediction import Prediction
 
 if TYPE_CHECKING:
     import matplotlib.axes

@@ -15,7 +15,7 @@ import pytest
 import dkp
 from dkp import kernels, likelihoods
 from dkp._core import archive
-from dkp.data.dataset import Standardization
+from dkp.data.standardization import Standardization
 from dkp.linalg.spectrum import Spectrum
 from tests.support import relaxed, run_python
 

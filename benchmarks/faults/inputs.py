@@ -239,7 +239,8 @@ def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     from dkp.inference.checkpoint import Checkpoint
 
     first = Checkpoint(place / "input.checkpoint", 1.0, "call")
-    first.save("fit", {"done": 3, "seconds": 1.0}, {"a": np.arange(5.0), "losses0": np.zeros(3)})
+    content = {"done": 3, "seconds": 1.0, "a": np.arange(5.0), "losses": np.zeros(3)}
+    first.save("fit", content)
     good = (place / "input.checkpoint").read_bytes()
 
     def open_again(content: bytes) -> None:

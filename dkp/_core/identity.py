@@ -82,10 +82,11 @@ def _parts(node: Any, inside: tuple[types.FunctionType, ...]) -> tuple[str, byte
             return kind, _attributes(node)
         case Learn():
             return kind, [node.init]
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+    if dataclasses.is_dataclass(node):
         return kind, [getattr(node, field.name) for field in dataclasses.fields(node)]
-    if hasattr(node, "__wrapped__"):  # a function that was compiled, such as jnp.tanh
-        return kind, [node.__wrapped__]
+    function = getattr(node, "__wrapped__", None)  # of one that was compiled, such as jnp.tanh
+    if function is not None:
+        return kind, [function]
     return kind, re.sub(" at 0x[0-9a-f]+", "", repr(node)).encode()
 
 

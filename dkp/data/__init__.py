@@ -1,6 +1,7 @@
 """Data: sets as models see them, where they come from, how they are prepared and cut into
 batches."""
 
-from dkp.data.dataset import Dataset, Standardization
+from dkp.data.dataset import Dataset
+from dkp.data.standardization import Standardization
 
 __all__ = ["Dataset", "Standardization"]

@@ -18,7 +18,8 @@ from dkp._version import __version__
 from dkp.diagnostics.grams import gram_summaries
 from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
 from dkp.posterior.draw import Draw
-from dkp.posterior.predict import Prediction, predict
+from dkp.posterior.predict import predict
+from dkp.posterior.prediction import Prediction
 from dkp.posterior.protocol import InChains, Posterior, SampleStatistics
 
 __all__ = ["to_arviz"]

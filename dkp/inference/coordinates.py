@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import gammaln
 from numpyro.distributions import TransformedDistribution, biject_to
 
 from dkp._core.record import static, value
@@ -32,15 +32,19 @@ from dkp.data.dataset import Dataset
 from dkp.distributions.bartlett import Bartlett, LowerTrapezoidalTransform
 from dkp.gram.gram import Gram, Inputs
 from dkp.gram.order import farthest_first
+from dkp.inference.references import (
+    inferred_hyperparameters,
+    log_chi_moments,
+    log_normal,
+    reference,
+)
 from dkp.linalg.cholesky import cholesky_product
-from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
+from dkp.model.hyperparameters import Hyperparameter, resolve
 from dkp.model.outputs import gaussian_log_density, observed_log_density
 from dkp.model.process import DeepKernelProcess
 from dkp.model.propagate import propagate
 
 __all__ = ["Coordinates", "Network"]
-
-_REFERENCE_DRAWS = 1_000
 
 
 @value
@@ -97,12 +101,12 @@ class Coordinates:
         for layer in model.bottlenecks:
             layer.check_points(data.n)
         order = farthest_first(np.asarray(data.x, np.float64).reshape(data.n, -1))
-        inferred = _inferred(model, data)
+        inferred = inferred_hyperparameters(model, data)
         made = cls(
             model=model,
             data=data,
             order=jnp.asarray(order),
-            references={n: _reference(i, h, data) for i, (n, h) in enumerate(inferred.items())},
+            references={n: reference(i, h, data) for i, (n, h) in enumerate(inferred.items())},
             features=features,
         )
         made._check_bottlenecks()
@@ -139,7 +143,7 @@ class Coordinates:
     @functools.cached_property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """The inferred hyperparameters, by name."""
-        return _inferred(self.model, self.data)
+        return inferred_hyperparameters(self.model, self.data)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -216,12 +220,12 @@ class Coordinates:
 
     def log_prior(self, z: Float[Array, " K"]) -> Scalar:
         """Log-density of z under the prior."""
-        return self.network(z).correction + _log_normal(z)
+        return self.network(z).correction + log_normal(z)
 
     def log_posterior(self, z: Float[Array, " K"]) -> Scalar:
         """log p(z, y)."""
         correction, likelihood = self.log_densities(z)
-        return correction + likelihood + _log_normal(z)
+        return correction + likelihood + log_normal(z)
 
     def sample_prior(self, key: PRNGKeyArray) -> Float[Array, " K"]:
         """A draw of z from the prior."""
@@ -280,7 +284,7 @@ class Coordinates:
             density = jnp.asarray(h.prior.log_prob(values[name]), self.dtype) + jnp.asarray(
                 jacobian, self.dtype
             )
-            excess += density + jnp.sum(jnp.log(spread)) - _log_normal(part)
+            excess += density + jnp.sum(jnp.log(spread)) - log_normal(part)
         return values, excess
 
     def standardise(self, name: str, draw: Array) -> Float[Array, " H"]:
@@ -303,7 +307,7 @@ class Coordinates:
         below, standard = part[: -transform.columns], part[-transform.columns :]
         positive = transform.columns - self._n_signed(layer)
         df, standard, signed = df[:positive], standard[:positive], standard[positive:]
-        centre, spread = _log_chi_moments(df)
+        centre, spread = log_chi_moments(df)
         log_diagonal = centre + spread * standard
         # The density of log A_jj, where A_jj^2 ~ chi^2(df_j).
         density = (
@@ -313,7 +317,7 @@ class Coordinates:
             - (df / 2 - 1) * math.log(2)
         )
         matrix = transform.matrix(below, jnp.concatenate([jnp.exp(log_diagonal), signed]))
-        return matrix, jnp.sum(density + jnp.log(spread)) - _log_normal(standard)
+        return matrix, jnp.sum(density + jnp.log(spread)) - log_normal(standard)
 
     def coordinates_of_noise(self, layer: Bottleneck, noise: Array) -> Array:
         """Coordinates of a bottleneck's Bartlett factor, or of its features."""
@@ -323,7 +327,7 @@ class Coordinates:
         transform = self._factor_transform(layer)
         below, on = transform.entries(noise)
         positive = transform.columns - self._n_signed(layer)
-        centre, spread = _log_chi_moments(law.base_dist.df[:positive])
+        centre, spread = log_chi_moments(law.base_dist.df[:positive])
         return jnp.concatenate([below, (jnp.log(on[:positive]) - centre) / spread, on[positive:]])
 
     def _n_signed(self, layer: Bottleneck) -> int:
@@ -339,31 +343,3 @@ class Coordinates:
         """Number of features of a bottleneck that is sampled by its features; None for others."""
         width = layer.n_features
         return width if self.features and width is not None and width < self.data.n else None
-
-
-def _inferred(model: DeepKernelProcess, data: Dataset) -> dict[str, Hyperparameter]:
-    found = hyperparameters(model, data.d, data.n_outputs)
-    return {name: h for name, h in found.items() if h.is_inferred}
-
-
-def _reference(index: int, h: Hyperparameter, data: Dataset) -> tuple[Array, Array]:
-    """Centre and spread of a hyperparameter on the unconstrained scale, from draws of its prior."""
-    draws = h.prior.sample(jax.random.fold_in(jax.random.key(0), index), (_REFERENCE_DRAWS,))
-    free = np.array(h.unconstrain(jnp.asarray(draws)), np.float64)
-    free = np.where(np.isfinite(free), free, np.nan)
-    low, middle, high = np.nanquantile(free, [0.1587, 0.5, 0.8413], axis=0)
-    spread = np.maximum((high - low) / 2, 1e-3)
-    return jnp.asarray(middle, data.x.dtype), jnp.asarray(spread, data.x.dtype)
-
-
-def _log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
-    """Mean of log A for A^2 ~ chi^2(df), and its standard deviation to three terms of the series of
-    the trigamma function: any smooth function will do, since the density of the coordinates is
-    exact."""
-    half = df / 2
-    variance = (1 + (1 / 2 + 1 / (6 * half)) / half) / half
-    return (digamma(half) + math.log(2)) / 2, jnp.sqrt(variance) / 2
-
-
-def _log_normal(z: Array) -> Scalar:
-    return -(jnp.sum(z**2) + z.size * math.log(2 * math.pi)) / 2

@@ -7,7 +7,6 @@ best state, stops early, and answers Ctrl-C by returning what there is.
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,13 +18,14 @@ import optax
 
 from dkp._core.compiled import compiled
 from dkp._core.progress import Progress
-from dkp._core.record import record, value
+from dkp._core.record import value
 from dkp._core.records import Leaves
 from dkp._core.types import Array, Key, PRNGKeyArray
 from dkp.data.batches import Batches
 from dkp.inference.checkpoint import Checkpoint
+from dkp.inference.tracker import LoopResult, Tracker
 
-__all__ = ["LoopResult", "LoopState", "Saved", "make_step", "minimise", "minimise_many"]
+__all__ = ["LoopState", "Saved", "make_step", "minimise", "minimise_many"]
 
 Loss = Callable[[Any, PRNGKeyArray, Any], tuple[Array, dict[str, Array]]]
 
@@ -37,27 +37,6 @@ class LoopState:
     parameters: Any
     optimizer: Any
     step: Array
-
-
-@record
-class LoopResult:
-    """Where a loop ended.
-
-    Attributes:
-        parameters: of the best chunk.
-        trace: loss of every step run.
-        skipped: steps that were not finite and changed nothing.
-        jitter: the largest added to a diagonal.
-        stopped: "finished", "converged", "interrupted", or "failed" where every step was skipped.
-        seconds: of the loop, compilation included.
-    """
-
-    parameters: Any
-    trace: np.ndarray
-    skipped: int
-    jitter: float
-    stopped: str
-    seconds: float
 
 
 def make_step(
@@ -115,7 +94,7 @@ def minimise(
     state = LoopState(
         parameters=parameters, optimizer=optimizer.init(parameters), step=jnp.zeros((), jnp.int32)
     )
-    tracker = _Tracker(parameters, patience)
+    tracker = Tracker(parameters, patience)
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = None if batches is None else jnp.asarray(batches.rows(start, start + chunk))
@@ -170,7 +149,7 @@ def minimise_many(
         optimizer=jax.vmap(optimizer.init)(stacked),
         step=jnp.zeros(count, jnp.int32),
     )
-    trackers = [_Tracker(p, patience) for p in parameters]
+    trackers = [Tracker(p, patience) for p in parameters]
 
     def advance(state: LoopState, start: int) -> tuple[LoopState, bool]:
         rows = (
@@ -195,7 +174,7 @@ def minimise_many(
 def _drive(
     advance: Callable[[LoopState, int], tuple[LoopState, bool]],
     state: LoopState,
-    trackers: "Sequence[_Tracker]",
+    trackers: "Sequence[Tracker]",
     steps: int,
     chunk: int,
     progress: Progress | None,
@@ -234,7 +213,7 @@ class Saved:
     stage: str
 
     def restore(
-        self, state: LoopState, trackers: "Sequence[_Tracker]"
+        self, state: LoopState, trackers: "Sequence[Tracker]"
     ) -> tuple[LoopState, int, float]:
         """The state, the steps behind it and the seconds that they took: as saved, or as given."""
         found = self.checkpoint.found(self.stage)
@@ -245,7 +224,7 @@ class Saved:
         return found["state"].like(state), found["done"], found["seconds"]
 
     def save(
-        self, state: LoopState, trackers: "Sequence[_Tracker]", done: int, seconds: float
+        self, state: LoopState, trackers: "Sequence[Tracker]", done: int, seconds: float
     ) -> None:
         self.checkpoint.save(
             self.stage,
@@ -310,67 +289,3 @@ def _run_one(
 
 def _stack(trees: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-
-
-_NUMBERS = ("skipped", "jitter", "recent", "_best_loss", "_waited")
-
-
-class _Tracker:
-    """What the host remembers between chunks."""
-
-    def __init__(self, parameters: Any, patience: int | None) -> None:
-        self.best = parameters
-        self.patience = patience
-        self.skipped = 0
-        self.jitter = 0.0
-        self.recent = math.nan
-        self._best_loss = math.inf
-        self._waited = 0
-        self._losses: list[np.ndarray] = []
-
-    @property
-    def trace(self) -> np.ndarray:
-        return np.concatenate(self._losses) if self._losses else np.zeros(0)
-
-    @property
-    def has_converged(self) -> bool:
-        return self.patience is not None and self._waited >= self.patience
-
-    @property
-    def saved(self) -> dict[str, Any]:
-        """All that it knows, for :meth:`restore`."""
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        return {"best": Leaves(self.best), "losses": self.trace, **numbers}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.best, self._losses = saved["best"].like(self.best), [saved["losses"]]
-        for name in _NUMBERS:
-            setattr(self, name, saved[name])
-
-    def result(self, stopped: str, seconds: float) -> LoopResult:
-        if len(self.trace) and self.skipped == len(self.trace):
-            stopped = "failed"
-        return LoopResult(
-            parameters=self.best,
-            trace=self.trace,
-            skipped=self.skipped,
-            jitter=self.jitter,
-            stopped=stopped,
-            seconds=seconds,
-        )
-
-    def record(self, parameters: Any, info: dict[str, np.ndarray]) -> bool:
-        """Take in one chunk; True when there is no more to gain."""
-        losses = np.asarray(info["loss"], float)
-        finite = losses[np.isfinite(losses)]
-        self._losses.append(losses)
-        self.skipped += int(np.sum(info["skipped"]))
-        self.jitter = max(self.jitter, float(np.nanmax(info["jitter"], initial=0.0)))
-        if finite.size == 0:
-            return False
-        self.recent = float(np.mean(finite))
-        noise = float(np.std(finite)) / math.sqrt(finite.size)
-        self._waited = 0 if self.recent < self._best_loss - noise else self._waited + 1
-        if self.recent < self._best_loss:
-            self._best_loss, self.best = self.recent, parameters
-        return self.has_converged

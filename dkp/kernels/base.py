@@ -65,7 +65,7 @@ class Kernel(Spec):
             self._of_inputs(argument) if isinstance(argument, Inputs) else self._of_gram(argument)
         )
 
-    def block(
+    def between(
         self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
     ) -> Pairs:
         """The kernel of features between points x (M, …) and y (N, …), which must have become
@@ -100,10 +100,10 @@ class Kernel(Spec):
         return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
     def _of_inputs(self, inputs: Inputs) -> Gram:
-        ii = self.block(inputs.i, inputs.i, jnp.eye(inputs.i.shape[0], dtype=bool))
+        ii = self.between(inputs.i, inputs.i, jnp.eye(inputs.i.shape[0], dtype=bool))
         if inputs.t is None:
             return Gram(ii=ii.xy)
-        ti = self.block(inputs.t, inputs.i)
+        ti = self.between(inputs.t, inputs.i)
         return Gram(ii=ii.xy, ti=ti.xy, tt=ti.xx)
 
 

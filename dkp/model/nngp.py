@@ -144,7 +144,7 @@ def kernel_block(
             variance.
         tangent: compute the tangent kernel as well.
     """
-    return from_features(layers)[0].block(x, y, equal, tangent=tangent)
+    return from_features(layers)[0].between(x, y, equal, tangent=tangent)
 
 
 def kernel_variances(model: DeepKernelProcess, x: Float[Array, "N *space D"]) -> Float[Array, " N"]:

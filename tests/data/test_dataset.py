@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import sklearn.preprocessing
 
-from dkp.data.dataset import Dataset, Standardization
+from dkp.data.dataset import Dataset
+from dkp.data.standardization import Standardization
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)) * np.array([1.0, 1e6, 1e-6]) + np.array([0.0, -3e6, 5.0])

@@ -15,8 +15,8 @@ from scipy import special, stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.diagnostics.comparison import compare, energy_distance, pareto_k
-from dkp.inference.variational.fit import prepare
 from dkp.inference.variational.posterior import VariationalPosterior
+from dkp.inference.variational.prepare import prepare
 from tests.support import relaxed
 
 RNG = np.random.default_rng(12)

@@ -14,7 +14,8 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.gram.gram import Gram
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.variational.family import OutputBatch, VariationalFamily
+from dkp.inference.variational.family import VariationalFamily
+from dkp.inference.variational.outputs import OutputBatch
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import observed_log_density, observed_outputs
 from tests.support import relaxed, relaxed_optimizer
@@ -108,9 +109,8 @@ def test_optimal_outputs_of_missing_targets_attain_the_evidence():
     assert parameters["outputs"]["precision"].shape == (2, N, N)
     model, kernel = family.deterministic(parameters, data.x)
     zero = jnp.zeros_like(data.y)
-    best = family.sites(
-        model, kernel, cholesky(kernel.ii), zero, zero, OutputBatch(y=data.y, n=N), shared=False
-    )
+    batch = OutputBatch(y=data.y, n=N)
+    best = batch.sites(model.likelihood, kernel, cholesky(kernel.ii), zero, zero, shared=False)
     bound = family.elbo(parameters | {"outputs": best}, KEY, data.x, data.y, N)[0]
     np.testing.assert_allclose(bound, log_evidence(HOLES), rtol=1e-5)
 

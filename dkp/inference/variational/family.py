@@ -20,15 +20,15 @@ from dkp.data.dataset import Dataset
 from dkp.gram.gram import Gram, Inputs
 from dkp.guides import BottleneckGuide, HyperparameterGuide, OutputGuide, choose_guides
 from dkp.guides.base import GuidePosterior
-from dkp.likelihoods.base import Likelihood
-from dkp.linalg.cholesky import Cholesky, cholesky
+from dkp.inference.variational.outputs import OutputBatch
+from dkp.linalg.cholesky import cholesky
 from dkp.model.hyperparameters import Hyperparameter, hyperparameters, resolve
 from dkp.model.outputs import OutputLaw, collapsed_bound, whitened_posterior
 from dkp.model.process import DeepKernelProcess
 from dkp.model.propagate import propagate
 from dkp.posterior.draw import Draw
 
-__all__ = ["LayerPass", "OutputBatch", "VariationalFamily"]
+__all__ = ["LayerPass", "VariationalFamily"]
 
 
 @value
@@ -42,31 +42,6 @@ class LayerPass:
     kernel: Gram
     kl: Scalar
     jitter: Scalar
-
-
-@value
-class OutputBatch:
-    """What the outputs see of a batch of the n data points; see :meth:`VariationalFamily.elbo`.
-    key: for likelihoods that draw."""
-
-    y: Float[Array, "B C"]
-    n: int = static()
-    weights: Float[Array, " B"] | None = None
-    offset: Float[Array, "B 1"] | None = None
-    key: PRNGKeyArray | None = None
-
-    @property
-    def share(self) -> float:
-        """How many data points stand behind one of the batch."""
-        return self.n / self.y.shape[0]
-
-    def expected_log_density(
-        self, likelihood: Likelihood, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
-    ) -> Scalar:
-        """E log p(y | f), the sum over the batch."""
-        mean = mean if self.offset is None else mean + self.offset
-        rows = likelihood.expected_log_density(self.y, mean, variance, self.key)
-        return jnp.sum(rows if self.weights is None else self.weights * rows)
 
 
 @value
@@ -237,7 +212,7 @@ class VariationalFamily:
 
         The gradient in the parameters of the outputs is not that of the bound, but n (the number of
         data points) times the negative step along the natural gradient: from the parameters to
-        :meth:`sites` of the batch."""
+        those that the batch asks for (:meth:`OutputBatch.sites`)."""
         scale = cholesky(kernel.ii)
         if self.collapsed:
             return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[
@@ -249,7 +224,7 @@ class VariationalFamily:
         likelihood = batch.share * batch.expected_log_density(model.likelihood, mean, variance)
         shared = outputs["precision"].ndim == 2
         target = jax.lax.stop_gradient(
-            self.sites(model, kernel, scale, mean, variance, batch, shared=shared)
+            batch.sites(model.likelihood, kernel, scale, mean, variance, shared=shared)
         )
         squares = jax.tree.map(
             lambda old, new: jnp.sum((old - new) ** 2) / 2, parameters["outputs"], target
@@ -257,48 +232,6 @@ class VariationalFamily:
         step = sum(jax.tree.leaves(squares), jnp.zeros((), likelihood.dtype))
         bound = likelihood - kl - batch.n * (step - jax.lax.stop_gradient(step))
         return bound, jnp.maximum(jitter, scale.jitter)
-
-    def sites(
-        self,
-        model: DeepKernelProcess,
-        kernel: Gram,
-        scale: Cholesky,
-        mean: Float[Array, "B Q"],
-        variance: Float[Array, "B Q"],
-        batch: OutputBatch,
-        *,
-        shared: bool = True,
-    ) -> dict[str, Array]:
-        """Natural parameters of the outputs that a batch asks for, where f has these moments at its
-        points, and L, the factor of K_ii, is `scale`.
-
-        With p_t = L^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and
-        variance,
-
-            b = (n / B) sum_t p_t (g_t + h_t mean_t)^T,   H = (n / B) sum_t h_t p_t p_t^T
-
-        For Gaussian noise h = 1 / s^2 and g + h mean = y / s^2: with all data they are the optimum,
-        whatever they were.
-
-        Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference;
-            Salimbeni, Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the
-            latent functions, h is averaged over them. A likelihood that is not log-concave may have
-            h < 0, which counts as 0.
-        """
-        assert kernel.ti is not None
-
-        def expected(mean: Array, variance: Array) -> Scalar:
-            return batch.expected_log_density(model.likelihood, mean, variance)
-
-        slope, curvature = jax.grad(expected, (0, 1))(mean, variance)
-        weight = jnp.maximum(-2 * curvature, 0)
-        projection = kernel.ti @ scale.inverse.T
-        if shared:
-            precision = projection.T @ (jnp.mean(weight, axis=1)[:, None] * projection)
-        else:
-            precision = projection.T @ (weight.T[..., None] * projection[None])
-        linear = projection.T @ (slope + weight * mean)
-        return {"linear": batch.share * linear, "precision": batch.share * precision}
 
     def draw(self, parameters: dict[str, Any], key: PRNGKeyArray, data: Dataset) -> Draw:
         """One draw of a network from the fitted posterior."""

@@ -21,9 +21,11 @@ from dkp._core.types import Array, Float, PRNGKeyArray
 from dkp.data.batches import Batches
 from dkp.data.dataset import Dataset
 from dkp.gram.order import farthest_first
-from dkp.inference.minimise import LoopResult, minimise_many
-from dkp.inference.variational.family import OutputBatch, VariationalFamily
+from dkp.inference.minimise import minimise_many
+from dkp.inference.tracker import LoopResult
+from dkp.inference.variational.family import VariationalFamily
 from dkp.inference.variational.objectives import NegativeBoundWithoutNoise, NegativeElbo
+from dkp.inference.variational.outputs import OutputBatch
 from dkp.inference.variational.rates import (
     FROM_NOTHING,
     default_optimizer,
@@ -225,7 +227,5 @@ def _sites(
     family: VariationalFamily, parameters: dict[str, Any], x: Array, y: Array
 ) -> dict[str, Array]:
     model, kernel = family.deterministic(parameters, x)
-    batch = OutputBatch(y=y, n=y.shape[0])
-    return family.sites(
-        model, kernel, cholesky(kernel.ii), jnp.zeros_like(y), jnp.zeros_like(y), batch
-    )
+    batch, zero = OutputBatch(y=y, n=y.shape[0]), jnp.zeros_like(y)
+    return batch.sites(model.likelihood, kernel, cholesky(kernel.ii), zero, zero)

@@ -13,16 +13,17 @@ import optax
 from dkp._core import checks
 from dkp._core.progress import Progress
 from dkp._core.types import Array, Key, PRNGKeyArray
-from dkp.data.batches import Batches
 from dkp.data.dataset import Dataset
-from dkp.guides import GuideChoice, choose_guides
+from dkp.guides import GuideChoice
 from dkp.inference.checkpoint import checkpoint_of
 from dkp.inference.checks import Problem
-from dkp.inference.minimise import LoopResult, Saved, minimise_many
+from dkp.inference.minimise import Saved, minimise_many
+from dkp.inference.tracker import LoopResult
 from dkp.inference.variational.family import VariationalFamily
-from dkp.inference.variational.first_stage import first_stage, inducing_points
+from dkp.inference.variational.first_stage import first_stage
 from dkp.inference.variational.objectives import NegativeElbo
 from dkp.inference.variational.posterior import VariationalPosterior
+from dkp.inference.variational.prepare import FitOptions, check_inducing, prepare
 from dkp.inference.variational.rates import (
     FROM_KERNEL,
     FROM_KERNEL_NOT_GAUSSIAN,
@@ -34,47 +35,7 @@ from dkp.inference.variational.rates import (
 )
 from dkp.model.process import DeepKernelProcess
 
-__all__ = ["FitOptions", "fit_vi", "fit_vi_many", "prepare"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FitOptions:
-    """Options of :func:`fit_vi`, which says what they are."""
-
-    n_inducing: int = 100
-    batch_size: int | None = None
-    steps: int = 2000
-    samples: int = 1
-    optimizer: optax.GradientTransformation | None = None
-    start_steps: int = 500
-    collapse: bool | None = None
-    guide: GuideChoice | Sequence[GuideChoice] = "auto"
-    stick_the_landing: bool = True
-    chunk: int = 50
-    patience: int | None = None
-    progress: bool | None = None
-    checkpoint: str | os.PathLike[str] | None = None
-    every: float = 60.0
-
-    def check(self) -> None:
-        """Raise ValueError for numbers out of range."""
-        for name in ("n_inducing", "steps", "samples", "chunk"):
-            checks.positive_int(name, getattr(self, name))
-        for name in ("patience", "batch_size"):
-            if getattr(self, name) is not None:
-                checks.positive_int(name, getattr(self, name))
-        if self.start_steps:
-            checks.positive_int("start_steps", self.start_steps)
-        checks.positive_number("every", self.every)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What decides the result, as text: an optimiser of the user's own has no name."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        without = ("progress", "checkpoint", "every", "optimizer")
-        return {n: repr(v) for n, v in fields.items() if n not in without} | {
-            "own": self.optimizer is not None
-        }
+__all__ = ["fit_vi", "fit_vi_many"]
 
 
 def fit_vi(
@@ -230,7 +191,7 @@ def _fit(
         for data, key in zip(datasets, keys_prepare, strict=True)
     ]
     families, parameters, batches = zip(*prepared, strict=True)
-    _check_inducing([p["inducing"] for p in parameters])
+    check_inducing([p["inducing"] for p in parameters])
     family, batches = families[0], None if batches[0] is None else batches
     stage = first_stage(family, datasets, options.start_steps)
     start_steps = 0 if stage is None else options.start_steps
@@ -285,59 +246,6 @@ def _rate_after_start(family: VariationalFamily) -> float:
     if not family.starts_deterministic:
         return FROM_SUBSET
     return FROM_KERNEL if family.model.likelihood.is_gaussian else FROM_KERNEL_NOT_GAUSSIAN
-
-
-def _check_inducing(inducing: Sequence[Array]) -> None:
-    numbers = {len(points) for points in inducing}
-    if len(numbers) > 1:
-        raise ValueError(
-            "Expected as many distinct rows as inducing points in all data sets. Got "
-            f"{sorted(numbers)} inducing "
-            "points: take fewer, or fit the data sets one by one."
-        )
-
-
-def prepare(
-    model: DeepKernelProcess,
-    data: Dataset,
-    *,
-    key: PRNGKeyArray,
-    n_inducing: int,
-    batch_size: int | None = None,
-    collapse: bool | None = None,
-    guide: GuideChoice | Sequence[GuideChoice] = "auto",
-    stick_the_landing: bool = True,
-) -> tuple[VariationalFamily, dict[str, Any], Batches | None]:
-    """The family, its parameters before any fitting, and the minibatches (None for the full
-    batch)."""
-    checks.positive_int("n_inducing", n_inducing)
-    full = batch_size is None or checks.positive_int("batch_size", batch_size) >= data.n
-    possible = full and model.likelihood.is_gaussian and data.is_plain
-    if collapse and not possible:
-        raise ValueError(
-            "Expected Gaussian noise, complete targets without weights and the full batch with "
-            "collapse=True. Got "
-            "another likelihood, missing targets, weights or minibatches."
-        )
-    family = VariationalFamily(
-        model=model,
-        n_features=data.d,
-        n_outputs=data.n_outputs,
-        collapsed=possible if collapse is None else collapse,
-        guides=choose_guides(model.bottlenecks, guide),
-        stick_the_landing=stick_the_landing,
-    )
-    key_points, key_batches = jax.random.split(key)
-    inducing = inducing_points(data, n_inducing, key_points)
-    for layer in model.bottlenecks:
-        layer.check_points(len(inducing))
-    parameters = family.init(data, inducing)
-    seed = int(jax.random.randint(key_batches, (), 0, 2**31 - 1))
-    return (
-        family,
-        parameters,
-        None if full or batch_size is None else Batches(data.n, batch_size, seed),
-    )
 
 
 def _posterior(

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from dkp._core.record import static, value
 from dkp._core.types import Array, PRNGKeyArray
-from dkp.inference.variational.family import OutputBatch, VariationalFamily
+from dkp.inference.variational.family import VariationalFamily
+from dkp.inference.variational.outputs import OutputBatch
 
 __all__ = ["NegativeBoundWithoutNoise", "NegativeElbo"]
 

@@ -20,8 +20,8 @@ from dkp.inference.markov.chains import Chains
 from dkp.inference.markov.initial import initial_points
 from dkp.inference.markov.posterior import MCMCPosterior
 from dkp.inference.markov.transitions import HMC, identity_metric
-from dkp.inference.variational.fit import prepare
 from dkp.inference.variational.posterior import VariationalPosterior
+from dkp.inference.variational.prepare import prepare
 from tests.support import relaxed
 
 KEY = jax.random.key(0)

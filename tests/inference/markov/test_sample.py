@@ -24,8 +24,8 @@ from dkp.inference.markov.chains import Chains
 from dkp.inference.markov.initial import initial_points
 from dkp.inference.markov.sample import with_priors
 from dkp.inference.markov.transitions import PCN, identity_metric
-from dkp.inference.variational.fit import prepare
 from dkp.inference.variational.posterior import VariationalPosterior
+from dkp.inference.variational.prepare import prepare
 from dkp.likelihoods.base import Likelihood
 from tests.support import relaxed
 

@@ -19,8 +19,8 @@ from dkp.gram.gram import Gram, Inputs
 from dkp.guides import GUIDES, WishartGuide
 from dkp.inference.variational.family import VariationalFamily
 from dkp.inference.variational.first_stage import first_stage
-from dkp.inference.variational.fit import prepare
 from dkp.inference.variational.objectives import NegativeElbo
+from dkp.inference.variational.prepare import prepare
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import exact_outputs
 from dkp.model.propagate import propagate

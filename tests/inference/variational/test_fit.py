@@ -18,8 +18,9 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp._core.progress import Progress
 from dkp.gram.gram import Gram, Inputs
-from dkp.inference.variational.family import OutputBatch, VariationalFamily
-from dkp.inference.variational.fit import prepare
+from dkp.inference.variational.family import VariationalFamily
+from dkp.inference.variational.outputs import OutputBatch
+from dkp.inference.variational.prepare import prepare
 from dkp.linalg.cholesky import cholesky
 from dkp.model.outputs import exact_outputs, whitened_posterior
 from dkp.model.propagate import propagate
@@ -210,7 +211,8 @@ def test_means_over_draws_are_the_optimal_outputs():
         walk = fam.layer_pass(parameters, key, data.x)
         zero = jnp.zeros_like(data.y)
         batch = OutputBatch(y=data.y, n=data.n)
-        return fam.sites(walk.model, walk.kernel, cholesky(walk.kernel.ii), zero, zero, batch)
+        likelihood, scale = walk.model.likelihood, cholesky(walk.kernel.ii)
+        return batch.sites(likelihood, walk.kernel, scale, zero, zero)
 
     @jax.jit
     def bound(outputs):

@@ -8,7 +8,7 @@ import pytest
 import dkp
 from dkp import kernels, likelihoods
 from dkp.guides import GUIDES
-from dkp.inference.variational.fit import prepare
+from dkp.inference.variational.prepare import prepare
 from dkp.inference.variational.rates import default_optimizer, natural_outputs, start_optimizer
 from tests.support import relaxed
 
