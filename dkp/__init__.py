@@ -3,7 +3,7 @@
 import sys
 
 from dkp import distributions, guides, kernels, likelihoods, theory
-from dkp._core.description import learn
+from dkp._core.description import hyperparameter, learn
 from dkp._version import __version__
 from dkp.bottlenecks.inverse_wishart import InverseWishart
 from dkp.bottlenecks.wishart import Wishart
@@ -62,6 +62,7 @@ __all__ = [
     "fit_vi_many",
     "gradient_flow",
     "guides",
+    "hyperparameter",
     "kernels",
     "learn",
     "likelihoods",
