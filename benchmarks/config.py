@@ -208,9 +208,15 @@ class Run:
 
 
 def plan(
-    suite: str, *, datasets: str = "", splits: str = "", methods: str = "", dtype: str = "float64", seed: int = 0,
+    suite: str,
+    *,
+    datasets: str = "",
+    splits: str = "",
+    methods: str = "",
+    dtype: str = "float64",
+    seed: int = 0,
     settings: str = "",
-) -> list[Run]:  # fmt: skip
+) -> list[Run]:
     """The runs that a command line asks for, data set by data set and split by split.
 
     Args:

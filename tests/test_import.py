@@ -25,7 +25,10 @@ def test_import_works_where_the_optional_packages_are_missing():
 
 
 def test_import_changes_no_setting_of_jax():
-    code = "import jax, numpyro; before = dict(jax.config.values); import dkp; print(before == jax.config.values)"
+    code = (
+        "import jax, numpyro; before = dict(jax.config.values); "
+        "import dkp; print(before == jax.config.values)"
+    )
     assert run_python(code, timeout=120).strip() == "True"
 
 

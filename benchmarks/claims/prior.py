@@ -93,11 +93,11 @@ def kernel_variance() -> Finding:
         f"{kind} {at[f'{kind} (4, 4)']:.3f}" for kind in ("dense", "convolutional", "local")
     )
     return Finding(
-        claim="Kernels vary more in narrow and deep networks; those of convolutional networks more than those of "
-        "locally connected ones",
+        claim="Kernels vary more in narrow and deep networks; those of convolutional networks "
+        "more than those of locally connected ones",
         paper="Aitchison 2020, section 3",
-        computed="Variance of a top-layer kernel entry, closed form against real weight products of "
-        f"{len(rows)} networks",
+        computed="Variance of a top-layer kernel entry, closed form against real weight products "
+        f"of {len(rows)} networks",
         number=f"two layers of 4: {shown}; dense, 16 units, 1, 2, 4 layers: "
         + ", ".join(f"{at[f'dense {w}']:.3f}" for w in ((16,), (16, 16), (16,) * 4))
         + f"; largest |z| of {len(scores)}: {worst:.1f}",

@@ -105,8 +105,10 @@ def residual_network() -> Finding:
         name: [alignment(k, labels @ labels.T) for k in found]
         for name, found in (("trained", trained), ("linear", linear), ("infinite", infinite))
     }
-    spectra = {name: [_distance(t, k) for t, k in zip(trained, found, strict=True)] for name, found in (
-        ("linear", linear), ("infinite", infinite))}  # fmt: skip
+    spectra = {
+        name: [_distance(t, k) for t, k in zip(trained, found, strict=True)]
+        for name, found in (("linear", linear), ("infinite", infinite))
+    }
     nearer = {
         name: float(np.mean(np.abs(np.subtract(aligned["trained"], aligned[name]))))
         for name in ("linear", "infinite")
@@ -118,14 +120,13 @@ def residual_network() -> Finding:
         what for what, found in (("spectra", by_spectrum), ("alignment", by_alignment)) if not found
     ]
     return Finding(
-        claim="Kernels of residual networks that were trained by SGD are much nearer to those of deep linear theory "
-        "than to those of the infinite network",
+        claim="Kernels of residual networks that were trained by SGD are much nearer to those of "
+        "deep linear theory than to those of the infinite network",
         paper="Aitchison 2020, section 5",
-        computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions (SGD with momentum, "
-        f"test accuracy {accuracy:.0%}), {PROBES} training images: alignment with the labels' "
-        "kernel after the stem "
-        f"and three blocks, and distance of the {LEADING} leading log eigenvalues (root mean "
-        "square)",
+        computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions "
+        f"(SGD with momentum, test accuracy {accuracy:.0%}), {PROBES} training images: alignment "
+        f"with the labels' kernel after the stem and three blocks, and distance of the {LEADING} "
+        "leading log eigenvalues (root mean square)",
         number="; ".join(f"alignment, {name}: {listed(values)}" for name, values in aligned.items())
         + "; distance of spectra to theory: "
         + listed(spectra["linear"])

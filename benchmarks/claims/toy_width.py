@@ -174,8 +174,7 @@ def _compare(seed: int, arguments: argparse.Namespace) -> None:
         deviation = (value - truth) / max(math.hypot(error, truth_error), 1e-6)
         print(
             f"width {width:g}: importance sampling {truth:.2f} +- {truth_error:.2f}, difference "
-            f"{value - truth:+.2f}, "
-            f"{deviation:+.1f} standard errors, {evidence.seconds:.0f} s",
+            f"{value - truth:+.2f}, {deviation:+.1f} standard errors, {evidence.seconds:.0f} s",
             flush=True,
         )
 

@@ -118,9 +118,8 @@ def _feature(table: Columns, name: str, order: Sequence[str] | None) -> Feature:
     if len(categories) > _MOST_CATEGORIES:
         raise ValueError(
             f"Expected at most {_MOST_CATEGORIES} different texts in column {name!r} of "
-            f"{table.source}. Got "
-            f"{len(categories)}, such as {categories[0]!r}: leave the column out (--ignore), or "
-            "group them."
+            f"{table.source}. Got {len(categories)}, such as {categories[0]!r}: leave the column "
+            "out (--ignore), or group them."
         )
     return Feature(name=name, categories=tuple(categories))
 
@@ -155,8 +154,7 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
         first = int(np.flatnonzero(~missing)[0])
         raise ValueError(
             f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got "
-            "text "
-            f"({column[first][:40]!r}) in {table.places[first]}."
+            f"text ({column[first][:40]!r}) in {table.places[first]}."
         )
     if column.dtype.kind == "f":
         column = np.asarray(
@@ -169,8 +167,7 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
         first = int(np.flatnonzero(unknown)[0])
         raise ValueError(
             f"Expected {', '.join(feature.categories)} in column {feature.name!r} of "
-            f"{table.source}. Got "
-            f"{column[first]!r} in {table.places[first]}."
+            f"{table.source}. Got {column[first]!r} in {table.places[first]}."
         )
     return column[:, None]
 

@@ -153,8 +153,7 @@ def _targets(table: Columns, target: str, wanted: str) -> tuple[Task, np.ndarray
         first = int(np.flatnonzero(is_missing(column))[0])
         raise ValueError(
             f"Expected a target in every row of {table.source}, column {target!r}. Got a missing "
-            "cell in "
-            f"{table.places[first]}: leave out the row."
+            f"cell in {table.places[first]}: leave out the row."
         )
     name = guess_task(column) if wanted == "auto" else wanted
     if wanted == "auto":

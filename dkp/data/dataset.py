@@ -273,8 +273,7 @@ class Dataset:
         if found is not None and names not in (found, default):
             raise ValueError(
                 f"Expected the columns of {name} to be {list(names)}, in this order. Got "
-                f"{list(found)}: "
-                f"select and order them by name, {name}[[…]]."
+                f"{list(found)}: select and order them by name, {name}[[…]]."
             )
 
 

@@ -70,7 +70,10 @@ class Comparison:
             *(f"gram {i}" for i in range(1, len(self.grams))),
             "kernel of outputs",
         ]
-        head = f"{'':17}  {'largest shift':>13} {'rms shift':>9} {'sd ratio':>8} {'energy distance':>19}"
+        head = (
+            f"{'':17}  {'largest shift':>13} {'rms shift':>9} {'sd ratio':>8} "
+            f"{'energy distance':>19}"
+        )
         rows = [
             f"{name:17}  {d.shift:>13.3f} {d.mean_shift:>9.3f} {d.spread:>8.3f} "
             f"{d.energy.mean:>10.4f} +- {d.energy.standard_error:.4f}"

@@ -248,8 +248,7 @@ def _classes(labels: Any, probabilities: Any) -> tuple[np.ndarray, np.ndarray]:
     ):
         raise ValueError(
             f"Expected labels to be integers from 0 to {probabilities.shape[1] - 1}. Got "
-            f"{labels.min():g} to "
-            f"{labels.max():g}."
+            f"{labels.min():g} to {labels.max():g}."
         )
     return labels.astype(int), probabilities
 
@@ -258,10 +257,9 @@ def _rows_of_probabilities(values: Any) -> np.ndarray:
     probabilities = checks.finite_array("probabilities", values, ndim=2)
     if probabilities.min() < 0 or np.any(np.abs(probabilities.sum(axis=1) - 1) > 1e-4):
         raise ValueError(
-            f"Expected rows of probabilities, non-negative and of sum one. Got sums from "
+            "Expected rows of probabilities, non-negative and of sum one. Got sums from "
             f"{probabilities.sum(axis=1).min():g} to {probabilities.sum(axis=1).max():g}, the "
-            "least entry "
-            f"{probabilities.min():g}."
+            f"least entry {probabilities.min():g}."
         )
     return probabilities
 

@@ -80,8 +80,7 @@ class GeneralisedBartlett(Distribution):
         if columns > rows or concentration.shape[-1] != columns:
             raise ValueError(
                 f"Expected at most as many columns as rows, {rows}, and one concentration a "
-                f"column. Got {columns} "
-                f"columns and {concentration.shape[-1]} concentrations."
+                f"column. Got {columns} columns and {concentration.shape[-1]} concentrations."
             )
         for name, value in {"concentration": concentration, "rate": rate, "scale": scale}.items():
             if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):

@@ -216,9 +216,8 @@ def _columns(df: Array | float | int, size: int) -> int:
     values = np.unique(np.asarray(df, float))
     if len(values) > 1 or values[0] < 1 or values[0] != np.round(values[0]):
         raise ValueError(
-            "Expected degrees of freedom to be one integer of at least 1, or larger than size - "
-            f"1 = {size - 1}. "
-            f"Got df={df}."
+            "Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 "
+            f"= {size - 1}. Got df={df}."
         )
     return int(values[0])
 

@@ -148,8 +148,7 @@ def _check_elementwise(fn: Callable[[Array], Array], nodes: np.ndarray) -> None:
         where = float(shuffled[~np.isfinite(np.asarray(value))][0])
         raise ValueError(
             f"Expected Activation(fn) to be finite for |u| <= 14. Got {fn!r}, which is not at "
-            f"{where:.3g}: "
-            "pass a function that is finite everywhere."
+            f"{where:.3g}: pass a function that is finite everywhere."
         )
     again = jnp.concatenate([fn(half) for half in jnp.split(u, 2)])
     if not np.allclose(value, again, rtol=1e-5, atol=1e-6):

@@ -141,8 +141,8 @@ class Residual(_Variadic):
         if inner.xy.shape != block.xy.shape:
             raise ValueError(
                 "Expected Residual(…) to keep the size of the images, to which it is added: use "
-                "strides of 1 and "
-                f'padding="SAME". Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block.'
+                'strides of 1 and padding="SAME". '
+                f"Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block."
             )
         return _sum(block, inner)
 
@@ -260,6 +260,6 @@ def _check_same_sort(name: str, kernels: Sequence[Any]) -> None:
     if len({isinstance(kernel, InputKernel) for kernel in kernels}) > 1:
         raise ValueError(
             f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got "
-            f"{kernels!r}. "
-            "Put Linear() and the like in front of the layers, or use Chain(Linear(), …)."
+            f"{kernels!r}. Put Linear() and the like in front of the layers, or use "
+            "Chain(Linear(), …)."
         )

@@ -177,8 +177,7 @@ def _average_along(k: Array, axes: list[int], size: int, stride: int, padding: s
     if count < 1:
         raise ValueError(
             f"Expected images of at least {size} pixels along each axis that the filter covers. "
-            f"Got {length}: use "
-            'padding="SAME" or a smaller filter.'
+            f'Got {length}: use padding="SAME" or a smaller filter.'
         )
     if padding != "VALID":
         missing = max((count - 1) * stride + size - length, 0)
@@ -223,6 +222,5 @@ def _check_images(layer: Kernel, block: Pairs) -> None:
     if block.xy.ndim == 2:
         raise ValueError(
             f"Expected {type(layer).__name__} to get images, features of shape (N, H, W, C), "
-            "before any Flatten() or "
-            "GlobalAvgPool(). Got vectors."
+            "before any Flatten() or GlobalAvgPool(). Got vectors."
         )

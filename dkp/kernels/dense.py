@@ -75,9 +75,8 @@ def check_parametrisation(name: str, parametrisation: Any, width: Any) -> None:
     one_of(f"{name}(parametrisation=…)", parametrisation, ("ntk", "standard"))
     if parametrisation == "standard" and width is None:
         raise ValueError(
-            f"Expected {name}(width=…) to be the number of units that enter: the tangent kernel "
-            "of the standard "
-            "parametrisation depends on it. Got none."
+            f"Expected {name}(width=…) to be the number of units that enter: the tangent kernel of "
+            "the standard parametrisation depends on it. Got none."
         )
     if width is not None:
         positive_int(f"{name}(width=…)", width)

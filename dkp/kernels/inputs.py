@@ -68,8 +68,7 @@ class Linear(InputKernel):
         if weights.shape not in ((), x.shape[-1:]):
             raise ValueError(
                 "Expected Linear(weights=…) to be one number, or one for each of the "
-                f"{x.shape[-1]} features. "
-                f"Got shape {weights.shape}."
+                f"{x.shape[-1]} features. Got shape {weights.shape}."
             )
         return x * jnp.broadcast_to(weights, (1,) * (x.ndim - 1) + x.shape[-1:])
 

@@ -141,6 +141,5 @@ def check_integers(name: str, y: Float[np.ndarray, "N C"], upper: int | None = N
         range_ = "non-negative integers" if upper is None else f"integers from 0 to {upper}"
         raise ValueError(
             f"Expected the targets of {name} to be {range_}, as they are "
-            "(standardize_targets=False). "
-            f"Got {bad.size} that are not, such as {bad[0]:g}."
+            f"(standardize_targets=False). Got {bad.size} that are not, such as {bad[0]:g}."
         )

@@ -38,9 +38,8 @@ class LinearCoregionalization(Likelihood):
         positive_int("n_functions", self.n_functions)
         if not isinstance(self.likelihood, PointwiseLikelihood):
             raise ValueError(
-                "Expected likelihood to be one of outputs that depend on one latent function "
-                "each, such as Gaussian(). "
-                f"Got {self.likelihood!r}."
+                "Expected likelihood to be one of outputs that depend on one latent function each, "
+                f"such as Gaussian(). Got {self.likelihood!r}."
             )
         self.check_hyperparameters()
 

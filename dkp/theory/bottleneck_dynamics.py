@@ -335,8 +335,7 @@ def _checked_training(
     if kernel.shape != (n, n) or bottleneck.shape[0] != n or bottleneck.shape[1] < 1:
         raise ValueError(
             f"Expected kernel of shape {(n, n)} and bottleneck of shape ({n}, d). Got "
-            f"{kernel.shape} and "
-            f"{bottleneck.shape}."
+            f"{kernel.shape} and {bottleneck.shape}."
         )
     if (new_kernel is None) != (new_bottleneck is None):
         raise ValueError("Expected both new_kernel and new_bottleneck, or none of them. Got one.")
@@ -345,8 +344,7 @@ def _checked_training(
         if (new_kernel.shape, new_bottleneck.shape) != shapes:
             raise ValueError(
                 f"Expected new_kernel and new_bottleneck of shapes {shapes[0]} and {shapes[1]}. "
-                "Got "
-                f"{new_kernel.shape} and {new_bottleneck.shape}."
+                f"Got {new_kernel.shape} and {new_bottleneck.shape}."
             )
     else:
         new_kernel, new_bottleneck = kernel[:0], bottleneck[:0]

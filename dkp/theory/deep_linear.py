@@ -210,9 +210,11 @@ def few_outputs(
 
 
 def log_joint(
-    k0: Float[np.ndarray, "P P"], grams: Float[np.ndarray, "L P P"], target: Float[np.ndarray, "P P"],
+    k0: Float[np.ndarray, "P P"],
+    grams: Float[np.ndarray, "L P P"],
+    target: Float[np.ndarray, "P P"],
     widths: Sequence[float | int],
-) -> float:  # fmt: skip
+) -> float:
     """What :func:`posterior_grams` maximises, up to a constant, for widths that grow in proportion:
 
         - sum_l=1..L+1 N_l KL(N(0, K_l) || N(0, K_l-1)),   K_L+1 the target

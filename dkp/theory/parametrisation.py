@@ -81,8 +81,7 @@ def critical_learning_rate(
     if warn_at is not None and checks.positive_number("warn_at", warn_at) > critical:
         warnings.warn(
             f"The step {warn_at:.4g} lies above the critical one, {critical:.4g}: gradient "
-            "descent diverges, or leaves "
-            "the linear regime.",
+            "descent diverges, or leaves the linear regime.",
             RuntimeWarning,
             stacklevel=2,
         )
