@@ -3,7 +3,8 @@
 Most kernels are *pointwise*: an elementwise function of (k_xy, k_xx, k_yy). Such a class writes two
 functions, ``evaluate`` and ``evaluate_diagonal``, and works on every block. Kernels of infinitely
 wide layers are expectations E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)],
-which neural tangent kernels need."""
+which neural tangent kernels need.
+"""
 
 from typing import Any, ClassVar
 
@@ -19,11 +20,11 @@ __all__ = ["InputKernel", "Kernel", "PointwiseKernel", "apply"]
 
 
 def apply(kernel: Any, block: Any) -> Pairs:
-    """``kernel.pairs(block)``; outside of ``jit`` it is a program of its own, and so is every part
-    of a composite.
+    """``kernel.pairs(block)``; outside of ``jit`` a composite's parts are programs of their own.
 
     Within one program XLA would fuse a layer into each of its uses in the next one, and compute it
-    anew there: on a processor, deep convolutional networks then take five times as long."""
+    anew there: on a processor, deep convolutional networks then take five times as long.
+    """
     return kernel.pairs(block) if kernel.is_composite else _program(kernel, block)
 
 
@@ -33,8 +34,10 @@ def _program(kernel: Any, block: Any) -> Pairs:
 
 
 class Kernel(Spec):
-    """A deterministic map of Gram matrices. A subclass writes ``pairs``, for one block; the rest
-    follows."""
+    """A deterministic map of Gram matrices.
+
+    A subclass writes ``pairs``, for one block; the rest follows.
+    """
 
     is_composite: ClassVar[bool] = False
 
@@ -82,8 +85,7 @@ class InputKernel(Spec):
     def block(
         self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
     ) -> Pairs:
-        """The kernel between points of features x (M, …) and y (N, …), which must have become
-        vectors.
+        """The kernel between points of features x (M, …) and y (N, …), which must end as vectors.
 
         Args:
             equal: where a point of y is that point of x, (M, N); its kernel is then exactly its
@@ -120,8 +122,10 @@ class PointwiseKernel(Kernel):
         return jax.jvp(lambda kxy: self.evaluate(kxy, kxx, kyy), (kxy,), (jnp.ones_like(kxy),))[1]
 
     def derivative_diagonal(self, kxx: Array) -> Array:
-        """The derivative where y is x, elementwise: E[phi'(u)^2]. A class overrides it where
-        rounding matters."""
+        """The derivative where y is x, elementwise: E[phi'(u)^2].
+
+        A class overrides it where rounding matters.
+        """
         return self.derivative(kxx, kxx, kxx)
 
     def pairs(self, block: Pairs) -> Pairs:
@@ -137,8 +141,7 @@ class PointwiseKernel(Kernel):
         return result.replace(xy=result.on_diagonal(xy, result.variances()[0]))
 
     def _own(self, own: Array) -> Array:
-        """K(x, x) of every point by itself: variances, or covariances between the locations of one
-        image."""
+        """K(x, x) of every point: variances, or covariances between the locations of one image."""
         if own.ndim < 5:
             return self.evaluate_diagonal(own)
         variances = location_variances(own)

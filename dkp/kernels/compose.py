@@ -2,7 +2,8 @@
 
 They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition
 that starts from features is itself a kernel over features: ``Sum(Linear(), Linear(ard=True))`` is
-an ``InputKernel``."""
+an ``InputKernel``.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ __all__ = ["Chain", "Product", "Repeat", "Residual", "Scale", "Sum"]
 
 
 class _Composite(Kernel):
-    """A kernel of the sort of its parts: with input kernels among them, the constructor makes the
-    class's twin."""
+    """A kernel of the sort of its parts.
+
+    With input kernels among them, the constructor makes the class's twin.
+    """
 
     is_composite: ClassVar[bool] = True
     _twin: ClassVar[type[Any]]
@@ -94,8 +97,7 @@ class Product(_Variadic):
 
 
 class Chain(_Variadic):
-    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order in which they are
-    given.
+    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order given.
 
     Args:
         *kernels: one or more kernels; the first may be a kernel of features.
@@ -142,7 +144,8 @@ class Residual(_Variadic):
             raise ValueError(
                 "Expected Residual(…) to keep the size of the images, to which it is added: use "
                 'strides of 1 and padding="SAME". '
-                f"Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block."
+                f"Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the "
+                "block."
             )
         return _sum(block, inner)
 

@@ -1,9 +1,9 @@
-"""Convolutional layers as kernels: sums of K(x, y) over shifts of both locations by the same
-offset.
+"""Convolutional layers as kernels: sums of K(x, y) over equal shifts of both locations.
 
-Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets, K'(r, s) = (1
-/ kl) sum_d K(r + d, s + d), where taps outside of the image count as zeros. Offsets along the two
-axes of an image separate, so a filter costs k + l shifted additions instead of k l."""
+Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets,
+K'(r, s) = (1 / kl) sum_d K(r + d, s + d), where taps outside of the image count as zeros. Offsets
+along the two axes of an image separate, so a filter costs k + l shifted additions instead of k l.
+"""
 
 import functools
 import math
@@ -26,8 +26,9 @@ PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
 class Conv(Kernel):
-    """A convolution, its channels infinitely many: K'(r, s) = weight_var / |filter| sum_d K(r + d,
-    s + d) + bias_var.
+    """K'(r, s) = weight_var / |filter| sum_d K(r + d, s + d) + bias_var: a convolution.
+
+    Its channels are infinitely many.
 
     The tangent kernel is T' = K' + weight_var / |filter| sum_d T(r + d, s + d).
 
@@ -45,7 +46,7 @@ class Conv(Kernel):
             nothing, vectors where images are needed, or numbers outside their domain.
 
     Source: Novak et al. 2019 (arXiv 1810.05148), equation 7; Arora et al. 2019 (arXiv 1904.11955),
-        section 4.
+    section 4.
     """
 
     filter_shape: Any
@@ -77,8 +78,7 @@ class Conv(Kernel):
 
 
 class LocallyConnected(Conv):
-    """A convolution without shared weights: K'(r, s) and T'(r, s) are those of :class:`Conv` for r
-    = s and 0 elsewhere.
+    """A convolution without shared weights: K' and T' of :class:`Conv` at r = s, and 0 elsewhere.
 
     Arguments and errors as for :class:`Conv`.
 
@@ -93,8 +93,9 @@ class LocallyConnected(Conv):
 
 
 class AvgPool(Kernel):
-    """Average pooling: K'(r, s) = mean over offsets d, e of K(r + d, s + e), and the same of the
-    tangent kernel.
+    """K'(r, s) = mean over offsets d, e of K(r + d, s + e): average pooling.
+
+    The tangent kernel is averaged in the same way.
 
     Taps outside of the image ("SAME") count as zeros.
 
@@ -158,8 +159,9 @@ class GlobalAvgPool(Kernel):
 def _average_over_taps(
     k: Array, points: int, *, sizes: Any, strides: Any, padding: str, together: bool
 ) -> Array:
-    """Mean over the taps of a filter, along H and W; `together` shifts both locations by the same
-    offset.
+    """Mean over the taps of a filter, along H and W.
+
+    `together` shifts both locations by the same offset.
 
     `points` is the number of axes before those of locations.
     """

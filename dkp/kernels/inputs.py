@@ -32,7 +32,7 @@ class Linear(InputKernel):
             the number of weights is not the number of features.
 
     Source: Rasmussen & Williams 2006, section 4.2.2; with infinitely wide layers on top, Neal 1996,
-        chapter 2.
+    chapter 2.
     """
 
     ard: bool = False

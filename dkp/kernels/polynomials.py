@@ -1,8 +1,10 @@
-"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)] over Gaussian (u, v) with
-covariance k.
+"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)].
+
+(u, v) are Gaussian with covariance k.
 
 All of them are one series in k_xy with the factors E[d^j p(u)] / j!, exact because it ends
-(Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials)."""
+(Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials).
+"""
 
 import math
 import operator
@@ -59,8 +61,10 @@ class Identity(_PowerSeries):
 
 
 class Monomial(_PowerSeries):
-    """E[u^n v^n] = sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with
-    n - j even.
+    """E[u^n v^n], the kernel of phi(u) = u^n.
+
+    It is sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with n - j
+    even.
 
     The diagonal is (2n - 1)!! k_xx^n.
 
@@ -95,7 +99,7 @@ class Polynomial(_PowerSeries):
         ValueError: when they are anything else.
 
     Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the
-        dual's power series).
+    dual's power series).
     """
 
     coefficients: Sequence[float] | np.ndarray | Array

@@ -1,8 +1,10 @@
-"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)] over
-Gaussian (u, v).
+"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)].
+
+(u, v) are Gaussian with covariance k.
 
 (u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a
-rectifier."""
+rectifier.
+"""
 
 import math
 from typing import Any
@@ -49,8 +51,9 @@ class _Rectified(PointwiseKernel):
 
 
 class ArcCosine(_Rectified):
-    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order, the step [u > 0]
-    for order 0.
+    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order.
+
+    For order 0, phi is the step [u > 0].
 
     With t = arccos(k_xy / sqrt(k_xx k_yy)) in [0, pi]:
 
@@ -153,8 +156,9 @@ class ReLU(_PiecewiseLinear):
 
 
 class LeakyReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0): slope k_xy + (1 - slope)^2
-    E[max(u, 0) max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0).
+
+    k' = slope k_xy + (1 - slope)^2 E[max(u, 0) max(v, 0)].
 
     Args:
         slope: real.
@@ -172,8 +176,9 @@ class LeakyReLU(_PiecewiseLinear):
 
 
 class ABReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0): a b k_xy + (b - a)^2 E[max(u, 0)
-    max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0).
+
+    k' = a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)].
 
     Args:
         a: the slope below 0, real.
@@ -203,8 +208,9 @@ class Abs(_PiecewiseLinear):
 
 
 class Sign(PointwiseKernel):
-    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)): the diagonal is 1, even where
-    k_xx = 0.
+    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)).
+
+    The diagonal is 1, even where k_xx = 0.
 
     The derivative kernel is infinite at perfect correlation, where 0 stands in for it; so
     ``derivative_diagonal`` is 0.
