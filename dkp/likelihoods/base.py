@@ -22,8 +22,10 @@ __all__ = ["Likelihood", "PointwiseLikelihood"]
 
 
 class Likelihood(Spec):
-    """p(y | f) for rows y of C outputs and rows f of Q latent functions; outputs are independent
-    given f."""
+    """p(y | f) for rows y of C outputs and rows f of Q latent functions.
+
+    Outputs are independent given f.
+    """
 
     standardises_targets = True
     """Whether y may be shifted and scaled: true of real-valued targets, false of counts and
@@ -59,8 +61,10 @@ class Likelihood(Spec):
     def predictive(
         self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
     ) -> Distribution | None:
-        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature;
-        None where f has to be drawn."""
+        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), or None where f has to be drawn.
+
+        It has a closed form or comes by quadrature.
+        """
         return None
 
     def expected_log_density(
@@ -70,8 +74,9 @@ class Likelihood(Spec):
         variance: Float[Array, "B Q"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " B"]:
-        """E log p(y | f) under f ~ N(mean, variance), independent over Q: the sum over the outputs
-        that are not NaN.
+        """E log p(y | f) under f ~ N(mean, variance), independent over Q.
+
+        It is the sum over the outputs that are not NaN.
 
         Args:
             key: for likelihoods that estimate it from draws.
@@ -100,8 +105,10 @@ class Likelihood(Spec):
 
 
 class PointwiseLikelihood(Likelihood):
-    """A likelihood of outputs that depend on one latent function each: expectations are
-    one-dimensional integrals."""
+    """A likelihood of outputs that depend on one latent function each.
+
+    Expectations are one-dimensional integrals.
+    """
 
     def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> Distribution:
         return LatentMixture(self, mean, variance)
@@ -120,7 +127,8 @@ def sum_observed(y: Float[Array, "B C"], densities: Callable[[Array], Any]) -> F
     """``densities(y)``, one for each target, summed over the targets of a row that are not NaN.
 
     A place-holder stands where a target is missing, because the gradient of a NaN that is left out
-    is NaN."""
+    is NaN.
+    """
     observed = ~jnp.isnan(y)
     values = jnp.asarray(densities(jnp.where(observed, y, 0)))
     return jnp.sum(jnp.where(observed, values, 0), axis=-1)

@@ -15,8 +15,9 @@ __all__ = ["LinearCoregionalization"]
 
 
 class LinearCoregionalization(Likelihood):
-    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions: outputs share
-    what they have in common.
+    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions.
+
+    Outputs share what they have in common.
 
     Args:
         likelihood: of outputs that depend on one function each, such as ``Gaussian()``.
@@ -27,7 +28,7 @@ class LinearCoregionalization(Likelihood):
         ValueError: when `likelihood` is none of that sort, or `n_functions` no positive integer.
 
     Source: Journel & Huijbregts 1978; Alvarez, Rosasco & Lawrence 2012 (arXiv 1106.6251), section
-        4.2.
+    4.2.
     """
 
     likelihood: Likelihood = part()
@@ -54,8 +55,10 @@ class LinearCoregionalization(Likelihood):
         return {"mixing": (n_outputs, self.n_functions)}
 
     def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
-        """Principal directions times the standard deviations along them; a little of each function
-        everywhere, where there are more functions than directions."""
+        """Principal directions times the standard deviations along them.
+
+        Where there are more functions than directions, a little of each function is everywhere.
+        """
         centred = np.nan_to_num(np.asarray(y) - np.nanmean(np.asarray(y), axis=0))
         _, values, directions = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
         found = min(self.n_functions, len(values))

@@ -1,5 +1,4 @@
-"""Gaussian noise: of one variance, of one a output, or of a variance that is a function of the
-inputs."""
+"""Gaussian noise: of one variance, of one an output, or of one that depends on the inputs."""
 
 from typing import Any
 
@@ -15,8 +14,10 @@ __all__ = ["Gaussian", "Heteroskedastic", "residual_scale"]
 
 
 def residual_scale(x: Array, y: Array) -> Float[Array, " C"]:
-    """Half the residual standard deviations of a linear fit, where a noise starts: a nonlinear
-    model explains more than a linear one. Targets that are NaN do not count."""
+    """Half the residual standard deviations of a linear fit, where a noise starts.
+
+    A nonlinear model explains more than a linear one. Targets that are NaN do not count.
+    """
     x = x.reshape(x.shape[0], -1)
     design = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
     # A little ridge, because columns may be copies of one another.
@@ -90,8 +91,9 @@ class Gaussian(PointwiseLikelihood):
 
 
 class Heteroskedastic(Likelihood):
-    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function with the prior of
-    f.
+    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function.
+
+    Its prior is that of f.
 
     The first C latent functions are f, the others g.
 
