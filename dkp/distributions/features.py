@@ -1,5 +1,7 @@
-"""Features of a layer: a matrix whose columns are independent draws of one Gaussian process at the
-inducing points."""
+"""Features of a layer, as columns of a matrix.
+
+They are independent draws of one Gaussian process at the inducing points.
+"""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false

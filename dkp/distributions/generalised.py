@@ -1,13 +1,16 @@
-"""Generalised singular Wishart distributions, on a factor of their matrix: posteriors of Wishart
-bottlenecks.
+"""Generalised singular Wishart distributions: posteriors of Wishart bottlenecks.
+
+They are laws of a factor of the matrix.
 
 The Bartlett factor of a Wishart matrix has chi-squared and standard normal entries. Here every
 entry has parameters of its own, and rows and columns are mixed:
 
-    S = L A T B,   G = S S^T,   T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2) for i > j
+    S = L A T B,   G = S S^T,
+    T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2) for i > j
 
 Laws are over the lower-trapezoidal S (p x m, m = min(p, nu), positive diagonal), which G
-determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1)."""
+determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1).
+"""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -37,8 +40,9 @@ __all__ = ["ColumnProduct", "GeneralisedBartlett", "GeneralisedWishartFactor", "
 
 
 class GeneralisedBartlett(Distribution):
-    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j), T_ij ~ N(mu_ij,
-    sigma_ij^2) below.
+    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j).
+
+    Below the diagonal T_ij ~ N(mu_ij, sigma_ij^2).
 
     log q(T) = sum_j [log 2 T_jj + log Gamma(T_jj^2; alpha_j, beta_j)] + sum_{i > j} log N(T_ij;
     mu_ij, sigma_ij^2)
@@ -144,8 +148,9 @@ class GeneralisedBartlett(Distribution):
 
 
 class ColumnProduct(Transform):
-    """T -> T B for a lower-triangular B (m x m) with positive diagonal, on lower-trapezoidal T (p x
-    m).
+    """T -> T B for a lower-triangular B (m x m) with positive diagonal.
+
+    T is lower-trapezoidal (p x m).
 
     |d(T B)/dT| = prod_j B_jj^(p - j + 1).
     """
@@ -186,8 +191,8 @@ class ColumnProduct(Transform):
 class RowProduct(Transform):
     """T -> the lower-trapezoidal T' with T' T'^T = A T T^T A^T, for any invertible A (p x p).
 
-    |dT'/dT| = |det A|^m prod_j (T_jj / T'_jj)^(m - j). A lower-triangular A is better multiplied into the factor of
-    the scale: see :class:`~dkp.distributions.wishart.LowerProduct`.
+    |dT'/dT| = |det A|^m prod_j (T_jj / T'_jj)^(m - j). A lower-triangular A is better multiplied
+    into the factor of the scale: see :class:`~dkp.distributions.wishart.LowerProduct`.
 
     Source: derived; agrees with the Jacobian of automatic differentiation (tests).
     """
@@ -240,7 +245,7 @@ class GeneralisedWishartFactor(TransformedDistribution):
             form.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125); mixing of rows and columns: Ober, Anson,
-        Milsom & Aitchison 2023 (arXiv 2305.14454), densities derived for the construction above.
+    Milsom & Aitchison 2023 (arXiv 2305.14454), densities derived for the construction above.
     """
 
     pytree_data_fields = ("scale_tril", "columns", "rows")

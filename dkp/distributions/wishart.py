@@ -5,7 +5,8 @@ of the scale matrix and T, the *whitened* factor, has a law that does not depend
 transformed distribution, one site can be sampled centred (S) or non-centred (by
 ``numpyro.infer.reparam.TransformReparam``): the sampler then sees the
 :class:`~dkp.distributions.bartlett.Bartlett` factor A, whose entries are independent. T is A for
-the Wishart and A^-1 for the inverse Wishart."""
+the Wishart and A^-1 for the inverse Wishart.
+"""
 
 # NumPyro declares supports as properties and leaves them to be overridden by constants.
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
@@ -28,13 +29,16 @@ __all__ = ["InverseWishartFactor", "LowerProduct", "TriangularInverse", "Wishart
 
 
 class LowerProduct(Transform):
-    """T -> L T for a lower-triangular L (p x p) with positive diagonal, on lower-trapezoidal T (p x
-    m).
+    """T -> L T for a lower-triangular L (p x p) with positive diagonal.
+
+    T is lower-trapezoidal (p x m).
 
     |d(L T)/dT| = prod_j L_jj^min(j, m).
 
     Args:
-        tril: L. inverse: L^-1 where it is known already; computed on demand otherwise. columns: m.
+        tril: L.
+        inverse: L^-1 where it is known already; computed on demand otherwise.
+        columns: m.
     """
 
     def __init__(
@@ -79,8 +83,10 @@ class LowerProduct(Transform):
 
 
 class TriangularInverse(Transform):
-    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal; |d A^-1 / dA| = prod_j
-    A_jj^-(p + 1)."""
+    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal.
+
+    |d A^-1 / dA| = prod_j A_jj^-(p + 1).
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -110,8 +116,9 @@ class TriangularInverse(Transform):
 
 
 class WishartFactor(TransformedDistribution):
-    """Law of the lower-trapezoidal factor S (p x m, m = min(p, df)) of G = S S^T ~ W(L L^T, df): S
-    = L A with A from :class:`~dkp.distributions.bartlett.Bartlett`.
+    """S = L A: law of the lower-trapezoidal factor of G = S S^T ~ W(L L^T, df).
+
+    S is p x m with m = min(p, df), and A is from :class:`~dkp.distributions.bartlett.Bartlett`.
 
     E[G] = df L L^T. For an integer df < p the matrix G is singular, of rank df, and its density
     with respect to its entries on and below the diagonal in the first df columns is
@@ -157,8 +164,9 @@ class WishartFactor(TransformedDistribution):
 
 
 class InverseWishartFactor(TransformedDistribution):
-    """Law of the Cholesky factor S of G = S S^T ~ IW(L L^T, df): S = L A^-1 with A from
-    :class:`~dkp.distributions.bartlett.Bartlett`.
+    """S = L A^-1: law of the Cholesky factor of G = S S^T ~ IW(L L^T, df).
+
+    A is from :class:`~dkp.distributions.bartlett.Bartlett`.
 
     E[G] = L L^T / (df - p - 1) for df > p + 1.
 
