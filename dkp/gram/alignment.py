@@ -12,7 +12,8 @@ def centred_alignment(
 ) -> Float[Array, ""]:
     """Centred alignment of the Gram matrices K = F F^T and Y Y^T, in [0, 1], without forming them.
 
-        <HKH, HYY^TH> / (||HKH|| ||HYY^TH||) = ||F_c^T Y_c||^2 / (||F_c^T F_c|| ||Y_c^T Y_c||),   H = I - 11^T / N
+        <HKH, HYY^TH> / (||HKH|| ||HYY^TH||) = ||F_c^T Y_c||^2 / (||F_c^T F_c|| ||Y_c^T Y_c||),
+        H = I - 11^T / N
 
     Args:
         features: F, (N, M), not constant over rows.
