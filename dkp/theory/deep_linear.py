@@ -1,12 +1,11 @@
-"""Deep linear networks: moments of their Gram matrices under the prior, and where the posterior has
-them.
+"""Deep linear networks: moments of their Gram matrices, a priori and a posteriori.
 
-Features F_l of N_l units have the Gram matrix K_l = F_l F_l^T / N_l, and K_l | K_l-1 ~
-Wishart(K_l-1 / N_l, N_l): the kernel process of a network whose kernel recursion is the identity.
+Features F_l of N_l units have the Gram matrix K_l = F_l F_l^T / N_l, and
+K_l | K_l-1 ~ Wishart(K_l-1 / N_l, N_l): the kernel process of a network whose kernel recursion is
+the identity.
 
 Source: Aitchison 2020 (arXiv 1910.08013). Exact moments, the fixed point for unequal widths and its
-    symmetric form are
-derived for this package.
+symmetric form are derived for this package.
 """
 
 import math
@@ -69,10 +68,9 @@ def gram_moments(
 def gram_moments_leading_order(
     k0: Float[np.ndarray, "P P"], widths: Sequence[int]
 ) -> tuple[Float[np.ndarray, "P P"], Float[np.ndarray, "P P P P"]]:
-    """:func:`gram_moments` to first order in 1 / N: Cov ~= (sum_l 1/N_l) (K0_ik K0_jl + K0_il
-    K0_jk).
+    """Cov ~= (sum_l 1/N_l) (K0_ik K0_jl + K0_il K0_jk), first order in 1 / N.
 
-    At widths of 5 to 30 it is 10% to 80% off.
+    It approximates :func:`gram_moments`. At widths of 5 to 30 it is 10% to 80% off.
     """
     k0 = gram_matrix("k0", k0)
     total = float(np.sum(1 / positive_widths("widths", widths)))
@@ -88,8 +86,8 @@ def conv_gram_moments(
 ) -> tuple[Float[np.ndarray, "P S P S"], Float[np.ndarray, "P S P S P S P S"]]:
     """Mean and covariance of K_L of convolutional layers on a circle of S locations, exactly.
 
-    With A(K)_(i,r),(j,s) = (1/D) sum_d K_(i,r+d),(j,s+d), and C = A(K_l-1), or only its blocks r =
-    s in a locally connected layer, K_l ~ Wishart(C / N_l, N_l), so that
+    With A(K)_(i,r),(j,s) = (1/D) sum_d K_(i,r+d),(j,s+d), and C = A(K_l-1), or only its blocks
+    r = s in a locally connected layer, K_l ~ Wishart(C / N_l, N_l), so that
 
         E[K_ab K_cd] = E[C_ab C_cd] + (E[C_ac C_bd] + E[C_ad C_bc]) / N_l
 
@@ -125,9 +123,13 @@ def conv_gram_moments(
 
 
 class Interpolation(NamedTuple):
-    """Gram matrices K_1, …, K_L between the inputs' and the outputs', and the share of the outputs'
-    trace that lies outside of the range of the inputs', which no linear network reaches and which
-    was left out."""
+    """Gram matrices between the inputs' and the outputs'.
+
+    Attributes:
+        grams: K_1, …, K_L.
+        outside: the share of the outputs' trace that lies outside of the range of the inputs',
+            which no linear network reaches and which was left out.
+    """
 
     grams: Float[np.ndarray, "L P P"]
     outside: float
@@ -136,8 +138,9 @@ class Interpolation(NamedTuple):
 def posterior_grams(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], widths: Sequence[float | int]
 ) -> Interpolation:
-    """The most probable K_1, …, K_L when all widths are large, in any proportion, and K_L+1 is
-    given.
+    """The most probable K_1, …, K_L when all widths are large, given K_L+1.
+
+    The widths grow in any proportion.
 
     They satisfy, with T_l = K_l-1^-1 K_l,
 
@@ -169,9 +172,10 @@ def posterior_grams(
 def geometric_interpolation(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], depth: int
 ) -> Interpolation:
-    """K_l = K_0 (K_0^-1 K_L+1)^(l / (L + 1)) for l = 1, …, L = `depth`: :func:`posterior_grams` of
-    equal widths, the outputs' included. With one hidden layer it is the geometric mean of the two
-    matrices.
+    """K_l = K_0 (K_0^-1 K_L+1)^(l / (L + 1)) for l = 1, …, L = `depth`.
+
+    These are the :func:`posterior_grams` of equal widths, the outputs' included. With one hidden
+    layer it is the geometric mean of the two matrices.
 
     Args and errors: as there.
     """
@@ -187,12 +191,14 @@ def geometric_interpolation(
 def weight_decay_grams(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], depth: int
 ) -> Interpolation:
-    """Gram matrices F_l F_l^T of the hidden layers that fit the targets with the smallest sum of
-    squared weights.
+    """Gram matrices F_l F_l^T of the hidden layers that fit the targets with the least weights.
+
+    These have the smallest sum of squares.
 
     They are those of :func:`geometric_interpolation` with the matrices X X^T and Y Y^T, not divided
     by any width, for any hidden widths of at least the rank: gradient descent with a little weight
-    decay goes there."""
+    decay goes there.
+    """
     return geometric_interpolation(k0, target, depth)
 
 
@@ -202,8 +208,10 @@ def few_outputs(
     width: float | int,
     n_outputs: float | int,
 ) -> Float[np.ndarray, "P P"]:
-    """K_1 ~= K_0 + (N_2 / N_1) (K_2 - K_0), when N_2 outputs are few beside N_1 hidden units: to
-    first order in their ratio the representation barely moves."""
+    """K_1 ~= K_0 + (N_2 / N_1) (K_2 - K_0), when N_2 outputs are few beside N_1 hidden units.
+
+    To first order in their ratio the representation barely moves.
+    """
     n, c = positive_widths("width, n_outputs", [width, n_outputs], kind=float)
     k0, target = gram_matrix("k0", k0), gram_matrix("target", target)
     return k0 + c / n * (target - k0)
@@ -244,8 +252,10 @@ def log_joint(
 
 
 def _common_rate(values: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """c with prod_l (1 + c / N_l) = value, for each value >= 0: the only root above -min N, by
-    bisection."""
+    """c with prod_l (1 + c / N_l) = value, for each value >= 0.
+
+    It is the only root above -min N, found by bisection.
+    """
     low = np.full(len(values), -n.min())
     high = len(n) * n.max() * np.maximum(values, 1.0)
     for _ in range(200):
@@ -258,8 +268,10 @@ def _common_rate(values: np.ndarray, n: np.ndarray) -> np.ndarray:
 def _relative(
     k0: np.ndarray, target: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """R (P, r) with K_0 = R R^T; eigenvalues and vectors of R^+ K_L+1 R^+T; and the share of the
-    target's trace that lies outside of the range."""
+    """R (P, r) with K_0 = R R^T; eigenvalues and vectors of R^+ K_L+1 R^+T; a share.
+
+    It is that of the target's trace that lies outside of the range.
+    """
     k0, target = gram_matrix("k0", k0), gram_matrix("target", target)
     if k0.shape != target.shape:
         raise ValueError(f"Expected k0 and target of one shape. Got {k0.shape} and {target.shape}.")

@@ -1,7 +1,7 @@
 """How networks are parametrised and trained, in the numbers that practitioners set.
 
-In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one W ~
-N(0, s_w^2 / n) itself is trained.
+In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one
+W ~ N(0, s_w^2 / n) itself is trained.
 
 Source: Lee et al. 2020 (arXiv 2007.15801). Layer-wise decay and critical size are derived here.
 """
@@ -30,15 +30,18 @@ __all__ = [
 def standard_weight_decay(
     decay: float | int, fan_in: Sequence[int], *, weight_var: float | int = 1.0
 ) -> Float[np.ndarray, " L"]:
-    """Weight decay of every layer in the standard parametrisation that equals `decay` in the NTK
-    parametrisation:
+    """Weight decay of every layer, in the standard parametrisation, for one of the NTK's.
+
+    They are equal because
 
         (lambda / 2) sum_l |omega_l|^2 = sum_l (lambda n_l / s_w^2 / 2) |W_l|^2
 
     The same holds for biases with 1 / s_b^2 in place of n_l / s_w^2.
 
     Args:
-        decay: lambda. fan_in: n_l, the number of inputs of each layer. weight_var: s_w^2.
+        decay: lambda.
+        fan_in: n_l, the number of inputs of each layer.
+        weight_var: s_w^2.
 
     Raises:
         ValueError: for numbers that are not positive.
@@ -54,8 +57,9 @@ def standard_weight_decay(
 def critical_learning_rate(
     ntk: Float[np.ndarray, "N N"], *, momentum: float = 0.0, warn_at: Any = None
 ) -> float:
-    """The largest step with which gradient descent on (1/2) sum_i (f_i - y_i)^2 converges in the
-    linear regime:
+    """The largest step with which gradient descent converges in the linear regime.
+
+    For (1/2) sum_i (f_i - y_i)^2 it is
 
         eta* = 2 (1 + momentum) / lambda_max
 
@@ -89,8 +93,9 @@ def critical_learning_rate(
 
 
 def critical_data_size(scale: float, exponent: float, noise: float) -> float:
-    """Number of points at which rounding errors reach the smallest eigenvalue of a kernel matrix,
-    and factorisations begin to fail:
+    """Number of points at which factorisations of a kernel matrix begin to fail.
+
+    Rounding errors reach the smallest eigenvalue at
 
         m C m^-alpha = 2 sqrt(m) sigma   at   m* = (C / (2 sigma))^(2 / (2 alpha - 1))
 
@@ -99,7 +104,9 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
     regularisation is the remedy.
 
     Args:
-        scale: C. exponent: alpha, above 1/2. noise: sigma, such as 1e-7 in float32.
+        scale: C.
+        exponent: alpha, above 1/2.
+        noise: sigma, such as 1e-7 in float32.
 
     Raises:
         ValueError: for numbers out of range.
@@ -114,8 +121,10 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
 
 
 def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, "..."]:
-    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted after gradient
-    flow for a time t."""
+    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted at time t.
+
+    Training is gradient flow.
+    """
     return np.asarray(
         -np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues))
     )
@@ -128,8 +137,11 @@ def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "
 
 
 def equivalent_regularisation(time: float) -> float:
-    """eps = 1 / t: the ridge whose filter agrees with that of early stopping to first order in
-    small eigenvalues. At lambda = eps they are 1/2 and 1 - 1/e = 0.632."""
+    """eps = 1 / t: the ridge whose filter agrees with that of early stopping.
+
+    They agree to first order in small eigenvalues. At lambda = eps they are 1/2 and
+    1 - 1/e = 0.632.
+    """
     return 1 / checks.positive_number("time", time)
 
 

@@ -1,10 +1,12 @@
-"""How far the posterior moves the kernels of a wide deep linear network from their prior means:
-first order in 1 / n.
+"""How far the posterior moves the kernels of a wide deep linear network.
+
+First order in 1 / n, relative to their prior means.
 
 Weights are N(0, 1) in the NTK parametrisation, the likelihood Gaussian with precision beta. With
 G_xx = X X^T / n_0, G_yy = Y Y^T / n_d and Gamma = G_xx + I / beta,
 
-    E[K_l | Y] = K_l + (sum_j<=l n_d / n_j) K_l Phi K_l + O(1 / n^2),   Phi = Gamma^-1 (G_yy - Gamma) Gamma^-1
+    E[K_l | Y] = K_l + (sum_j<=l n_d / n_j) K_l Phi K_l + O(1 / n^2),
+    Phi = Gamma^-1 (G_yy - Gamma) Gamma^-1
 
 Source: Zavatone-Veth, Canatar, Ruben & Pehlevan 2021 (arXiv 2106.00651).
 """
@@ -55,8 +57,9 @@ def conv_posterior_grams(
     beta: float,
     filter_size: int,
 ) -> Float[np.ndarray, "L P S P S"]:
-    """The same for convolutional layers on a circle of S locations, before a dense layer of the
-    flattened features.
+    """The same for convolutional layers on a circle of S locations.
+
+    A dense layer of the flattened features follows.
 
     With A the mean over the D shifts of a filter, as in
     :func:`dkp.theory.deep_linear.conv_gram_moments`, the prior mean of K_l is A^l(gxx), the outputs
@@ -72,7 +75,9 @@ def conv_posterior_grams(
         gxx: Gram matrix of P data at S locations, divided by the number of input channels.
         widths: n_1, …, n_L: channels.
         filter_size: D, at most S, centred.
-        gyy, n_outputs, beta: as in :func:`posterior_grams`.
+        gyy: as in :func:`posterior_grams`.
+        n_outputs: as there.
+        beta: as there.
 
     Raises:
         ValueError: as there, and for shapes or filters that do not fit.
