@@ -63,7 +63,8 @@ class Table:
     Attributes:
         x: features (N, D) in float64; for mnist and cifar10, pixels (N, H, W, channels) in uint8.
         y: targets (N,): float64 for regression, int64 class labels for classification.
-        x_test, y_test: the held-out rows; None without a split.
+        x_test: features of the held-out rows; None without a split.
+        y_test: their targets.
         feature_names: D names; empty for images.
         target_name: what y is.
         source: where the data came from.
@@ -108,11 +109,13 @@ def load(name: str, split: int | None = None) -> Table:
 
 
 def cubic(seed: int = 0) -> Table:
-    """A toy regression: 40 points, x uniform on [-4, -2] (20) and [2, 4] (20), y = x³ + 3 e with e
-    ~ N(0, 1).
+    """A toy regression of 40 points: y = x³ + 3 e with e ~ N(0, 1).
+
+    x is uniform on [-4, -2] (20 points) and [2, 4] (20).
 
     The gap between the two groups shows how a posterior extrapolates; the noise's standard
-    deviation is 3."""
+    deviation is 3.
+    """
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.uniform(-4, -2, 20), rng.uniform(2, 4, 20)])
     y = x**3 + 3 * rng.standard_normal(40)

@@ -17,8 +17,10 @@ __all__ = ["ZCA", "random_flips", "random_shifts", "zca"]
 class ZCA:
     """A fitted whitening x -> (x - mean) W; make it with :func:`zca`.
 
-    mean: (d,). matrix: W, (d, d), symmetric. d counts all numbers of a point, such as H W C of an
-    image."""
+    Attributes:
+        mean: (d,), where d counts all numbers of a point, such as H W C of an image.
+        matrix: W, (d, d), symmetric.
+    """
 
     mean: Float[np.ndarray, " d"]
     matrix: Float[np.ndarray, "d d"]
@@ -57,7 +59,7 @@ def zca(x: Any, eps: float = 0.1) -> ZCA:
             singular.
 
     Source: Bell & Sejnowski 1997, *Vision Research* 37(23); regularised as in Lee et al. 2020
-        (arXiv 2007.15801).
+    (arXiv 2007.15801).
     """
     values, eps = checks.features("x", x), checks.nonnegative_number("eps", eps)
     flat = values.reshape(len(values), -1)
