@@ -1,5 +1,7 @@
-"""How far two posteriors of one model are from each other: an audit of an approximation by an exact
-sampler."""
+"""How far two posteriors of one model are from each other.
+
+It audits an approximation by an exact sampler.
+"""
 
 import dataclasses
 import math
@@ -26,9 +28,12 @@ _FOLDS = 20
 class Distance(NamedTuple):
     """Distance between two sets of draws of a vector.
 
-    shift: largest |mean_a - mean_b| in standard deviations of b, over the entries. mean_shift: its
-    root mean square. spread: geometric mean of sd_a / sd_b. energy: energy distance, with its
-    standard error."""
+    Attributes:
+        shift: largest |mean_a - mean_b| in standard deviations of b, over the entries.
+        mean_shift: its root mean square.
+        spread: geometric mean of sd_a / sd_b.
+        energy: energy distance, with its standard error.
+    """
 
     shift: float
     mean_shift: float
@@ -40,11 +45,16 @@ class Distance(NamedTuple):
 class Comparison:
     """Two posteriors, a against b; see :func:`compare`.
 
-    predictive: of y at the points, standardised by b. grams: of the Gram matrix of each bottleneck
-    at the points, and last of the kernel of the outputs. elbo: of each posterior that has one
-    (nats, all data, standardised targets), and None. k_hat: Pareto shape of the importance weights
-    of each variational guide; below 0.7 the guide covers the posterior. importance_evidence: log
-    evidence from those weights. evidence: as given, nats."""
+    Attributes:
+        predictive: of y at the points, standardised by b.
+        grams: of the Gram matrix of each bottleneck at the points, and last of the kernel of the
+            outputs.
+        elbo: of each posterior that has one (nats, all data, standardised targets), and None.
+        k_hat: Pareto shape of the importance weights of each variational guide; below 0.7 the guide
+            covers the posterior.
+        importance_evidence: log evidence from those weights.
+        evidence: as given, nats.
+    """
 
     predictive: Distance
     grams: tuple[Distance, ...]
@@ -55,8 +65,10 @@ class Comparison:
 
     @property
     def gap(self) -> tuple[float | None, float | None]:
-        """Evidence minus ELBO, nats: the divergence of each guide from the posterior, where both
-        are known."""
+        """Evidence minus ELBO, nats, where both are known.
+
+        It is the divergence of each guide from the posterior.
+        """
         a, b = (
             None if e is None or self.evidence is None else self.evidence - e.mean
             for e in self.elbo
@@ -107,8 +119,9 @@ def compare(
     n_samples: int = 400,
     evidence: float | None = None,
 ) -> Comparison:
-    """Compare two posteriors of one model and data set: an approximation (a) and the one that
-    judges it (b).
+    """Compare two posteriors of one model and data set.
+
+    One is an approximation (a), the other judges it (b).
 
     Their predictive draws at `x` and their Gram matrices at `x` (drawn from the joint conditional
     prior given each draw) are compared by means, standard deviations and energy distance; a
@@ -127,7 +140,7 @@ def compare(
         ValueError: when the posteriors have other layers, or were conditioned on other data.
 
     Source: energy distance: Székely & Rizzo 2013; Pareto k-hat of a guide: Yao, Vehtari, Simpson &
-        Gelman 2018.
+    Gelman 2018.
     """
     pair = (posterior_a, posterior_b)
     _check_pair(*pair)
@@ -160,13 +173,15 @@ def compare(
 
 
 def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) -> Estimate:
-    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, without bias, and its jackknife
-    standard error.
+    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, and its standard error.
+
+    The estimate is without bias; its error is that of the jackknife.
 
     It is zero for equal laws and positive for others, in the units of the vectors.
 
     Args:
-        a, b: draws, at least three of each.
+        a: draws, at least three.
+        b: draws, at least three.
 
     Raises:
         ValueError: when there are fewer.
@@ -185,8 +200,10 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
 
 
 def pareto_k(log_weights: Any) -> float:
-    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024): their
-    mean is reliable below 0.7."""
+    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024).
+
+    Their mean is reliable below 0.7.
+    """
     values = np.asarray(log_weights, float)
     try:
         from arviz_stats.base import array_stats  # ArviZ 1.x  # pyright: ignore[reportMissingImports]
@@ -211,8 +228,10 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> Distance:
-    """Both in standard deviations of b, entry by entry; the energy distance is divided by the root
-    of their number."""
+    """Both in standard deviations of b, entry by entry.
+
+    The energy distance is divided by the root of their number.
+    """
     spread = b.std(axis=0, ddof=1)
     varies = spread > 0
     a, b, spread = a[:, varies], b[:, varies], spread[varies]

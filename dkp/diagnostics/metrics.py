@@ -1,15 +1,16 @@
-"""Scores of predictions against what was observed, in the units of the target, on the host in
-float64.
+"""Scores of predictions against what was observed, in the units of the target.
+
+They are computed on the host in float64.
 
 Observations are (N,), or (N, C) for C outputs; draws and mixture components stand on a leading axis
 S. The functions with one value an output return a number for (N,) and C numbers for (N, C).
 
-References: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and
-    estimation, JASA
-102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked probability score for
-circular variables, QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro (2014), Fair scores
-for ensemble forecasts, QJRMS 140; G. W. Brier (1950), Monthly Weather Review 78; M. P. Naeini et
-al. (2015), AAAI (expected calibration error)."""
+Source: T. Gneiting and A. E. Raftery (2007), Strictly proper scoring rules, prediction, and
+estimation, JASA 102, section 4.2 (CRPS); E. P. Grimit et al. (2006), The continuous ranked
+probability score for circular variables, QJRMS 132, equation 5 (Gaussian mixtures); C. A. T. Ferro
+(2014), Fair scores for ensemble forecasts, QJRMS 140; G. W. Brier (1950), Monthly Weather Review
+78; M. P. Naeini et al. (2015), AAAI (expected calibration error).
+"""
 
 from typing import Any, NamedTuple
 
@@ -42,14 +43,25 @@ PerOutput = np.float64 | Float[np.ndarray, " C"]
 
 
 class Estimate(NamedTuple):
-    """An average over data points and its standard error."""
+    """An average over data points.
+
+    Attributes:
+        mean: the average.
+        standard_error: of the mean.
+    """
 
     mean: float
     standard_error: float
 
 
 class Reliability(NamedTuple):
-    """Of the bins that have rows: mean confidence, accuracy, and the share of all rows."""
+    """What :func:`reliability` finds in the bins that have rows.
+
+    Attributes:
+        confidence: mean probability of the likeliest class.
+        accuracy: share of the rows whose likeliest class is theirs.
+        share: of all rows.
+    """
 
     confidence: Float[np.ndarray, " b"]
     accuracy: Float[np.ndarray, " b"]
@@ -73,8 +85,9 @@ def mae(y: Any, prediction: Any) -> PerOutput:
 
 
 def mean_log_density(log_density: Any) -> Estimate:
-    """Mean of N log predictive densities, and its standard error: unbiased standard deviation /
-    sqrt(N).
+    """Mean of N log predictive densities, and its standard error.
+
+    The latter is the unbiased standard deviation / sqrt(N).
 
     Args:
         log_density: shape (N,), N >= 2. Minus infinity is a score like any other: the mean is then
@@ -115,12 +128,13 @@ def crps(y: Any, samples: Any, *, fair: bool = True) -> Float[np.ndarray, "N *C"
 
 
 def crps_gaussian_mixture(y: Any, mean: Any, scale: Any) -> Float[np.ndarray, "N *C"]:
-    """CRPS of the mixture of S Gaussians with equal weights, in closed form, one value an
-    observation.
+    """CRPS of the mixture of S Gaussians with equal weights, one value an observation.
+
+    It has a closed form.
 
     CRPS = mean_s A(y - mean_s, scale_s²) - mean_{s,t} A(mean_s - mean_t, scale_s² + scale_t²) / 2,
-    where A(m, v) = E|N(m, v)| = 2 sqrt(v) phi(m / sqrt(v)) + m (2 Phi(m / sqrt(v)) - 1). Time O(S²
-    N), memory O(S N).
+    where A(m, v) = E|N(m, v)| = 2 sqrt(v) phi(m / sqrt(v)) + m (2 Phi(m / sqrt(v)) - 1). Time
+    O(S² N), memory O(S N).
 
     Args:
         y: shape (N,) or (N, C).
@@ -173,8 +187,7 @@ def accuracy(labels: Any, probabilities: Any) -> float:
 
 
 def mean_log_probability(labels: Any, probabilities: Any) -> Estimate:
-    """Mean log probability of the observed classes, and its standard error, as
-    :func:`mean_log_density`."""
+    """Mean log probability of the observed classes, and its standard error."""
     labels, probabilities = _classes(labels, probabilities)
     with np.errstate(divide="ignore"):
         return mean_log_density(np.log(probabilities[np.arange(len(labels)), labels]))
@@ -189,8 +202,9 @@ def brier_score(labels: Any, probabilities: Any) -> float:
 
 
 def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliability:
-    """Confidence and accuracy, the rows in bins of equal width by the probability of their
-    likeliest class.
+    """Confidence and accuracy in bins of rows, by the probability of their likeliest class.
+
+    The bins have equal width.
 
     Args:
         bins: number of bins of [0, 1].
@@ -207,8 +221,9 @@ def reliability(labels: Any, probabilities: Any, *, bins: int = 15) -> Reliabili
 
 
 def expected_calibration_error(labels: Any, probabilities: Any, *, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy in the bins of :func:`reliability`, sum_b (n_b / N)
-    |accuracy_b - confidence_b|. Chance alone makes it positive, of the order of sqrt(bins / N).
+    """sum_b (n_b / N) |accuracy_b - confidence_b|, over the bins of :func:`reliability`.
+
+    Chance alone makes it positive, of the order of sqrt(bins / N).
 
     Args:
         bins: number of bins of [0, 1].
@@ -223,11 +238,13 @@ def predictive_entropy(probabilities: Any) -> Float[np.ndarray, " N"]:
 
 
 def out_of_distribution_auroc(inside: Any, outside: Any) -> float:
-    """Probability that a row from elsewhere has the larger predictive entropy, ties counted half:
-    the area under the curve of a detector.
+    """Probability that a row from elsewhere has the larger predictive entropy.
+
+    Ties count half: it is the area under the curve of a detector.
 
     Args:
-        inside: probabilities at rows like those of training, (N, K). outside: at others, (M, K).
+        inside: probabilities at rows like those of training, (N, K).
+        outside: at others, (M, K).
     """
     from sklearn.metrics import roc_auc_score
 
