@@ -1,8 +1,10 @@
-"""Feature columns of a table as numbers: what was seen in the training rows decides, and is kept
-with the model.
+"""Feature columns of a table as numbers.
+
+What was seen in the training rows decides, and is kept with the model.
 
 scikit-learn's transformers do the work. A file holds what they were told, not the objects: from it
-the same ones are made again."""
+the same ones are made again.
+"""
 
 import dataclasses
 import math
@@ -24,12 +26,16 @@ _ABSENT = "(missing)"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column: of numbers, where `fill` stands for missing cells and `indicator` says whether
-    another feature tells where they are; or of categories, one feature each (or a single one that
-    counts them, where `ordered`).
+    """A column of numbers, or of categories.
 
-    categories: None for numbers. A missing cell of text is a category, ``(missing)``, where
-    training rows had one."""
+    Attributes:
+        name: of the column.
+        fill: what stands for missing numbers.
+        indicator: whether another feature tells where numbers are missing.
+        categories: None for numbers. Each is a feature of its own; a missing cell of text is one,
+            ``(missing)``, where training rows had one.
+        ordered: whether a single feature counts the categories.
+    """
 
     name: str
     fill: float = 0.0
@@ -78,8 +84,9 @@ class Encoding:
         return tuple(found)
 
     def transform(self, table: Columns) -> np.ndarray:
-        """Features of the rows of a table, (N, D). Texts that training rows did not have belong to
-        none of the categories.
+        """Features of the rows of a table, (N, D).
+
+        Texts that training rows did not have belong to none of the categories.
 
         Raises:
             ValueError: when a column is missing, holds text instead of numbers, or, where

@@ -94,8 +94,10 @@ def _fit_warnings(posterior: Any) -> list[str]:
 
 
 def _last_rise(trace: np.ndarray) -> float:
-    """How much the mean of the last tenth lies above the tenth before it, where that is more than
-    noise and matters; else 0."""
+    """How much the mean of the last tenth lies above the tenth before it.
+
+    It is 0 where that is no more than noise, or does not matter.
+    """
     tenth = len(trace) // 10
     if tenth < 10:
         return 0.0
