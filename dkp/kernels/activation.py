@@ -51,6 +51,15 @@ class Activation(PointwiseKernel):
 
     Source: the series is that of Daniely, Frostig & Singer 2016, for any variance; the nodes' equal
     spacing is Goodwin 1949.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Activation(jnp.tanh)], x).round(3))
+        [[0.52  0.303]
+         [0.303 0.394]]
     """
 
     fn: Callable[[Array], Array]

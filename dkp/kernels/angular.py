@@ -252,6 +252,15 @@ class NormalisedGaussian(PointwiseKernel):
 
     Source: Milsom, Anson & Aitchison 2024 (arXiv 2410.06171), the "normalised Gaussian" kernel of
     their code.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.NormalisedGaussian(variance=1.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.055]
+         [1.055 1.   ]]
     """
 
     variance: Any = hyperparameter(default=learn(1.0))

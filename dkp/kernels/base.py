@@ -37,6 +37,14 @@ class Kernel(Spec):
     """A deterministic map of Gram matrices.
 
     A subclass writes ``pairs``, for one block; the rest follows.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram import Gram
+        >>> print(kernels.Affine(weight_var=2.0)(Gram(ii=jnp.eye(2))).ii)
+        [[2. 0.]
+         [0. 2.]]
     """
 
     is_composite: ClassVar[bool] = False
@@ -62,7 +70,16 @@ class Kernel(Spec):
 
 
 class InputKernel(Spec):
-    """A kernel over features: it may stand first in a list of layers, and only there."""
+    """A kernel over features: it may stand first in a list of layers, and only there.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram import Inputs
+        >>> print(kernels.Linear()(Inputs(i=jnp.eye(2))).ii)
+        [[0.5 0. ]
+         [0.  0.5]]
+    """
 
     is_composite: ClassVar[bool] = False
 
@@ -103,7 +120,15 @@ class InputKernel(Spec):
 
 
 class PointwiseKernel(Kernel):
-    """A kernel that is an elementwise function of (k_xy, k_xx, k_yy)."""
+    """A kernel that is an elementwise function of (k_xy, k_xx, k_yy).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> kxy, kxx, kyy = jnp.array(0.5), jnp.array(1.0), jnp.array(2.0)
+        >>> print(f"{kernels.Erf().evaluate(kxy, kxx, kyy):.3f}")
+        0.166
+    """
 
     def evaluate(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
         """k'(x, y) from k(x, y), k(x, x), k(y, y), elementwise; axes of length 1 are broadcast."""

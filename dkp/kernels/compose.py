@@ -74,6 +74,15 @@ class Sum(_Variadic):
 
     Raises:
         ValueError: without kernels, or with both sorts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Sum(kernels.Identity(), kernels.ReLU())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[3.    1.534]
+         [1.534 1.5  ]]
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
@@ -90,6 +99,15 @@ class Product(_Variadic):
         ValueError: without kernels, or with both sorts.
 
     Source: positive semi-definite by Schur's product theorem (Horn & Johnson 2013, theorem 7.5.3).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Product(kernels.Identity(), kernels.Identity())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[4. 1.]
+         [1. 1.]]
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
@@ -104,6 +122,15 @@ class Chain(_Variadic):
 
     Raises:
         ValueError: without kernels, or with a kernel of features that is not the first.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Chain(kernels.Linear(), kernels.ReLU(), kernels.ReLU())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[0.5  0.28]
+         [0.28 0.25]]
     """
 
     def __post_init__(self) -> None:
@@ -129,6 +156,14 @@ class Residual(_Variadic):
         ValueError: without kernels, or with a kernel of features.
 
     Source: Huang et al. 2020 (arXiv 2002.06262), equation 4, with the block's own scaling.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Residual(kernels.ReLU())], x).round(3))
+        [[3.    1.534]
+         [1.534 1.5  ]]
     """
 
     def __post_init__(self) -> None:
@@ -160,6 +195,15 @@ class Scale(_Composite):
     Raises:
         ValueError: when `kernel` is no kernel, or a number or an initial value for `scale` is not
             positive and finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Scale(kernels.Identity(), 3.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[6. 3.]
+         [3. 3.]]
     """
 
     kernel: Any = part()
@@ -189,6 +233,15 @@ class Repeat(Kernel):
 
     Raises:
         ValueError: when `block` has anything else in it, or `depth` is not a positive integer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Repeat(kernels.ArcCosine(1), 3)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.161]
+         [1.161 1.   ]]
     """
 
     is_composite: ClassVar[bool] = True

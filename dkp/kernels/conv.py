@@ -47,6 +47,15 @@ class Conv(Kernel):
 
     Source: Novak et al. 2019 (arXiv 1810.05148), equation 7; Arora et al. 2019 (arXiv 1904.11955),
     section 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.Conv(3), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 1.556  4.222]
+         [ 4.222 14.   ]]
     """
 
     filter_shape: Any
@@ -83,6 +92,15 @@ class LocallyConnected(Conv):
     Arguments and errors as for :class:`Conv`.
 
     Source: Novak et al. 2019 (arXiv 1810.05148), section 5.1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.LocallyConnected(3), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 1.556  4.222]
+         [ 4.222 14.   ]]
     """
 
     def pairs(self, block: Pairs) -> Pairs:
@@ -106,6 +124,15 @@ class AvgPool(Kernel):
 
     Raises:
         ValueError: as for :class:`Conv`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.AvgPool(2), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 2.25  8.25]
+         [ 8.25 30.25]]
     """
 
     window: Any
@@ -135,7 +162,17 @@ class AvgPool(Kernel):
 
 
 class Flatten(Kernel):
-    """All locations and channels as one vector: K' = (1 / |locations|) sum_r K(r, r)."""
+    """All locations and channels as one vector: K' = (1 / |locations|) sum_r K(r, r).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 3.5  9.5]
+         [ 9.5 31.5]]
+    """
 
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
@@ -145,7 +182,17 @@ class Flatten(Kernel):
 
 
 class GlobalAvgPool(Kernel):
-    """The mean over all locations: K' = (1 / |locations|^2) sum_r sum_s K(r, s)."""
+    """The mean over all locations: K' = (1 / |locations|^2) sum_r sum_s K(r, s).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.GlobalAvgPool()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 2.25  8.25]
+         [ 8.25 30.25]]
+    """
 
     @property
     def pools(self) -> bool:

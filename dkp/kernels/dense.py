@@ -43,6 +43,14 @@ class Affine(Kernel):
 
     Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; Lee et al. 2020
     (arXiv 2007.15801), section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Affine(weight_var=2.0, bias_var=1.0)], x).round(3))
+        [[5. 3.]
+         [3. 3.]]
     """
 
     weight_var: Any = hyperparameter(default=1.0)

@@ -40,6 +40,14 @@ class ELU(PointwiseKernel):
 
     Source: Tsuchida, Pearce, van der Heide, Roosta & Gallagher 2021 have it by bivariate normal
     probabilities; the integral is derived here by Price's theorem.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ELU()], x).round(3))
+        [[1.2   0.618]
+         [0.618 0.645]]
     """
 
     def evaluate(

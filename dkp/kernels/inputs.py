@@ -33,6 +33,14 @@ class Linear(InputKernel):
 
     Source: Rasmussen & Williams 2006, section 4.2.2; with infinitely wide layers on top, Neal 1996,
     chapter 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(bias=1.0)], x).round(3))
+        [[3. 2.]
+         [2. 2.]]
     """
 
     ard: bool = False

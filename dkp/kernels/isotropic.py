@@ -51,6 +51,15 @@ class SquaredExponential(_Isotropic):
 
     Source: Rasmussen & Williams 2006, equation 4.9; as a function of a Gram matrix: Aitchison, Yang
     & Ober 2021 (arXiv 2010.01590).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.SquaredExponential(lengthscale=1.0, variance=2.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.213]
+         [1.213 2.   ]]
     """
 
     lengthscale: Any = hyperparameter(default=learn(1.0))
@@ -77,6 +86,15 @@ class Matern(_Isotropic):
             positive and finite.
 
     Source: Rasmussen & Williams 2006, equations 4.14 and 4.16.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Matern(1.5, lengthscale=1.0, variance=2.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    0.967]
+         [0.967 2.   ]]
     """
 
     nu: float
@@ -110,6 +128,15 @@ class RationalQuadratic(_Isotropic):
         ValueError: when a number or an initial value is not positive and finite.
 
     Source: Rasmussen & Williams 2006, equation 4.19.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> kernel = kernels.RationalQuadratic(alpha=1.0, lengthscale=1.0, variance=2.0)
+        >>> print(nngp_kernel([kernels.Linear(), kernel], x).round(3))
+        [[2.    1.333]
+         [1.333 2.   ]]
     """
 
     alpha: Any = hyperparameter(default=learn(1.0))

@@ -54,7 +54,16 @@ class _PowerSeries(PointwiseKernel):
 
 
 class Identity(_PowerSeries):
-    """E[u v] = k_xy."""
+    """E[u v] = k_xy.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Identity()], x).round(3))
+        [[2. 1.]
+         [1. 1.]]
+    """
 
     def _coefficients(self) -> tuple[float, ...]:
         return 0.0, 1.0
@@ -75,6 +84,14 @@ class Monomial(_PowerSeries):
         ValueError: for another degree.
 
     Source: Isserlis' theorem: j of the u are paired with j of the v, the rest among themselves.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Monomial(3)], x).round(3))
+        [[120.  24.]
+         [ 24.  15.]]
     """
 
     degree: int
@@ -100,6 +117,15 @@ class Polynomial(_PowerSeries):
 
     Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the
     dual's power series).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Polynomial([0.0, 1.0, 1.0])]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[14.  5.]
+         [ 5.  4.]]
     """
 
     coefficients: Sequence[float] | np.ndarray | Array

@@ -76,6 +76,14 @@ class ArcCosine(_Rectified):
         ValueError: for another order.
 
     Source: Cho & Saul 2009, equations 1 to 6.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ArcCosine(1)], x).round(3))
+        [[2.    1.068]
+         [1.068 1.   ]]
     """
 
     order: int
@@ -102,6 +110,14 @@ class RectifiedMonomial(_Rectified):
         ValueError: for another degree.
 
     Source: Cho & Saul 2009, equations 3 and 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.RectifiedMonomial(2)], x).round(3))
+        [[6.    1.977]
+         [1.977 1.5  ]]
     """
 
     degree: int
@@ -149,6 +165,14 @@ class ReLU(_PiecewiseLinear):
     """E[phi(u) phi(v)] for phi(u) = max(u, 0): half of ``ArcCosine(1)``, with diagonal k_xx / 2.
 
     Source: Cho & Saul 2009, equations 3 and 6.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ReLU()], x).round(3))
+        [[1.    0.534]
+         [0.534 0.5  ]]
     """
 
     def _slopes(self) -> tuple[Any, Any]:
@@ -167,6 +191,14 @@ class LeakyReLU(_PiecewiseLinear):
         ValueError: when a number or an initial value is not finite.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.LeakyReLU(0.1)], x).round(3))
+        [[1.01  0.533]
+         [0.533 0.505]]
     """
 
     slope: Any = hyperparameter(domain="real")
@@ -188,6 +220,14 @@ class ABReLU(_PiecewiseLinear):
         ValueError: when a number or an initial value is not finite.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ABReLU(-1.0, 2.0)], x).round(3))
+        [[5.    2.807]
+         [2.807 2.5  ]]
     """
 
     a: Any = hyperparameter(domain="real")
@@ -201,6 +241,14 @@ class Abs(_PiecewiseLinear):
     """E[|u| |v|] = 4 E[max(u, 0) max(v, 0)] - k_xy: the diagonal is k_xx.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Abs()], x).round(3))
+        [[2.    1.137]
+         [1.137 1.   ]]
     """
 
     def _slopes(self) -> tuple[Any, Any]:
@@ -216,6 +264,14 @@ class Sign(PointwiseKernel):
     ``derivative_diagonal`` is 0.
 
     Source: four times the step's expectation, Cho & Saul 2009, equation 3 with n = 0, less 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Sign()], x).round(3))
+        [[1.  0.5]
+         [0.5 1. ]]
     """
 
     def evaluate(

@@ -47,6 +47,14 @@ class Erf(_OfDeterminant):
     """E[erf(u) erf(v)] = (2 / pi) arcsin(2 k_xy / sqrt((1 + 2 k_xx) (1 + 2 k_yy))).
 
     Source: Williams 1997, equation 11 (there with the prior's covariance inside).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Erf()], x).round(3))
+        [[0.59  0.345]
+         [0.345 0.465]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -64,6 +72,14 @@ class GELU(_OfDeterminant):
 
     Source: Tsuchida, Pearce, van der Heide, Roosta & Gallagher 2021; derived here by Stein's lemma,
     used twice.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.GELU()], x).round(3))
+        [[0.922 0.447]
+         [0.447 0.425]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -78,6 +94,14 @@ class Gaussian(_OfDeterminant):
     """E[phi(u) phi(v)] = ((1 + k_xx) (1 + k_yy) - k_xy^2)^(-1/2) for phi(u) = exp(-u^2 / 2).
 
     Source: the normalising constant of the Gaussian density of covariance (k^-1 + I)^-1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Gaussian()], x).round(3))
+        [[0.447 0.447]
+         [0.447 0.577]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -89,6 +113,14 @@ class Exponential(PointwiseKernel):
 
     Source: the moment-generating function of a Gaussian; Daniely, Frostig & Singer 2016 have the
     unit-variance dual.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Exponential()], x).round(3))
+        [[54.598 12.182]
+         [12.182  7.389]]
     """
 
     def evaluate(
@@ -150,6 +182,14 @@ class Sine(_Wave):
         ValueError: when a number or an initial value is not finite.
 
     Source: the characteristic function of u - v and of u + v.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Sine()], x).round(3))
+        [[0.491 0.262]
+         [0.262 0.432]]
     """
 
     def _odd_and_even(self, c: Array) -> tuple[Array, Array]:
@@ -170,6 +210,14 @@ class Cosine(_Wave):
         ValueError: when a number or an initial value is not finite.
 
     Source: the characteristic function of u - v and of u + v.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Cosine()], x).round(3))
+        [[0.509 0.344]
+         [0.344 0.568]]
     """
 
     def _odd_and_even(self, c: Array) -> tuple[Array, Array]:
