@@ -25,6 +25,11 @@ class Likelihood(Spec):
     """p(y | f) for rows y of C outputs and rows f of Q latent functions.
 
     Outputs are independent given f.
+
+    Examples:
+        >>> from dkp import likelihoods
+        >>> likelihoods.Heteroskedastic(noise=0.1).n_latent(n_outputs=2)
+        4
     """
 
     standardises_targets = True
@@ -108,6 +113,15 @@ class PointwiseLikelihood(Likelihood):
     """A likelihood of outputs that depend on one latent function each.
 
     Expectations are one-dimensional integrals.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> y, mean, variance = jnp.array([[3.0]]), jnp.array([[0.0]]), jnp.array([[1.0]])
+        >>> likelihood = likelihoods.Poisson(rate=2.0)
+        >>> density = likelihood.expected_log_density(y, mean, variance)
+        >>> print([f"{value:.3f}" for value in density])
+        ['-3.010']
     """
 
     def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> Distribution:

@@ -59,6 +59,15 @@ class Bernoulli(PointwiseLikelihood):
 
     Raises:
         ValueError: when the link is neither.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Bernoulli().law(jnp.array([[0.0], [1.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[0.5  ]
+         [0.731]]
     """
 
     standardises_targets = False
@@ -97,6 +106,14 @@ class Categorical(Likelihood):
 
     Raises:
         ValueError: when `n_classes` is no integer of at least 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Categorical(3).law(jnp.array([[0.0, 0.0, 1.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[[0.212 0.212 0.576]]]
     """
 
     standardises_targets = False
@@ -152,6 +169,14 @@ class Ordinal(PointwiseLikelihood):
     Raises:
         ValueError: when `n_classes` is no integer of at least 3, or a number lies outside its
             domain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Ordinal(3, first=-1.0, gaps=2.0).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[[0.269 0.462 0.269]]]
     """
 
     standardises_targets = False

@@ -29,6 +29,15 @@ class LinearCoregionalization(Likelihood):
 
     Source: Journel & Huijbregts 1978; Alvarez, Rosasco & Lawrence 2012 (arXiv 1106.6251), section
     4.2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> mixing = jnp.array([[1.0], [2.0]])
+        >>> gaussian = likelihoods.Gaussian(noise=0.5)
+        >>> mixed = likelihoods.LinearCoregionalization(gaussian, 1, mixing=mixing)
+        >>> print(mixed.law(jnp.array([[3.0]])).mean)
+        [[3. 6.]]
     """
 
     likelihood: Likelihood = part()

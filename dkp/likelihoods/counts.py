@@ -50,6 +50,15 @@ class Poisson(_Counts):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Poisson(rate=2.0).law(jnp.array([[0.0], [1.0]]))
+        >>> print(np.asarray(law.mean).round(3))
+        [[2.   ]
+         [5.437]]
     """
 
     rate: Any = hyperparameter(default=learn())
@@ -81,6 +90,14 @@ class NegativeBinomial(_Counts):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.NegativeBinomial(rate=2.0, concentration=4.0).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.mean).round(3), np.asarray(law.variance).round(3))
+        [[2.]] [[3.]]
     """
 
     rate: Any = hyperparameter(default=learn())
@@ -108,6 +125,14 @@ class ZeroInflatedPoisson(_Counts):
 
     Raises:
         ValueError: when a number or an initial value lies outside its domain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.ZeroInflatedPoisson(rate=2.0, gate=0.25).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.mean).round(3))
+        [[1.5]]
     """
 
     rate: Any = hyperparameter(default=learn())

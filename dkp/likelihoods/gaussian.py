@@ -44,6 +44,13 @@ class Gaussian(PointwiseLikelihood):
 
     Raises:
         ValueError: when a number or an initial value for `noise` is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Gaussian(noise=0.5).law(jnp.array([[0.0]]))
+        >>> print(law.mean, law.variance)
+        [[0.]] [[0.25]]
     """
 
     noise: Any = hyperparameter(default=learn())
@@ -105,6 +112,13 @@ class Heteroskedastic(Likelihood):
         ValueError: when a number or an initial value for `noise` is not positive and finite.
 
     Source: Lazaro-Gredilla & Titsias 2011.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Heteroskedastic(noise=0.5).law(jnp.array([[1.0, 0.0]]))
+        >>> print(law.mean, law.variance)
+        [[1.]] [[0.25]]
     """
 
     noise: Any = hyperparameter(default=learn())

@@ -59,6 +59,13 @@ class StudentT(_Scaled):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.StudentT(df=4.0, scale=0.5).law(jnp.array([[1.0]]))
+        >>> print(law.mean, law.variance)
+        [[1.]] [[0.5]]
     """
 
     df: Any = hyperparameter(default=learn(4.0))
@@ -131,6 +138,14 @@ class Laplace(_Scaled):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Laplace(scale=0.5).law(jnp.array([[1.0]]))
+        >>> print(law.mean, np.asarray(law.variance).round(3))
+        [[1.]] [[0.5]]
     """
 
     scale: Any = hyperparameter(default=learn())
