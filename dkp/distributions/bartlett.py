@@ -153,6 +153,13 @@ class Bartlett(Distribution):
         ValueError: when a concrete `df` is not positive, or when there are more columns than rows.
 
     Source: Bartlett 1933; singular (m < p): Ober & Aitchison 2021 (arXiv 2107.10125).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import Bartlett
+        >>> law = Bartlett(jnp.array([5.0, 4.0]), rows=3)
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -5.774
     """
 
     arg_constraints = {"df": constraints.real_vector}

@@ -28,6 +28,13 @@ class FeatureNormal(Distribution):
             identity.
 
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), the features of a deep Gaussian process.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import FeatureNormal
+        >>> law = FeatureNormal(jnp.zeros((2, 3)), jnp.eye(2))
+        >>> print(f"{law.log_prob(jnp.zeros((2, 3))):.3f}")
+        -5.514
     """
 
     arg_constraints = {"loc": constraints.real_matrix}

@@ -54,6 +54,12 @@ class PositiveStable(Distribution):
 
     Source: Zolotarev 1966 (the integral) and Kanter 1975 (the draws); as scales of deep networks:
     Loria & Bhadra 2025 (arXiv 2410.01284).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import PositiveStable
+        >>> print(f"{jnp.exp(PositiveStable(0.5).log_prob(1.0)):.3f}")
+        0.220
     """
 
     arg_constraints = {"concentration": constraints.open_interval(0.0, 1.0)}
@@ -110,6 +116,12 @@ class SqrtPositiveStable(TransformedDistribution):
         ValueError: when a concrete `concentration` is not in (0, 1).
 
     Source: Loria & Bhadra 2025 (arXiv 2410.01284).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import SqrtPositiveStable
+        >>> print(f"{jnp.exp(SqrtPositiveStable(0.5).log_prob(1.0)):.3f}")
+        0.439
     """
 
     def __init__(self, concentration: Array | float, *, validate_args: bool | None = None) -> None:

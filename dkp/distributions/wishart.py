@@ -137,6 +137,13 @@ class WishartFactor(TransformedDistribution):
         ValueError: when a concrete `df` is neither an integer of at least 1 nor larger than p - 1.
 
     Source: Uhlig 1994 (singular Wishart); Ober & Aitchison 2021 (arXiv 2107.10125).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import WishartFactor
+        >>> law = WishartFactor(2, jnp.eye(3))
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -3.983
     """
 
     pytree_data_fields = ("_df", "scale_tril")
@@ -177,6 +184,13 @@ class InverseWishartFactor(TransformedDistribution):
 
     Raises:
         ValueError: when a concrete `df` is not larger than p - 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import InverseWishartFactor
+        >>> law = InverseWishartFactor(5.0, jnp.eye(3))
+        >>> print(f"{law.log_prob(jnp.eye(3)):.3f}")
+        -6.500
     """
 
     pytree_data_fields = ("_df", "scale_tril", "_scale_tril_inverse")
