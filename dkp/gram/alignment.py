@@ -20,6 +20,13 @@ def centred_alignment(
         labels: Y, (N, C), not constant over rows.
 
     Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), definition 4.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.gram.alignment import centred_alignment
+        >>> labels = jnp.array([[0.0], [1.0], [2.0]])
+        >>> print(f"{centred_alignment(jnp.eye(3), labels):.3f}")
+        0.707
     """
     f, y = (a - jnp.mean(a, axis=0, keepdims=True) for a in (features, labels))
     return jnp.sum((f.T @ y) ** 2) / (jnp.linalg.norm(f.T @ f) * jnp.linalg.norm(y.T @ y))

@@ -19,6 +19,13 @@ class Inputs:
     Attributes:
         i: of the inducing points.
         t: of the data, or None.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram import Inputs
+        >>> print(kernels.Linear()(Inputs(i=jnp.eye(2), t=jnp.ones((1, 2)))).ti)
+        [[0.5 0.5]]
     """
 
     i: Float[Array, "P *space D"]
@@ -35,6 +42,13 @@ class Gram:
         ii: among the inducing points, (P, P).
         ti: between data and inducing points, (B, P).
         tt: the diagonal among the data, (B,).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.gram import Gram
+        >>> gram = Gram(ii=2 * jnp.eye(2), ti=jnp.ones((3, 2)), tt=2 * jnp.ones(3))
+        >>> print(gram.ii_diagonal)
+        [2. 2.]
     """
 
     ii: Float[Array, "P P"]

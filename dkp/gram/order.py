@@ -12,6 +12,12 @@ def farthest_first(x: Float[np.ndarray, "N D"]) -> Int[np.ndarray, " N"]:
 
     The distance is that to the nearest of them; the first row is the one farthest from the mean
     (Gonzalez 1985).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.gram.order import farthest_first
+        >>> print(farthest_first(np.array([[0.0], [1.0], [1.1], [5.0]])))
+        [3 0 2 1]
     """
     order = [int(np.argmax(np.sum((x - x.mean(axis=0)) ** 2, axis=1)))]
     nearest = np.full(len(x), np.inf)

@@ -34,6 +34,15 @@ class Features:
         equal: where a point of y is that point of x, (M, N), or None where none is.
         tangent: whether the tangent kernel is wanted.
         all_locations: whether covariances between different locations of images are.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram.pairs import Features
+        >>> x = jnp.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> features = Features(x=x, y=x, equal=None, tangent=False, all_locations=False)
+        >>> print(kernels.Linear().pairs(features).xx)
+        [2. 1.]
     """
 
     x: Float[Array, "M *space D"]
@@ -54,6 +63,15 @@ class Pairs:
         tangent: the neural tangent kernel, of the shape of `xy`, or None.
         equal: where a point of y is that point of x, or None where none is; there, and at the same
             location, `xy` holds exactly the variance.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram.pairs import Pairs
+        >>> one = jnp.ones(2)
+        >>> pairs = Pairs(xy=jnp.eye(2), xx=one, yy=one, tangent=None, equal=None)
+        >>> print(kernels.ReLU().pairs(pairs).xx)
+        [0.5 0.5]
     """
 
     xy: Float[Array, "M N *space"]
