@@ -17,6 +17,11 @@ class Batches:
         n: number of rows of the data.
         size: of a minibatch.
         seed: of the permutations.
+
+    Examples:
+        >>> from dkp.data.batches import Batches
+        >>> Batches(n=10, size=4, seed=0).rows(0, 5).shape
+        (5, 4)
     """
 
     n: int

@@ -69,6 +69,12 @@ class Table:
         target_name: what y is.
         source: where the data came from.
         split_source: how the rows were divided.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> table = datasets.load("diabetes")
+        >>> table.x.shape, table.target_name
+        ((442, 10), 'disease_progression')
     """
 
     x: Float[np.ndarray, "N D"] | UInt8[np.ndarray, "N H W channels"]
@@ -82,7 +88,13 @@ class Table:
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`load` knows."""
+    """The names that :func:`load` knows.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> datasets.names()[:3]
+        ('diabetes', 'digits', 'breast_cancer')
+    """
     return (*_EMBEDDED, *_FILES)
 
 
@@ -115,6 +127,11 @@ def cubic(seed: int = 0) -> Table:
 
     The gap between the two groups shows how a posterior extrapolates; the noise's standard
     deviation is 3.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> datasets.cubic(seed=0).x.shape
+        (40, 1)
     """
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.uniform(-4, -2, 20), rng.uniform(2, 4, 20)])

@@ -24,6 +24,12 @@ class Standardization:
     Attributes:
         mean: (D,).
         scale: (D,), positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.data import Standardization
+        >>> print(Standardization.fit(np.array([[0.0], [2.0], [4.0]])).apply([[6.0]]))
+        [[2.]]
     """
 
     mean: Float[np.ndarray | Array, " D"]
@@ -84,6 +90,16 @@ class Dataset:
         has_missing: whether some targets are NaN.
         weights: how often each row counts, (N,), or None.
         log_exposure: logarithms of the exposures of counts, (N, 1), or None.
+
+    Examples:
+        >>> import dkp
+        >>> data = dkp.Dataset.from_arrays([[0.0], [2.0], [4.0]], [1.0, 2.0, 3.0])
+        >>> print(data.y)
+        [[-1.]
+         [ 0.]
+         [ 1.]]
+        >>> print(data.undo_targets(data.y))
+        [1. 2. 3.]
     """
 
     x: Float[Array, "N *space D"]
@@ -186,6 +202,14 @@ class Dataset:
             ValueError: as for :meth:`from_arrays`; and when there are fewer than two classes.
 
         Source: Lee et al. 2020 (arXiv 2007.15801), section 2.
+
+        Examples:
+            >>> import dkp
+            >>> data = dkp.Dataset.from_labels([[0.0], [2.0], [4.0]], ["a", "b", "a"])
+            >>> print(data.y)
+            [[ 0.5 -0.5]
+             [-0.5  0.5]
+             [ 0.5 -0.5]]
         """
         given = np.asarray(labels)
         if given.ndim != 1:
