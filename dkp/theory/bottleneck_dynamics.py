@@ -35,6 +35,15 @@ class Training:
         bottleneck: g there, (T + 1, N, d).
         new_outputs: F at the new points, (T + 1, M).
         loss: sum of squares / 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.train(kernels.Erf(), jnp.eye(2), g, y, step=0.5, steps=3)
+        >>> trained.outputs.shape, trained.bottleneck.shape
+        ((4, 2), (4, 2, 1))
     """
 
     outputs: Float[Array, "T N"]
@@ -84,6 +93,16 @@ def train(
     Warns:
         RuntimeWarning: when the step lies above 2 / lambda_max of the tangent kernel at the start,
             Theta_f(g_0, g_0), and says what that is.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.train(kernels.Erf(), jnp.eye(2), g, y, step=0.5, steps=3)
+        >>> print(np.asarray(trained.loss).round(3))
+        [2.5   2.25  2.097 1.773]
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     checks.positive_number("step", step)
@@ -126,6 +145,16 @@ def flow(
 
     Raises:
         ValueError: as :func:`train` does.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.flow(kernels.Erf(), jnp.eye(2), g, y, time=1.0, steps=3)
+        >>> print(np.asarray(trained.loss).round(3))
+        [2.5   2.292 2.172 1.985]
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     step = checks.positive_number("time", time) / checks.positive_int("steps", steps)
@@ -221,6 +250,13 @@ class LinearFlow(NamedTuple):
         w: (T, d), behind it.
         u: U, (T, d, D), behind it.
         loss: (T,).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.bottleneck_dynamics import linear_flow
+        >>> path = linear_flow(np.eye(2), np.ones(2), np.eye(2), np.ones(2), time=1.0, steps=20)
+        >>> path.times.shape, path.beta.shape
+        ((21,), (21, 2))
     """
 
     times: Float[np.ndarray, " T"]
@@ -260,6 +296,13 @@ def linear_flow(
 
     Raises:
         ValueError: for shapes that do not fit, and numbers that are not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.bottleneck_dynamics import linear_flow
+        >>> path = linear_flow(np.eye(2), np.ones(2), np.eye(2), np.ones(2), time=1.0, steps=20)
+        >>> print(path.loss[[0, -1]].round(3))
+        [1.    0.002]
     """
     x, y = checks.finite_array("x", x, ndim=2), checks.finite_array("y", y, ndim=1)
     u, w = checks.finite_array("u0", u0, ndim=2), checks.finite_array("w0", w0, ndim=1)
@@ -322,6 +365,12 @@ def acceleration(
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> import math
+        >>> from dkp.theory.bottleneck_dynamics import acceleration
+        >>> acceleration(math.inf, norm=3.0)
+        1.0
     """
     size, n = checks.positive_number("norm", norm), checks.positive_int("n_features", n_features)
     if not 0 < fraction < 1:

@@ -47,6 +47,14 @@ class Network:
 
     Raises:
         ValueError: for widths that are not positive, and variances out of range.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network
+        >>> network = Network((8, 8), jnp.tanh)
+        >>> network.sample_outputs(jax.random.key(0), jnp.ones((3, 2)), 5).shape
+        (5, 3)
     """
 
     widths: tuple[int, ...]
@@ -132,6 +140,16 @@ class Chain(NamedTuple):
         phi: the weights, (S, K).
         potential: Phi of each, (S,).
         acceptance: its mean.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network, Repriorised
+        >>> network = Network((4,), jnp.tanh)
+        >>> posterior = Repriorised(network, jnp.eye(2), jnp.ones((2, 1)), noise=0.5)
+        >>> chain = posterior.sample(jax.random.key(0), 3, step=0.1)
+        >>> chain.phi.shape, chain.potential.shape
+        ((3, 12), (3,))
     """
 
     phi: Float[Array, "S K"]
@@ -151,6 +169,17 @@ class Repriorised:
 
     Raises:
         ValueError: when x and y differ in length, or the noise is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network, Repriorised
+        >>> network = Network((4,), jnp.tanh)
+        >>> posterior = Repriorised(network, jnp.eye(2), jnp.ones((2, 1)), noise=0.5)
+        >>> posterior.size
+        12
+        >>> posterior.potential(jnp.zeros(posterior.size)).shape
+        ()
     """
 
     network: Network

@@ -39,6 +39,11 @@ def additive_kernel(
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.additive_kernel([1.0, 0.5]).round(3))
+        [1.    0.707]
     """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     return np.asarray(o2 * l2 / np.sqrt(l2**2 + 2 * gap))
@@ -57,6 +62,11 @@ def isotropic_kernel(
         o2 (1 + 2 (o1 - k1) / (W l2^2))^(-W / 2)
 
     Args and errors: as in :func:`additive_kernel`.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.isotropic_kernel([1.0, 0.5], width=4).round(3))
+        [1.   0.64]
     """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     n = checks.positive_int("width", width)
@@ -66,7 +76,13 @@ def isotropic_kernel(
 def limiting_isotropic_kernel(
     k1: Any, *, variance1: float = 1.0, variance2: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """:func:`isotropic_kernel` of infinite width: o2 exp(-(o1 - k1) / l2^2)."""
+    """:func:`isotropic_kernel` of infinite width: o2 exp(-(o1 - k1) / l2^2).
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.limiting_isotropic_kernel([1.0, 0.5]).round(3))
+        [1.    0.607]
+    """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     return np.asarray(o2 * np.exp(-gap / l2**2))
 
@@ -87,6 +103,11 @@ def difference_kurtosis(
 
     Raises:
         ValueError: for numbers out of range, and points that do not differ.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.difference_kurtosis(0.5, width=4).round(3))
+        0.676
     """
     gap, _, l2 = _check_kernel(k1, variance1, 1.0, lengthscale2)
     if np.any(gap <= 0):

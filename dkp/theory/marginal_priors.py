@@ -49,6 +49,12 @@ class OutputPrior:
     Raises:
         ValueError: for widths that are not positive integers, an unknown activation, or a scale
             that is not positive.
+
+    Examples:
+        >>> from dkp.theory.marginal_priors import OutputPrior
+        >>> prior = OutputPrior((4, 4), "relu")
+        >>> print(round(float(prior.atom), 4), round(float(prior.excess_kurtosis), 4))
+        0.1211 12.1875
     """
 
     widths: Sequence[int]
@@ -167,6 +173,11 @@ def edgeworth_density(h: Any, widths: Sequence[int]) -> Float[np.ndarray, "..."]
         N(h; 0, 1) [1 + (1/4) (sum_l 1/n_l) (h^4 - 6 h^2 + 3)]
 
     Source: Zavatone-Veth & Pehlevan 2021 (arXiv 2104.11734).
+
+    Examples:
+        >>> from dkp.theory.marginal_priors import edgeworth_density
+        >>> print(edgeworth_density([0.0, 1.0], (100,)).round(4))
+        [0.4019 0.2408]
     """
     h, total = np.asarray(h, float), sum(1 / checks.positive_int("widths", n) for n in widths)
     return np.asarray(

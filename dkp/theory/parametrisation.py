@@ -45,6 +45,11 @@ def standard_weight_decay(
 
     Raises:
         ValueError: for numbers that are not positive.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.standard_weight_decay(0.1, [10, 20], weight_var=2.0))
+        [0.5 1. ]
     """
     n = positive_widths("fan_in", fan_in)
     return (
@@ -75,6 +80,12 @@ def critical_learning_rate(
 
     Warns:
         RuntimeWarning: when `warn_at` lies above the critical step.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import parametrisation
+        >>> parametrisation.critical_learning_rate(np.diag([4.0, 1.0]))
+        0.5
     """
     if not 0 <= checks.nonnegative_number("momentum", momentum) < 1:
         raise ValueError(f"Expected momentum of at least 0 and below 1. Got {momentum}.")
@@ -110,6 +121,11 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> round(parametrisation.critical_data_size(scale=1.0, exponent=1.5, noise=1e-3), 1)
+        500.0
     """
     c, sigma = checks.positive_number("scale", scale), checks.positive_number("noise", noise)
     if checks.positive_number("exponent", exponent) <= 0.5:
@@ -124,6 +140,11 @@ def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, ".
     """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted at time t.
 
     Training is gradient flow.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.early_stopping_filter([0.1, 10.0], time=1.0).round(3))
+        [0.095 1.   ]
     """
     return np.asarray(
         -np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues))
@@ -131,7 +152,13 @@ def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, ".
 
 
 def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "..."]:
-    """lambda / (lambda + eps): how much of them kernel regression with a ridge eps fits."""
+    """lambda / (lambda + eps): how much of them kernel regression with a ridge eps fits.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.ridge_filter([0.1, 10.0], regularisation=1.0).round(3))
+        [0.091 0.909]
+    """
     values = _eigenvalues(eigenvalues)
     return np.asarray(values / (values + checks.positive_number("regularisation", regularisation)))
 
@@ -141,6 +168,11 @@ def equivalent_regularisation(time: float) -> float:
 
     They agree to first order in small eigenvalues. At lambda = eps they are 1/2 and
     1 - 1/e = 0.632.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> parametrisation.equivalent_regularisation(10.0)
+        0.1
     """
     return 1 / checks.positive_number("time", time)
 

@@ -43,6 +43,15 @@ def posterior_grams(
     Raises:
         ValueError: for matrices that are not positive semi-definite or differ in size, and numbers
             that are not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import representation_shift
+        >>> gxx, gyy = np.eye(2), np.diag([4.0, 1.0])
+        >>> grams = representation_shift.posterior_grams(gxx, gyy, [10, 10], n_outputs=1, beta=10.0)
+        >>> print(grams[0].round(3))
+        [[1.24  0.   ]
+         [0.    0.992]]
     """
     gxx = gram_matrix("gxx", gxx)
     shift = gxx @ _phi(gxx, gyy, beta) @ gxx
@@ -81,6 +90,14 @@ def conv_posterior_grams(
 
     Raises:
         ValueError: as there, and for shapes or filters that do not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import representation_shift
+        >>> gxx, gyy = np.ones((1, 3, 1, 3)), np.array([[4.0]])
+        >>> grams = representation_shift.conv_posterior_grams(gxx, gyy, [10], 1, 10.0, 3)
+        >>> print(grams[0, 0, 0, 0, 0].round(3))
+        1.24
     """
     p, s = np.shape(gxx)[:2]
     k = locations_gram("gxx", gxx)
