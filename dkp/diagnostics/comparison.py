@@ -33,6 +33,12 @@ class Distance(NamedTuple):
         mean_shift: its root mean square.
         spread: geometric mean of sd_a / sd_b.
         energy: energy distance, with its standard error.
+
+    Examples:
+        >>> from dkp.diagnostics.comparison import Distance
+        >>> from dkp.diagnostics.metrics import Estimate
+        >>> Distance(shift=0.1, mean_shift=0.05, spread=1.0, energy=Estimate(0.0, 0.01)).spread
+        1.0
     """
 
     shift: float
@@ -185,6 +191,13 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
 
     Raises:
         ValueError: when there are fewer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.comparison import energy_distance
+        >>> a = np.array([[0.0], [1.0], [2.0]])
+        >>> print(f"{energy_distance(a, a + 10.0).mean:.3f}")
+        17.333
     """
     a, b = (checks.finite_array(name, v, ndim=2) for name, v in (("a", a), ("b", b)))
     if min(len(a), len(b)) < 3:
@@ -203,6 +216,12 @@ def pareto_k(log_weights: Any) -> float:
     """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024).
 
     Their mean is reliable below 0.7.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.comparison import pareto_k
+        >>> pareto_k(np.random.default_rng(0).normal(size=1000)) < 0.7
+        True
     """
     values = np.asarray(log_weights, float)
     try:

@@ -108,6 +108,13 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
 
     Raises:
         ValueError: when it does not have three axes or is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.grams import gram_summaries
+        >>> summaries = gram_summaries(np.eye(3)[None])
+        >>> print({name: values.round(3).tolist() for name, values in summaries.items()})
+        {'log_det': [0.0], 'trace': [3.0], 'effective_rank': [3.0]}
     """
     values = checks.finite_array("factor", factor, ndim=3)
     eigenvalues = np.linalg.svd(values, compute_uv=False) ** 2
