@@ -39,7 +39,8 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 def section(out: Path) -> str | None:
     """The table of the records in ``<out>/audit-guides``, and on what they depend; None where there
-    are none."""
+    are none.
+    """
     return described(out / "audit-guides", table)
 
 

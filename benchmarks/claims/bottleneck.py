@@ -1,5 +1,6 @@
 """Claims on infinite networks with finite bottlenecks: representations, speed of training, the best
-width."""
+width.
+"""
 
 import math
 from typing import Any

@@ -13,7 +13,8 @@ class Finding:
 
     claim, paper: what is said, and where. computed: what we compute. number: our result with its
     error, in words. reproduced: whether it bears the claim out, by a rule that stands in the code.
-    deviation: where it does not, or not wholly. values: the numbers behind it, for JSON."""
+    deviation: where it does not, or not wholly. values: the numbers behind it, for JSON.
+    """
 
     claim: str
     paper: str

@@ -1,5 +1,6 @@
 """Claims on the posterior of deep linear networks: by gradient descent, by Langevin sampling, and
-over widths."""
+over widths.
+"""
 
 import math
 
@@ -64,7 +65,8 @@ def descend(
     x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], *, decay: float, step: float, steps: int
 ) -> list[np.ndarray]:
     """Features of all layers, outputs last, after gradient descent on the squared error / 2 with
-    weight decay."""
+    weight decay.
+    """
     rng, sizes = np.random.default_rng(1), (x.shape[1], *hidden, y.shape[1])
     start = [
         jnp.asarray(0.02 * rng.normal(size=s) / np.sqrt(s[0]))
@@ -96,7 +98,8 @@ def descend(
 
 def langevin() -> Finding:
     """The posterior mean of kernels of wide Bayesian linear networks, as many outputs as hidden
-    units."""
+    units.
+    """
     rows = {}
     for width in (25, 100):
         x, weights = problem(4, 8, width)[0], np.random.default_rng(1).normal(size=(8, width))
@@ -136,8 +139,9 @@ def langevin() -> Finding:
 def sample_weights(
     x: np.ndarray, y: np.ndarray, width: int, *, noise: float, steps: int = 60_000
 ) -> tuple[list[np.ndarray], float]:
-    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are N(0,
-    1) a priori."""
+    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are
+    N(0, 1) a priori.
+    """
     sizes = ((x.shape[1], width), (width, width), (width, y.shape[1]))
     xs, ys = jnp.asarray(x), jnp.asarray(y)
 

@@ -16,7 +16,8 @@ def dense_draws(
     features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Gram matrices (n, P, P) after the last layer of networks with real weights; `features` (P, D)
-    have the Gram matrix features features^T."""
+    have the Gram matrix features features^T.
+    """
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     for width in widths:
         f = f @ rng.normal(size=(n, f.shape[-1], width)) / np.sqrt(norm)
@@ -28,7 +29,8 @@ def local_draws(
     features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator, *, shared: bool
 ) -> np.ndarray:
     """The same, averaged over locations, of networks with filters on a circle, which are shared
-    between locations (convolutions) or not; `features` is (P, S, D)."""
+    between locations (convolutions) or not; `features` is (P, S, D).
+    """
     p, s, _ = features.shape
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     offsets = np.arange(FILTER) - (FILTER - 1) // 2

@@ -1,5 +1,6 @@
 """Claims on posterior sampling of wide Bayesian networks in coordinates that make the posterior
-like the prior."""
+like the prior.
+"""
 
 import itertools
 import math
@@ -33,7 +34,8 @@ def target(width: int, noise: float) -> finite.Repriorised:
 
 def approaches_prior() -> Finding:
     """Acceptance of moves that leave the prior invariant, and the divergence of posterior and
-    prior."""
+    prior.
+    """
     rows = {width: _against_prior(width) for width in WIDTHS}
     accepted = {step: [rows[w][f"acceptance {step}"] for w in WIDTHS] for step in (0.1, 0.5)}
     divergence = [rows[w]["divergence"] for w in WIDTHS]
@@ -85,7 +87,8 @@ def _against_prior(width: int) -> dict[str, float]:
 
 def mixing() -> Finding:
     """Effective draws a second of predictions, with and without repriorisation, by the same
-    sampler."""
+    sampler.
+    """
     rows = {width: {name: _effective_draws(width, name) for name in SAMPLERS} for width in MIXED}
     ratios = {w: r["repriorised"]["per_second"] / r["plain"]["per_second"] for w, r in rows.items()}
     return Finding(

@@ -1,5 +1,6 @@
 """The claim on residual networks: trained as is common, their kernels are near those of deep linear
-theory."""
+theory.
+"""
 
 import math
 from typing import Any
@@ -25,7 +26,8 @@ LEADING = 30
 
 class Block(eqx.Module):
     """x + conv(relu(x)), and then, but in the last block, a strided convolution of its rectified
-    sum."""
+    sum.
+    """
 
     inner: eqx.nn.Conv2d
     down: eqx.nn.Conv2d | None
@@ -75,7 +77,8 @@ def _conv(key: jax.Array, inside: int, outside: int, strides: int = 1) -> eqx.nn
 
 def residual_network() -> Finding:
     """Spectra and alignment of the layers of a trained residual network, of deep linear theory and
-    of the infinite network."""
+    of the infinite network.
+    """
     table = dkp.datasets.load("cifar10", split=0)
     assert table.x_test is not None and table.y_test is not None
     x, y = coarse(table.x[:TRAINING]), table.y[:TRAINING].astype(int)

@@ -11,7 +11,7 @@ where T (4 x min(4, n)) is lower-trapezoidal, T_jj^2 ~ chi^2(n - j + 1), T_ij ~ 
 proposal is a Student t distribution around the mode, in log T_jj and T_ij.
 
 Source: Aitchison 2020 (arXiv 1910.08013), sections 1.1 and 2. Run it with ``python -m
-    benchmarks.claims.toy_width``.
+benchmarks.claims.toy_width``.
 """
 
 import argparse

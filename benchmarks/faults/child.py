@@ -1,5 +1,6 @@
 """A small call of one engine with a checkpoint, in a process that may be killed: ``child ENGINE
-CHECKPOINT RESULT``."""
+CHECKPOINT RESULT``.
+"""
 
 import sys
 import warnings

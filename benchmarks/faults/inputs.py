@@ -147,7 +147,8 @@ def arrays(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
 def tables(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     """CSV files with bytes changed, lines cut, cells swapped for others, and files that are no
-    tables."""
+    tables.
+    """
     from dkp.cli.encoding import Encoding
     from dkp.cli.experiment import _targets
     from dkp.cli.table import read_columns
@@ -239,7 +240,8 @@ def models(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
 def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     """Checkpoint files, damaged in the same ways: the call warns, starts anew or from the file
-    before, and goes on."""
+    before, and goes on.
+    """
     from dkp.inference.checkpoint import Checkpoint
 
     first = Checkpoint(place / "input.checkpoint", 1.0, "call")

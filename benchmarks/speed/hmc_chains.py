@@ -1,7 +1,8 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
 The chains of a row run side by side, with one thread of BLAS each. Seconds of compilation are those
-that JAX reports."""
+that JAX reports.
+"""
 
 import dataclasses
 import time
@@ -34,7 +35,8 @@ class Sampled:
 
     functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it
     fell in warm-up, the later half of the transitions stands for draws. gradients, sampling_s: of
-    kept draws. warmup_s: all other seconds in which nothing was compiled."""
+    kept draws. warmup_s: all other seconds in which nothing was compiled.
+    """
 
     sampler: str
     functionals: dict[str, np.ndarray]
@@ -65,8 +67,7 @@ class CompileClock:
             self._spans.append((start_time, end_time))
 
     def seconds(self, begin: float, end: float) -> float:
-        """Seconds between two times in which something was compiled; spans may lie in one
-        another."""
+        """Seconds between two times in which something was compiled; spans may overlap."""
         total, reached = 0.0, begin
         for first, last in sorted(self._spans):
             first, last = max(first, reached), min(last, end)

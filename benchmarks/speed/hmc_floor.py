@@ -45,7 +45,8 @@ def factorisations(n: int) -> Callable[[], Any]:
 
 def products(bottleneck: Bottleneck, n: int) -> Callable[[], Any]:
     """The matrix products. Each needs the one before, so that none is left out or done beside
-    another."""
+    another.
+    """
     square = jnp.linalg.qr(_normal(0, n, n))[0]
     noise = _normal(1, n, WIDTH if bottleneck == "wishart" else n)
     more = 2 if bottleneck == "wishart" else 4

@@ -5,7 +5,8 @@ kernels, Gaussian noise.
 
 Bottlenecks are Wishart of few degrees of freedom, which is a deep Gaussian process of that width,
 or inverse Wishart. What is compared are functionals of Gram matrices, computed for all samplers by
-one function."""
+one function.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,8 @@ def functionals(
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effective:
     """Effective sample sizes of all chains together: the smallest, whose it is, the median; and the
-    largest R-hat."""
+    largest R-hat.
+    """
 
     smallest: float
     name: str
@@ -110,7 +112,8 @@ def effective(draws: Mapping[str, np.ndarray]) -> Effective:
     functionals, (chains, draws).
 
     Where ArviZ has no number, as for chains that did not move or for fewer than four draws, every
-    chain counts once."""
+    chain counts once.
+    """
     import arviz as az
 
     def size(values: np.ndarray) -> float:

@@ -3,7 +3,8 @@ points.
 
 The NNGP and the tangent kernel of all pairs of N points, together, in float32; a call after the
 first. `reference_s` is neural-tangents 0.6.5 on jax 0.4.30 doing the same, jitted, on a quiet
-machine with two cores."""
+machine with two cores.
+"""
 
 import dataclasses
 import json
@@ -94,7 +95,8 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 
 def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The p of time ~ N^p of every network with several N, by least squares on logarithms of the
-    fastest times."""
+    fastest times.
+    """
     import numpy as np
 
     found = {}

@@ -1,5 +1,6 @@
 """The data of the benchmarks: published splits through ``dkp.datasets``, and synthetic tables for
-timing."""
+timing.
+"""
 
 import dataclasses
 from typing import Literal
@@ -14,7 +15,8 @@ __all__ = ["IMAGES", "Images", "load", "load_images", "synthetic"]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How much of an image set is used: points, and the side of the blocks of pixels that are
-    averaged."""
+    averaged.
+    """
 
     source: str
     n_train: int
@@ -87,7 +89,8 @@ def _coarser(x: np.ndarray, block: int) -> np.ndarray:
 
 def load(name: str, split: int) -> "dkp.datasets.Table":
     """Training and test rows of one split of a data set, in original units (see
-    ``dkp.datasets.load``)."""
+    ``dkp.datasets.load``).
+    """
     return dkp.datasets.load(name, split=split)
 
 
