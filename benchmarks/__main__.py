@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed`` and
+"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed``,
 ``faults``.
 """
 

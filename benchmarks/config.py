@@ -74,10 +74,17 @@ IGNORED_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Data sets, with the splits, methods and settings used when the command line names none.
+    """Data sets, with what is used when the command line names none.
 
-    deep: settings of the deep Gaussian and deep Wishart processes. single: those of single methods.
-    excluded: data sets and methods that do not go together. cores: of a run.
+    Attributes:
+        datasets: names of data sets.
+        splits: of each data set.
+        methods: how they are fitted.
+        settings: of all methods.
+        deep: settings of the deep Gaussian and deep Wishart processes.
+        single: settings of single methods.
+        excluded: data sets and methods that do not go together.
+        cores: of a run.
     """
 
     datasets: tuple[str, ...]

@@ -39,8 +39,11 @@ Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric or a time of the records: its title, which may name the cores of a run, and whether
-    the methods are also compared by differences.
+    """A metric or a time of the records.
+
+    Attributes:
+        title: its title, which may name the cores of a run.
+        paired: whether the methods are also compared by differences.
     """
 
     title: str
@@ -110,8 +113,9 @@ def render(
 
 
 def tabulate(records: Iterable[Record], name: str) -> Cells:
-    """A metric or time by (data set, method label) and split; of several records for one split, the
-    latest.
+    """A metric or time by (data set, method label) and split.
+
+    Of several records for one split, the latest counts.
     """
     cells: Cells = {}
     for record in sorted(records, key=lambda r: r["date"]):

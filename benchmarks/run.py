@@ -135,8 +135,9 @@ def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
 
 
 def worker_environment(dtype: str, cores: int = 1) -> dict[str, str]:
-    """The environment of a worker: as many threads in every library as it has cores, and the
-    floating-point width of `dtype`.
+    """The environment of a worker.
+
+    As many threads in every library as it has cores, and the floating-point width of `dtype`.
     """
     flags = (
         "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if cores == 1 else ""

@@ -1,5 +1,6 @@
-"""Variational inference judged by Markov chains and by the evidence, on subsets of the small UCI
-sets.
+"""Variational inference judged by Markov chains and by the evidence.
+
+The data are subsets of the small UCI sets.
 """
 
 import time
@@ -18,8 +19,7 @@ DELTA = 10.0
 
 
 def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path:
-    """Audit each set that has no record yet, print the table, and return the directory of the
-    records.
+    """Audit each set that has no record yet, print the table, and return the records' directory.
 
     Args:
         names: of ``DATASETS``.
@@ -30,9 +30,7 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 
 def section(out: Path) -> str | None:
-    """The table of the records in ``<out>/audit``, and on what they depend; None where there are
-    none.
-    """
+    """The table of the records in ``<out>/audit``, and on what they depend; or None."""
     return described(out / "audit", table)
 
 
@@ -44,8 +42,9 @@ def audit_each(
     *,
     again: bool,
 ) -> Path:
-    """Write ``<directory>/<name>.json`` for each set that has no record yet, print the table so
-    far, and return the directory.
+    """Write ``<directory>/<name>.json`` for each set that has no record yet.
+
+    Print the table so far, and return the directory.
     """
     for name in names:
         path = directory / f"{name}.json"

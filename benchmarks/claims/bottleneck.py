@@ -1,5 +1,6 @@
-"""Claims on infinite networks with finite bottlenecks: representations, speed of training, the best
-width.
+"""Claims on infinite networks with finite bottlenecks.
+
+Representations, speed of training, the best width.
 """
 
 import math

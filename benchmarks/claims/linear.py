@@ -1,5 +1,6 @@
-"""Claims on the posterior of deep linear networks: by gradient descent, by Langevin sampling, and
-over widths.
+"""Claims on the posterior of deep linear networks.
+
+By gradient descent, by Langevin sampling, and over widths.
 """
 
 import math

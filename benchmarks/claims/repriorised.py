@@ -1,5 +1,6 @@
-"""Claims on posterior sampling of wide Bayesian networks in coordinates that make the posterior
-like the prior.
+"""Claims on posterior sampling of wide Bayesian networks by repriorisation.
+
+Its coordinates make the posterior like the prior.
 """
 
 import itertools

@@ -1,5 +1,6 @@
-"""The claim on residual networks: trained as is common, their kernels are near those of deep linear
-theory.
+"""The claim on residual networks: their kernels are near those of deep linear theory.
+
+They are trained as is common.
 """
 
 import math
@@ -25,8 +26,9 @@ LEADING = 30
 
 
 class Block(eqx.Module):
-    """x + conv(relu(x)), and then, but in the last block, a strided convolution of its rectified
-    sum.
+    """x + conv(relu(x)), and then a strided convolution of its rectified sum.
+
+    The last block has none of the latter.
     """
 
     inner: eqx.nn.Conv2d

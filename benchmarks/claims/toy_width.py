@@ -1,5 +1,6 @@
-"""How wide should a linear network be? The evidence of widths on data of a network whose width is
-known.
+"""How wide should a linear network be?
+
+The evidence of widths on data of a network whose width is known.
 
 Two layers, 4 inputs, 10 outputs, Gaussian noise, weights of variance 1 / fan-in; the data come from
 such a network of width 4. Beside ``dkp.compare_widths`` stands an independent estimate in NumPy:
@@ -36,7 +37,13 @@ WIDTHS = (1, 2, 4, 8, 16, 64, math.inf)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy:
-    """x: (N, 4). y: (N, C). noise: standard deviation."""
+    """A toy problem.
+
+    Attributes:
+        x: (N, 4).
+        y: (N, C).
+        noise: standard deviation.
+    """
 
     x: np.ndarray
     y: np.ndarray

@@ -1,5 +1,7 @@
-"""Malformed input: arrays, tables, model files and checkpoints. Each must be refused with one of
-the errors that the functions name, or be taken for what it is, quickly, and leave nothing behind.
+"""Malformed input: arrays, tables, model files and checkpoints.
+
+Each must be refused with one of the errors that the functions name, or be taken for what it is,
+quickly, and leave nothing behind.
 
 Each kind runs in a process of its own, so that a crash of the interpreter would be seen.
 """

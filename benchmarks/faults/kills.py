@@ -1,5 +1,6 @@
-"""Kill -9 at random moments: the same call, made again until it ends, gives what an undisturbed one
-gives.
+"""Kill -9 at random moments.
+
+The same call, made again until it ends, gives what an undisturbed one gives.
 """
 
 import dataclasses
@@ -22,9 +23,14 @@ __all__ = ["Outcome", "kill_engine", "run_kills"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What happened to one engine. kills: processes that were killed, of which `with_file` had
-    written a checkpoint. identical: whether the result is that of an undisturbed run, to the last
-    bit.
+    """What happened to one engine.
+
+    Attributes:
+        engine: its name.
+        kills: processes that were killed.
+        with_file: how many of these had written a checkpoint.
+        identical: whether the result is that of an undisturbed run, to the last bit.
+        seconds_undisturbed: how long that run took.
     """
 
     engine: str

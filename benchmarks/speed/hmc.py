@@ -1,5 +1,6 @@
-"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and
-gradients next to their factorisations and products.
+"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior.
+
+Gradients stand next to their factorisations and products.
 
 Every row runs two chains side by side, with one thread of BLAS each; XLA's own threads, as many as
 cores, serve both. The smallest effective sample size is over all functionals of ``hmc_problem``. A

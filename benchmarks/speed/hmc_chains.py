@@ -33,9 +33,16 @@ _SLICE = 50  # draws whose factors are in memory at a time
 class Sampled:
     """Chains of one method on one posterior.
 
-    functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it
-    fell in warm-up, the later half of the transitions stands for draws. gradients, sampling_s: of
-    kept draws. warmup_s: all other seconds in which nothing was compiled.
+    Attributes:
+        sampler: its name.
+        functionals: (chains, draws) each.
+        ended: "finished", or in what the time limit fell; in warm-up, the later half of the
+            transitions stands for draws.
+        gradients: of kept draws.
+        divergences: among them.
+        compile_s: seconds in which something was compiled.
+        warmup_s: all other seconds before the kept draws.
+        sampling_s: seconds of kept draws.
     """
 
     sampler: str

@@ -1,5 +1,6 @@
-"""What a gradient of the `hmc` suite cannot do without: its Cholesky factorisations and matrix
-products, by themselves.
+"""What a gradient of the `hmc` suite cannot do without.
+
+Its Cholesky factorisations and matrix products, by themselves.
 
 One factorisation a bottleneck and one for the outputs. Products, with A the Bartlett factor (N x
 M), L the Cholesky factor of K, F = L A or L A^-1 and G = F F^T:

@@ -1,5 +1,6 @@
-"""The posterior of the `hmc` suite: a UCI subset, two bottlenecks between squared-exponential
-kernels, Gaussian noise.
+"""The posterior of the `hmc` suite.
+
+A UCI subset, two bottlenecks between squared-exponential kernels, Gaussian noise.
 
     K = se(x x^T / D),  G_1 | K,  G_2 | se(G_1),  y | G_2 ~ N(0, se(G_2) + noise^2 I)
 
@@ -97,8 +98,13 @@ def functionals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effective:
-    """Effective sample sizes of all chains together: the smallest, whose it is, the median; and the
-    largest R-hat.
+    """Effective sample sizes of all chains together.
+
+    Attributes:
+        smallest: of all functionals.
+        name: whose it is.
+        median: of all functionals.
+        r_hat: the largest.
     """
 
     smallest: float

@@ -1,5 +1,6 @@
-"""Time and memory of kernel matrices of infinite networks, next to the product x x^T of the same
-points.
+"""Time and memory of kernel matrices of infinite networks.
+
+They stand next to the product x x^T of the same points.
 
 The NNGP and the tangent kernel of all pairs of N points, together, in float32; a call after the
 first. `reference_s` is neural-tangents 0.6.5 on jax 0.4.30 doing the same, jitted, on a quiet

@@ -1,5 +1,6 @@
-"""What all suites of speed share: each row in a process of its own, interleaved with a matrix
-product as the unit.
+"""What all suites of speed share.
+
+Each row is a process of its own, interleaved with a matrix product as the unit.
 
 A fresh process gives a row its own peak memory and floating-point width; the ratio to an operation
 that is timed in turn with it means the same on a busy machine.

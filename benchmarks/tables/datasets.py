@@ -1,5 +1,6 @@
-"""The data of the benchmarks: published splits through ``dkp.datasets``, and synthetic tables for
-timing.
+"""The data of the benchmarks.
+
+Published splits through ``dkp.datasets``, and synthetic tables for timing.
 """
 
 import dataclasses
@@ -14,8 +15,13 @@ __all__ = ["IMAGES", "Images", "load", "load_images", "synthetic"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of an image set is used: points, and the side of the blocks of pixels that are
-    averaged.
+    """How much of an image set is used.
+
+    Attributes:
+        source: the set.
+        n_train: training points.
+        n_test: test points.
+        block: the side of the blocks of pixels that are averaged.
     """
 
     source: str

@@ -1,5 +1,6 @@
-"""Everyday tables: classes, counts, and targets of which some are corrupted; the library's
-estimators beside scikit-learn's.
+"""Everyday tables: classes, counts, and targets of which some are corrupted.
+
+The library's estimators stand beside scikit-learn's.
 
 A method fits and predicts through scikit-learn's interface. Whatever it needs beyond its defaults
 stands here.

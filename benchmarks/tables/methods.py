@@ -26,12 +26,16 @@ def predict(posterior: Any, x: np.ndarray, key: Any, settings: Settings) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up
-    its fit.
+    """How a method fits, predicts and sums up its fit.
 
-    fit_many: several data sets in one program, (list of data, keys, settings) -> list of
-    posteriors; one by one where a method has none. elbo: for variational methods, (posterior, key)
-    -> nats per data point on standardised targets.
+    Attributes:
+        fit: (data, key, settings) -> posterior.
+        fit_many: several data sets in one program, (list of data, keys, settings) -> list of
+            posteriors; one by one where a method has none.
+        predict: at new inputs.
+        summary: of its fit.
+        elbo: for variational methods, (posterior, key) -> nats per data point on standardised
+            targets.
     """
 
     fit: Callable[[Any, Any, Settings], Any]

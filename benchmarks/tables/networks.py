@@ -1,5 +1,6 @@
-"""Infinitely wide networks on images: accuracy and log density of their exact predictors, NNGP and
-NTK.
+"""Infinitely wide networks on images.
+
+Accuracy and log density of their exact predictors, NNGP and NTK.
 
 A method is an architecture, with or without whitening. Every record holds both kernels. Nothing is
 tuned on test images: regularisation, temperature and the strength of whitening come from
