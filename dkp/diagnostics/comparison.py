@@ -224,6 +224,7 @@ def pareto_k(log_weights: Any) -> float:
         True
     """
     values = np.asarray(log_weights, float)
+    # Two homes of one function: the second goes when ArviZ 0.x is no longer supported.
     try:
         from arviz_stats.base import array_stats  # ArviZ 1.x  # pyright: ignore[reportMissingImports]
     except ImportError:

@@ -4,7 +4,8 @@ It is the base of the laws of all Gram factors: what a sampler sees when a site 
 non-centred.
 """
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math

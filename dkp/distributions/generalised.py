@@ -12,7 +12,8 @@ Laws are over the lower-trapezoidal S (p x m, m = min(p, nu), positive diagonal)
 determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1).
 """
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math

@@ -8,7 +8,8 @@ transformed distribution, one site can be sampled centred (S) or non-centred (by
 the Wishart and A^-1 for the inverse Wishart.
 """
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 from typing import Any

@@ -15,7 +15,11 @@ __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedPoisson"]
 
 
 class _Poisson(dist.Poisson):
-    """Its density keeps the precision of the rate, where NumPyro's takes JAX's default."""
+    """Its density keeps the precision of the rate, where NumPyro's takes JAX's default.
+
+    Needed until NumPyro computes it in the dtype of the rate (seen in 0.22;
+    https://github.com/pyro-ppl/numpyro/issues/2181 made it the default dtype on purpose).
+    """
 
     def log_prob(self, value: Any) -> Array:
         rate = jnp.asarray(self.rate)
