@@ -1,5 +1,6 @@
-"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed`` and
-``faults``."""
+"""Command line of the benchmarks: ``run``, ``report``, ``audit``, ``claims``, ``speed``,
+``faults``.
+"""
 
 import signal
 import sys

@@ -1,7 +1,8 @@
 """What is run: suites of data sets, the settings of a suite, and the identity of one run.
 
 One model and one configuration serve all data sets of a suite. Nothing here imports JAX, so that a
-worker process can choose its core and its number of threads first."""
+worker process can choose its core and its number of threads first.
+"""
 
 import dataclasses
 import hashlib
@@ -73,10 +74,18 @@ IGNORED_SETTINGS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Data sets, with the splits, methods and settings used when the command line names none.
+    """Data sets, with what is used when the command line names none.
 
-    deep: settings of the deep Gaussian and deep Wishart processes. single: those of single methods.
-    excluded: data sets and methods that do not go together. cores: of a run."""
+    Attributes:
+        datasets: names of data sets.
+        splits: of each data set.
+        methods: how they are fitted.
+        settings: of all methods.
+        deep: settings of the deep Gaussian and deep Wishart processes.
+        single: settings of single methods.
+        excluded: data sets and methods that do not go together.
+        cores: of a run.
+    """
 
     datasets: tuple[str, ...]
     splits: tuple[int, ...]
@@ -179,7 +188,8 @@ class Run:
     @property
     def configuration(self) -> dict[str, Any]:
         """All that decides the result, other than data and method; settings that the method ignores
-        stay out."""
+        stay out.
+        """
         ignored = IGNORED_SETTINGS.get(self.method, ())
         settings = {
             name: v for name, v in dataclasses.asdict(self.settings).items() if name not in ignored
@@ -208,9 +218,15 @@ class Run:
 
 
 def plan(
-    suite: str, *, datasets: str = "", splits: str = "", methods: str = "", dtype: str = "float64", seed: int = 0,
+    suite: str,
+    *,
+    datasets: str = "",
+    splits: str = "",
+    methods: str = "",
+    dtype: str = "float64",
+    seed: int = 0,
     settings: str = "",
-) -> list[Run]:  # fmt: skip
+) -> list[Run]:
     """The runs that a command line asks for, data set by data set and split by split.
 
     Args:

@@ -2,7 +2,8 @@
 
 Every number is a mean over splits, with the standard error of that mean, s / sqrt(n), where s is
 the sample standard deviation over the n splits. Differences from the baseline are taken split by
-split before averaging."""
+split before averaging.
+"""
 
 import dataclasses
 import json
@@ -41,8 +42,12 @@ Cells = dict[tuple[str, str], dict[int, float]]  # (data set, method) -> split -
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric or a time of the records: its title, which may name the cores of a run, and whether
-    the methods are also compared by differences."""
+    """A metric or a time of the records.
+
+    Attributes:
+        title: its title, which may name the cores of a run.
+        paired: whether the methods are also compared by differences.
+    """
 
     title: str
     paired: bool = False
@@ -138,8 +143,10 @@ def summary(
 
 
 def tabulate(records: Iterable[Record], name: str) -> Cells:
-    """A metric or time by (data set, method label) and split; of several records for one split, the
-    latest."""
+    """A metric or time by (data set, method label) and split.
+
+    Of several records for one split, the latest counts.
+    """
     cells: Cells = {}
     for record in sorted(records, key=lambda r: r["date"]):
         values = record["times"] | record["metrics"]
@@ -153,7 +160,8 @@ def tabulate(records: Iterable[Record], name: str) -> Cells:
 def chosen_by_bound(records: Sequence[Record]) -> list[Record]:
     """Records of the method ``chosen``: of the methods in ``CHOSEN``, on each split, the one with
     the highest bound on the evidence of the training data, exact or variational; where at least two
-    of them have run as their suite says."""
+    of them have run as their suite says.
+    """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for r in sorted(records, key=lambda r: r["date"]):
         if r["method"] in CHOSEN and not _differing_settings(r) and _bound(r) is not None:
@@ -173,7 +181,8 @@ def chosen_by_bound(records: Sequence[Record]) -> list[Record]:
 
 def _bound(record: Record) -> Any:
     """Nats a data point on standardised targets: the ELBO, or the evidence itself where it is
-    exact."""
+    exact.
+    """
     return record["metrics"].get(
         "elbo", record.get("fit", {}).get("log_marginal_likelihood_per_point")
     )
@@ -268,8 +277,7 @@ def _cores(records: list[Record]) -> str:
 
 
 def _ordered(suite: str, cells: dict[tuple[str, str], T]) -> dict[tuple[str, str], T]:
-    """Rows in the order of the suite's data sets, columns in that of its methods and then by
-    name."""
+    """Rows in the order of the suite's data sets, columns in that of its methods, then by name."""
     datasets, methods = SUITES[suite].datasets, SUITES[suite].methods
     known = {name: i for i, name in enumerate(methods)}
     order = sorted(
@@ -280,7 +288,8 @@ def _ordered(suite: str, cells: dict[tuple[str, str], T]) -> dict[tuple[str, str
 
 def _curves(suite: str, records: list[Record]) -> dict[tuple[str, str], str]:
     """By data set and method, and share of the steps: the last part of the curve up to there, a
-    mean over splits."""
+    mean over splits.
+    """
     curves: dict[tuple[str, str], dict[int, list[float | None]]] = {}
     for r in sorted(records, key=lambda r: r["date"]):
         if r.get("curve"):

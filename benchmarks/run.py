@@ -1,7 +1,8 @@
 """Independent runs in worker processes: one process a run, with as many threads as cores.
 
 A process of its own gives each run a fresh JAX, its own floating-point width, and a memory that is
-returned; a crash or a time limit ends one run and not the others."""
+returned; a crash or a time limit ends one run and not the others.
+"""
 
 import dataclasses
 import os
@@ -115,7 +116,8 @@ def _drain(
 
 def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
     """Do one run in this process, or several together, and write their records, whether they finish
-    or fail."""
+    or fail.
+    """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     start = time.perf_counter()
@@ -133,8 +135,10 @@ def run_one(runs: list[Run], out: Path, cores: Sequence[int]) -> None:
 
 
 def worker_environment(dtype: str, cores: int = 1) -> dict[str, str]:
-    """The environment of a worker: as many threads in every library as it has cores, and the
-    floating-point width of `dtype`."""
+    """The environment of a worker.
+
+    As many threads in every library as it has cores, and the floating-point width of `dtype`.
+    """
     flags = (
         "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if cores == 1 else ""
     )
@@ -200,8 +204,7 @@ def _stop(worker: _Worker) -> None:
 def _collect(
     worker: _Worker, out: Path, time_limit: float | None
 ) -> list[tuple[Run, dict[str, Any]]]:
-    """The records that the worker wrote or, when it could not write them, records of how it
-    ended."""
+    """The records that the worker wrote, or else records of how it ended."""
     code = worker.process.poll()
     if code != 0:
         end = (

@@ -1,7 +1,8 @@
 """One JSON file a run, written whole or not at all.
 
 A run that was killed leaves no file and is started again; a finished one is found and not repeated;
-a failed one leaves its traceback and is tried again."""
+a failed one leaves its traceback and is tried again.
+"""
 
 import datetime
 import functools
@@ -101,8 +102,7 @@ def listed_versions(records: Sequence[Mapping[str, Any]]) -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """What the numbers depend on: interpreter, libraries, machine and, in a checkout, the
-    commit."""
+    """What the numbers depend on: interpreter, libraries, machine and, in a checkout, commit."""
     from dkp import __version__
 
     libraries = {name: importlib.metadata.version(name) for name in ("jax", "numpyro", "numpy")}

@@ -1,5 +1,7 @@
-"""Figures of a posterior and its predictions. Every function draws into the Matplotlib axes that it
-is given and returns them."""
+"""Figures of a posterior and its predictions.
+
+Every function draws into the Matplotlib axes that it is given and returns them.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +71,8 @@ def kernel_matrix(
     """A kernel matrix as an image, symmetric about zero in colour.
 
     Args:
-        matrix: (P, P). largest: end of the colour scale; the largest absolute entry by default.
+        matrix: (P, P).
+        largest: end of the colour scale; the largest absolute entry by default.
     """
     values = checks.finite_array("matrix", matrix, ndim=2)
     largest = float(np.abs(values).max()) if largest is None else largest
@@ -79,8 +82,9 @@ def kernel_matrix(
 
 
 def gram_matrices(axes: Any, draws: GramDraws, *, order: Any = None) -> Any:
-    """Posterior means of the Gram matrices (first row) above those of the deterministic network
-    (second row).
+    """Posterior means of the Gram matrices (first row).
+
+    Below them are those of the deterministic network (second row).
 
     Args:
         axes: Matplotlib axes, an array of shape (2, L) for the L matrices of `draws`.
@@ -124,8 +128,10 @@ def elbo_trace(
 def observed_against_predicted(
     ax: "matplotlib.axes.Axes", prediction: Prediction, y: Any, *, level: float = 0.9
 ) -> "matplotlib.axes.Axes":
-    """Observations (N,) against predictive means, with central intervals of probability `level` as
-    bars, and the diagonal."""
+    """Observations (N,) against predictive means, and the diagonal.
+
+    Bars are central intervals of probability `level`.
+    """
     mean, y = _vector("prediction.mean", prediction.mean), _vector("y", y)
     checks.same_length("y", y, "prediction.mean", mean)
     lower, upper = prediction.quantile([(1 - level) / 2, (1 + level) / 2]).reshape(2, -1)
@@ -139,16 +145,16 @@ def observed_against_predicted(
 
 
 def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]:
-    """Share of the observations inside the central interval of each level of their predictive
-    draws.
+    """Share of the observations inside the central interval of each level of their draws.
 
     The place of an observation among the S predictive draws decides: (rank + 1/2) / (S + 1) lies in
-    the central
-        interval of a level
-    with that probability, up to 1 / (S + 1), when the predictions are right.
+    the central interval of a level with that probability, up to 1 / (S + 1), when the predictions
+    are right.
 
     Args:
-        samples: (S, N), ``prediction.samples``. y: (N,). levels: (L,) probabilities.
+        samples: (S, N), ``prediction.samples``.
+        y: (N,).
+        levels: (L,) probabilities.
 
     Raises:
         ValueError: when the shapes do not fit.
@@ -162,8 +168,10 @@ def coverage_curve(samples: Any, y: Any, levels: Any) -> Float[np.ndarray, " L"]
 def calibration(
     ax: "matplotlib.axes.Axes", prediction: Prediction, y: Any, *, label: str | None = None
 ) -> "matplotlib.axes.Axes":
-    """Observed against nominal coverage of central predictive intervals; calibrated predictions
-    follow the diagonal."""
+    """Observed against nominal coverage of central predictive intervals.
+
+    Calibrated predictions follow the diagonal.
+    """
     levels = np.linspace(0.05, 0.95, 19)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
     ax.plot(
@@ -182,11 +190,14 @@ def calibration(
 def reliability(
     ax: "matplotlib.axes.Axes", labels: Any, probabilities: Any, *, bins: int = 10
 ) -> "matplotlib.axes.Axes":
-    """Accuracy against confidence: the rows in bins by the probability of their likeliest class;
-    calibrated probabilities follow the diagonal. Areas grow with the number of rows in a bin.
+    """Accuracy against confidence: rows in bins by the probability of their likeliest class.
+
+    Calibrated probabilities follow the diagonal. Areas grow with the number of rows in a bin.
 
     Args:
-        labels: (N,) integers from 0. probabilities: (N, K). bins: of equal width between 0 and 1.
+        labels: (N,) integers from 0.
+        probabilities: (N, K).
+        bins: of equal width between 0 and 1.
     """
     found = metrics.reliability(labels, probabilities, bins=bins)
     ax.plot([0, 1], [0, 1], color="black", linewidth=0.8)
@@ -204,8 +215,7 @@ def reliability(
 def overview(
     prediction: Prediction, y: Any, trace: Float[np.ndarray, " T"]
 ) -> "matplotlib.figure.Figure":
-    """One figure of a fit: observed `y` against predicted, calibration, and the `trace` of the
-    ELBO."""
+    """One figure of a fit: observed `y` against predicted, calibration, and the ELBO's `trace`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -217,8 +227,9 @@ def overview(
 
 
 def widths(axes: Any, comparison: WidthComparison) -> Any:
-    """Log evidence relative to the best width with bars of two standard errors; beside it, the
-    held-out log-density.
+    """Log evidence relative to the best width with bars of two standard errors.
+
+    Beside it is the held-out log-density.
 
     The axis of widths is logarithmic, and infinity stands at its right end, apart.
 

@@ -164,8 +164,7 @@ for likelihood in (likelihoods.Poisson(), likelihoods.NegativeBinomial()):
     coverage = metrics.interval_coverage(counts[held], low, high)
     print(
         f"{type(likelihood).__name__:17} log density "
-        f"{model.log_density(x[held], counts[held]).mean():.3f}, "
-        f"90% intervals hold {coverage:.0%}"
+        f"{model.log_density(x[held], counts[held]).mean():.3f}, 90% intervals hold {coverage:.0%}"
     )
 glm = PoissonRegressor().fit(x[fit], counts[fit])
 print(

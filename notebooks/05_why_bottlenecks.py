@@ -239,7 +239,9 @@ plt.show()
 # %% [markdown]
 # ## What follows
 #
-# - In an infinite network the kernel is fixed; finite widths make it random, and the posterior can move it.
+# - In an infinite network the kernel is fixed; finite widths make it random, and the posterior can
+#   move it.
 # - The narrowest layers move most, and the data can say how narrow.
-# - Between infinite layers one bottleneck is enough, and then the model is a deep kernel process: what
-#   `dkp.fit_vi`, `dkp.sample_hmc` and `dkp.compare_widths` fit. Notebook 03 does that with nonlinear kernels.
+# - Between infinite layers one bottleneck is enough, and then the model is a deep kernel process:
+#   what `dkp.fit_vi`, `dkp.sample_hmc` and `dkp.compare_widths` fit. Notebook 03 does that with
+#   nonlinear kernels.

@@ -141,8 +141,14 @@ def test_categories_and_holes_become_numbers(tmp_path):
     table = columns(MIXED, tmp_path)
     encoding = Encoding.fit(table, {"grade": ["low", "mid", "high"]})
     assert encoding.names == (
-        "size", "size is missing", "colour=(missing)", "colour=blue", "colour=red", "grade", "grade is missing",
-    )  # fmt: skip
+        "size",
+        "size is missing",
+        "colour=(missing)",
+        "colour=blue",
+        "colour=red",
+        "grade",
+        "grade is missing",
+    )
     expected = [
         [1, 0, 0, 0, 1, 0, 0],
         [3, 1, 0, 1, 0, 2, 0],
@@ -237,7 +243,7 @@ def test_parquet_gives_the_same_columns(tmp_path):
 
 
 # Fits
-# ---------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

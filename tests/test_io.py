@@ -139,7 +139,8 @@ def test_another_process_predicts_the_same(tmp_path):
 import jax; jax.config.update("jax_enable_x64", True)
 import dkp, numpy as np
 x = np.array({X.tolist()})
-print(dkp.predict(dkp.load({str(tmp_path / "model.dkp")!r}), x, key=jax.random.key(0), n_samples=2).mean.tolist())
+posterior = dkp.load({str(tmp_path / "model.dkp")!r})
+print(dkp.predict(posterior, x, key=jax.random.key(0), n_samples=2).mean.tolist())
 """
     assert json.loads(run_python(code, timeout=120)) == mean.tolist()
     single = "import dkp\ntry:\n    dkp.load({!r})\nexcept ValueError as error:\n    print(error)"

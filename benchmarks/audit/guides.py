@@ -1,5 +1,6 @@
-"""Guides of Wishart bottlenecks judged by Markov chains and by the evidence, on subsets of two
-small UCI sets.
+"""Guides of Wishart bottlenecks judged by Markov chains and by the evidence.
+
+The data are subsets of two small UCI sets.
 
 One model with fixed hyperparameters, so that the guide alone differs: the evidence minus the ELBO
 is the divergence of the guide from the posterior, and what remains of it is the price of the guide.
@@ -26,8 +27,7 @@ ROWS, TEST_ROWS, POINTS, WIDTH = 60, 100, 10, 3
 
 
 def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path:
-    """Audit each set that has no record yet, print the table, and return the directory of the
-    records.
+    """Audit each set that has no record yet, print the table, and return the records' directory.
 
     Args:
         names: of ``DATASETS``.
@@ -38,8 +38,7 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 
 def section(out: Path) -> str | None:
-    """The table of the records in ``<out>/audit-guides``, and on what they depend; None where there
-    are none."""
+    """The table of the records in ``<out>/audit-guides``, and on what they depend; or None."""
     return described(out / "audit-guides", table)
 
 

@@ -1,5 +1,7 @@
-"""Variational inference judged by Markov chains and by the evidence, on subsets of the small UCI
-sets."""
+"""Variational inference judged by Markov chains and by the evidence.
+
+The data are subsets of the small UCI sets.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,8 +19,7 @@ DELTA = 10.0
 
 
 def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path:
-    """Audit each set that has no record yet, print the table, and return the directory of the
-    records.
+    """Audit each set that has no record yet, print the table, and return the records' directory.
 
     Args:
         names: of ``DATASETS``.
@@ -29,8 +30,7 @@ def run_audit(names: tuple[str, ...], out: Path, *, again: bool = False) -> Path
 
 
 def section(out: Path) -> str | None:
-    """The table of the records in ``<out>/audit``, and on what they depend; None where there are
-    none."""
+    """The table of the records in ``<out>/audit``, and on what they depend; or None."""
     return described(out / "audit", table)
 
 
@@ -42,8 +42,10 @@ def audit_each(
     *,
     again: bool,
 ) -> Path:
-    """Write ``<directory>/<name>.json`` for each set that has no record yet, print the table so
-    far, and return the directory."""
+    """Write ``<directory>/<name>.json`` for each set that has no record yet.
+
+    Print the table so far, and return the directory.
+    """
     for name in names:
         path = directory / f"{name}.json"
         if again or not path.exists():
@@ -53,8 +55,7 @@ def audit_each(
 
 
 def described(directory: Path, table: Callable[[list[dict[str, Any]]], str]) -> str | None:
-    """The table of the records in a directory, and on what they depend; None where there are
-    none."""
+    """The table of the records in a directory, and on what they depend; None without any."""
     records = [store.read(path) for path in sorted(directory.glob("*.json"))]
     if not records:
         return None
@@ -66,7 +67,8 @@ def audit(name: str) -> dict[str, Any]:
 
     The hyperparameters are those that variational inference learned, but for the concentration,
     which is fixed where a bottleneck has much to do. Inducing points are the data, so that only the
-    guide is judged."""
+    guide is judged.
+    """
     import jax
 
     jax.config.update("jax_enable_x64", True)

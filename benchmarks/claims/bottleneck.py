@@ -1,5 +1,7 @@
-"""Claims on infinite networks with finite bottlenecks: representations, speed of training, the best
-width."""
+"""Claims on infinite networks with finite bottlenecks.
+
+Representations, speed of training, the best width.
+"""
 
 import math
 from typing import Any
@@ -58,24 +60,23 @@ def judge_representations(rows: dict[str, list[dict[str, Any]]], depth: int) -> 
         if f["learned"][0] < f["learned"][-1] and np.all(np.less(f["fixed"], f["learned"]))
     ]
     return Finding(
-        claim="Infinitely wide networks have a fixed kernel; with finite bottlenecks they learn representations, and "
-        "predict better",
+        claim="Infinitely wide networks have a fixed kernel; with finite bottlenecks they learn "
+        "representations, and predict better",
         paper="Aitchison 2020; Ober & Aitchison 2021",
-        computed=f"{len(next(iter(rows.values())))} splits, {depth} layers: deep Wishart process as wide as the data "
-        "has features, against the same network without bottlenecks, hyperparameters learned in "
-        "both: test log "
-        "density, and centred alignment of the kernels with the targets' after every layer",
+        computed=f"{len(next(iter(rows.values())))} splits, {depth} layers: deep Wishart process "
+        "as wide as the data has features, against the same network without bottlenecks, "
+        "hyperparameters learned in both: test log density, and centred alignment of the kernels "
+        "with the targets' after every layer",
         number="; ".join(
             f"{name}: test log density {f['gain']:+.3f} ± {f['error']:.3f}, alignment "
-            f"{listed(f['learned'])} with "
-            f"bottlenecks, {listed(f['fixed'])} without"
+            f"{listed(f['learned'])} with bottlenecks, {listed(f['fixed'])} without"
             for name, f in found.items()
         ),
         reproduced=bool(ahead and aligned),
         values={"splits": rows},
-        deviation=f"Kernels align more, and more with depth, on {', '.join(aligned) or 'no set'}; predictions are "
-        f"better on {', '.join(ahead) or 'no set'}: the hyperparameters of the infinite network "
-        "are learned too",
+        deviation=f"Kernels align more, and more with depth, on {', '.join(aligned) or 'no set'}; "
+        f"predictions are better on {', '.join(ahead) or 'no set'}: the hyperparameters of the "
+        "infinite network are learned too",
     )
 
 
@@ -145,13 +146,13 @@ def acceleration() -> Finding:
         for norm, found in nonlinear.items()
     )
     return Finding(
-        claim="A single bottleneck accelerates the training of an infinitely wide network dramatically",
+        claim="A single bottleneck accelerates the training of an infinitely wide network "
+        "dramatically",
         paper="Littwin et al. 2021",
-        computed=f"Linear case in closed form: time to 1% of the loss relative to no bottleneck, widths {widths}. "
-        f"Error function, in function space: steps to {FRACTION:.0%} of the loss (at most "
-        f"{STEPS}), widths {WIDTHS}; "
-        "and the largest deviation of outputs from a real network of width 8,192, relative to "
-        "their range",
+        computed="Linear case in closed form: time to 1% of the loss relative to no bottleneck, "
+        f"widths {widths}. Error function, in function space: steps to {FRACTION:.0%} of the loss "
+        f"(at most {STEPS}), widths {WIDTHS}; and the largest deviation of outputs from a real "
+        "network of width 8,192, relative to their range",
         number="|beta| = 3: "
         + listed(large)
         + "; |beta| = 1: "
@@ -164,8 +165,8 @@ def acceleration() -> Finding:
             "steps": {str(k): v for k, v in nonlinear.items()},
             "net": deviation,
         },
-        deviation="Only where targets are large beside the width, |beta|^2 D > d: with small targets (|beta| = 1) a "
-        "narrow bottleneck is slower",
+        deviation="Only where targets are large beside the width, |beta|^2 D > d: with small "
+        "targets (|beta| = 1) a narrow bottleneck is slower",
     )
 
 
@@ -178,9 +179,13 @@ def _steps_to_fit(width: int, size: float, repeats: int = 3) -> float:
         y = np.sin(x @ rng.normal(size=6))
         y = size * y / y.std()
         training = bottleneck_dynamics.train(
-            kernels.Erf(), jnp.asarray(x @ x.T / 6), jnp.asarray(x @ rng.normal(size=(6, width)) / math.sqrt(6)),
-            jnp.asarray(y), step=STEP, steps=STEPS,
-        )  # fmt: skip
+            kernels.Erf(),
+            jnp.asarray(x @ x.T / 6),
+            jnp.asarray(x @ rng.normal(size=(6, width)) / math.sqrt(6)),
+            jnp.asarray(y),
+            step=STEP,
+            steps=STEPS,
+        )
         below = np.flatnonzero(np.asarray(training.loss) <= FRACTION * float(training.loss[0]))
         found.append(int(below[0]) if below.size else STEPS)
     return float(np.mean(found))
@@ -232,13 +237,13 @@ def best_width(name: str = "yacht", splits: int = 3) -> Finding:
     best, best_network = widths[int(deep.mean(0).argmax())], hidden[int(networks.mean(0).argmin())]
     gap = deep.mean(0).max() - deep[:, -1].mean()
     return Finding(
-        claim="Hyperparameters fixed at the infinite limit, deep Gaussian processes predict best at widths of 1 to 2, "
-        "while networks need many more units",
+        claim="Hyperparameters fixed at the infinite limit, deep Gaussian processes predict best "
+        "at widths of 1 to 2, while networks need many more units",
         paper="Pleiss & Cunningham 2021",
-        computed=f"{name}, {splits} splits: test log density of a two-layer process (hyperparameters of its limit by "
-        f"evidence, variational posterior) at widths {', '.join(f'{w:g}' for w in widths)}; test "
-        "RMSE of regularised "
-        f"networks of one hidden layer of {', '.join(map(str, hidden))} units",
+        computed=f"{name}, {splits} splits: test log density of a two-layer process "
+        "(hyperparameters of its limit by evidence, variational posterior) at widths "
+        f"{', '.join(f'{w:g}' for w in widths)}; test RMSE of regularised networks of one hidden "
+        f"layer of {', '.join(map(str, hidden))} units",
         number=f"process: {listed(deep.mean(0))}; networks, RMSE: {listed(networks.mean(0))}",
         reproduced=best in (1, 2) and best_network > 2,
         values={

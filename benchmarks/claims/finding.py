@@ -11,9 +11,15 @@ __all__ = ["Finding", "listed"]
 class Finding:
     """A claim and what was found.
 
-    claim, paper: what is said, and where. computed: what we compute. number: our result with its
-    error, in words. reproduced: whether it bears the claim out, by a rule that stands in the code.
-    deviation: where it does not, or not wholly. values: the numbers behind it, for JSON."""
+    Attributes:
+        claim: what is said.
+        paper: where it is said.
+        computed: what we compute.
+        number: our result with its error, in words.
+        reproduced: whether it bears the claim out, by a rule that stands in the code.
+        values: the numbers behind it, for JSON.
+        deviation: where it does not bear the claim out, or not wholly.
+    """
 
     claim: str
     paper: str

@@ -1,5 +1,7 @@
-"""Claims on the posterior of deep linear networks: by gradient descent, by Langevin sampling, and
-over widths."""
+"""Claims on the posterior of deep linear networks.
+
+By gradient descent, by Langevin sampling, and over widths.
+"""
 
 import math
 
@@ -48,11 +50,11 @@ def gradient_descent() -> Finding:
         for f in features[:-1]
     ]
     return Finding(
-        claim="Gradient descent moves kernels slowly from that of the inputs to that of the outputs, layer by layer: "
-        "K_l = K_0 (K_0^-1 K_L+1)^(l / (L+1))",
+        claim="Gradient descent moves kernels slowly from that of the inputs to that of the "
+        "outputs, layer by layer: K_l = K_0 (K_0^-1 K_L+1)^(l / (L+1))",
         paper=f"{PAPER}, section 4",
-        computed=f"Gradient descent with weight decay {decay} on a linear network with hidden widths {hidden}: "
-        "relative error of the interpolation, and of the unmoved input kernel",
+        computed=f"Gradient descent with weight decay {decay} on a linear network with hidden "
+        f"widths {hidden}: relative error of the interpolation, and of the unmoved input kernel",
         number=_against_unmoved(errors, still),
         reproduced=max(errors) < 0.02 and min(still) > 10 * max(errors),
         values={"interpolation": errors, "unmoved": still},
@@ -64,7 +66,8 @@ def descend(
     x: np.ndarray, y: np.ndarray, hidden: tuple[int, ...], *, decay: float, step: float, steps: int
 ) -> list[np.ndarray]:
     """Features of all layers, outputs last, after gradient descent on the squared error / 2 with
-    weight decay."""
+    weight decay.
+    """
     rng, sizes = np.random.default_rng(1), (x.shape[1], *hidden, y.shape[1])
     start = [
         jnp.asarray(0.02 * rng.normal(size=s) / np.sqrt(s[0]))
@@ -96,7 +99,8 @@ def descend(
 
 def langevin() -> Finding:
     """The posterior mean of kernels of wide Bayesian linear networks, as many outputs as hidden
-    units."""
+    units.
+    """
     rows = {}
     for width in (25, 100):
         x, weights = problem(4, 8, width)[0], np.random.default_rng(1).normal(size=(8, width))
@@ -113,9 +117,9 @@ def langevin() -> Finding:
     return Finding(
         claim="Langevin sampling finds the same transition",
         paper=f"{PAPER}, section 4",
-        computed="Metropolis-adjusted Langevin sampling of all weights of linear networks with two hidden layers, as "
-        "many outputs as units, noise 0.1: relative error of the interpolation for the posterior "
-        "mean of K_l",
+        computed="Metropolis-adjusted Langevin sampling of all weights of linear networks with "
+        "two hidden layers, as many outputs as units, noise 0.1: relative error of the "
+        "interpolation for the posterior mean of K_l",
         number="; ".join(
             f"width {w}: "
             + ", ".join(
@@ -128,16 +132,17 @@ def langevin() -> Finding:
         and max(wide["interpolation"]) < max(narrow["interpolation"])
         and min(wide["unmoved"]) > 3 * max(wide["interpolation"]),
         values={str(w): r for w, r in rows.items()},
-        deviation="Exact only as all widths grow together with the number of outputs: with few outputs kernels do not "
-        "move",
+        deviation="Exact only as all widths grow together with the number of outputs: with few "
+        "outputs kernels do not move",
     )
 
 
 def sample_weights(
     x: np.ndarray, y: np.ndarray, width: int, *, noise: float, steps: int = 60_000
 ) -> tuple[list[np.ndarray], float]:
-    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are N(0,
-    1) a priori."""
+    """Posterior means of F F^T / width of both hidden layers, and the acceptance; weights are
+    N(0, 1) a priori.
+    """
     sizes = ((x.shape[1], width), (width, width), (width, y.shape[1]))
     xs, ys = jnp.asarray(x), jnp.asarray(y)
 
@@ -227,10 +232,11 @@ def evidence_over_width(sets: int = 6) -> Finding:
         f"{w:g}: {m:.1f} ± {e:.1f}" for w, m, e in zip(widths[1:], mean[1:], error[1:], strict=True)
     )
     return Finding(
-        claim="The evidence prefers the width of the network that made the data, not the infinite one",
+        claim="The evidence prefers the width of the network that made the data, not the infinite "
+        "one",
         paper=f"{PAPER}, section 2",
-        computed=f"Log evidence of widths by importance sampling, relative to the best, mean of {sets} sets from "
-        "linear networks of width 4; and `dkp.compare_widths` on the first",
+        computed="Log evidence of widths by importance sampling, relative to the best, mean of "
+        f"{sets} sets from linear networks of width 4; and `dkp.compare_widths` on the first",
         number=f"{shown}; `compare_widths` {'also prefers' if same else 'does not prefer'} 4",
         reproduced=best == 4 and same,
         values={

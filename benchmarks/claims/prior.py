@@ -16,7 +16,8 @@ def dense_draws(
     features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Gram matrices (n, P, P) after the last layer of networks with real weights; `features` (P, D)
-    have the Gram matrix features features^T."""
+    have the Gram matrix features features^T.
+    """
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     for width in widths:
         f = f @ rng.normal(size=(n, f.shape[-1], width)) / np.sqrt(norm)
@@ -28,7 +29,8 @@ def local_draws(
     features: np.ndarray, widths: Sequence[int], n: int, rng: np.random.Generator, *, shared: bool
 ) -> np.ndarray:
     """The same, averaged over locations, of networks with filters on a circle, which are shared
-    between locations (convolutions) or not; `features` is (P, S, D)."""
+    between locations (convolutions) or not; `features` is (P, S, D).
+    """
     p, s, _ = features.shape
     f, norm = np.broadcast_to(features, (n, *features.shape)), 1
     offsets = np.arange(FILTER) - (FILTER - 1) // 2
@@ -93,11 +95,11 @@ def kernel_variance() -> Finding:
         f"{kind} {at[f'{kind} (4, 4)']:.3f}" for kind in ("dense", "convolutional", "local")
     )
     return Finding(
-        claim="Kernels vary more in narrow and deep networks; those of convolutional networks more than those of "
-        "locally connected ones",
+        claim="Kernels vary more in narrow and deep networks; those of convolutional networks "
+        "more than those of locally connected ones",
         paper="Aitchison 2020, section 3",
-        computed="Variance of a top-layer kernel entry, closed form against real weight products of "
-        f"{len(rows)} networks",
+        computed="Variance of a top-layer kernel entry, closed form against real weight products "
+        f"of {len(rows)} networks",
         number=f"two layers of 4: {shown}; dense, 16 units, 1, 2, 4 layers: "
         + ", ".join(f"{at[f'dense {w}']:.3f}" for w in ((16,), (16, 16), (16,) * 4))
         + f"; largest |z| of {len(scores)}: {worst:.1f}",

@@ -1,5 +1,7 @@
-"""Claims on posterior sampling of wide Bayesian networks in coordinates that make the posterior
-like the prior."""
+"""Claims on posterior sampling of wide Bayesian networks by repriorisation.
+
+Its coordinates make the posterior like the prior.
+"""
 
 import itertools
 import math
@@ -33,7 +35,8 @@ def target(width: int, noise: float) -> finite.Repriorised:
 
 def approaches_prior() -> Finding:
     """Acceptance of moves that leave the prior invariant, and the divergence of posterior and
-    prior."""
+    prior.
+    """
     rows = {width: _against_prior(width) for width in WIDTHS}
     accepted = {step: [rows[w][f"acceptance {step}"] for w in WIDTHS] for step in (0.1, 0.5)}
     divergence = [rows[w]["divergence"] for w in WIDTHS]
@@ -44,11 +47,12 @@ def approaches_prior() -> Finding:
         for (a, s), (b, t) in itertools.pairwise(zip(divergence, error, strict=True))
     )
     return Finding(
-        claim="The wider the network, the nearer its repriorised posterior is to the prior, and the more often "
-        "preconditioned Crank-Nicolson moves are accepted",
+        claim="The wider the network, the nearer its repriorised posterior is to the prior, and "
+        "the more often preconditioned Crank-Nicolson moves are accepted",
         paper="Hron et al. 2022; Pezzetti et al. 2024",
-        computed=f"One hidden layer, {POINTS} points: acceptance at noise 0.1 and the symmetric divergence KL(p || q) "
-        f"+ KL(q || p) of posterior and prior at noise 0.5, widths {', '.join(map(str, WIDTHS))}",
+        computed=f"One hidden layer, {POINTS} points: acceptance at noise 0.1 and the symmetric "
+        "divergence KL(p || q) + KL(q || p) of posterior and prior at noise 0.5, widths "
+        f"{', '.join(map(str, WIDTHS))}",
         number="; ".join(
             f"acceptance at step {step}: " + ", ".join(f"{a:.2f}" for a in values)
             for step, values in accepted.items()
@@ -84,15 +88,17 @@ def _against_prior(width: int) -> dict[str, float]:
 
 def mixing() -> Finding:
     """Effective draws a second of predictions, with and without repriorisation, by the same
-    sampler."""
+    sampler.
+    """
     rows = {width: {name: _effective_draws(width, name) for name in SAMPLERS} for width in MIXED}
     ratios = {w: r["repriorised"]["per_second"] / r["plain"]["per_second"] for w, r in rows.items()}
     return Finding(
-        claim="Repriorisation gives up to 50 times the effective sample size, at all widths, and more with width",
+        claim="Repriorisation gives up to 50 times the effective sample size, at all widths, and "
+        "more with width",
         paper="Hron et al. 2022",
-        computed=f"NUTS of NumPyro on one hidden layer and {POINTS} points, noise 0.1, on all weights or with the "
-        "readout integrated out: the smallest effective sample size of eight predictions a "
-        "second, and its ratio",
+        computed=f"NUTS of NumPyro on one hidden layer and {POINTS} points, noise 0.1, on all "
+        "weights or with the readout integrated out: the smallest effective sample size of eight "
+        "predictions a second, and its ratio",
         number="; ".join(
             f"width {w}: {r['repriorised']['per_second']:.0f} / {r['plain']['per_second']:.0f} = "
             f"{ratios[w]:.1f}"
@@ -100,8 +106,8 @@ def mixing() -> Finding:
         ),
         reproduced=min(ratios.values()) > 1 and ratios[MIXED[-1]] > ratios[MIXED[0]],
         values={str(w): r for w, r in rows.items()},
-        deviation="Grows with width, but the gain is small on so few points, and in narrow networks there is none: "
-        "NUTS finds long paths in either coordinates",
+        deviation="Grows with width, but the gain is small on so few points, and in narrow "
+        "networks there is none: NUTS finds long paths in either coordinates",
     )
 
 
@@ -113,8 +119,12 @@ def _effective_draws(width: int, sampler: str, draws: int = 500) -> dict[str, fl
     potential, size, predict = SAMPLERS[sampler](posterior)
     mcmc = MCMC(
         NUTS(potential_fn=potential, target_accept_prob=0.8),
-        num_warmup=500, num_samples=draws, num_chains=2, chain_method="sequential", progress_bar=False,
-    )  # fmt: skip
+        num_warmup=500,
+        num_samples=draws,
+        num_chains=2,
+        chain_method="sequential",
+        progress_bar=False,
+    )
     start = 0.3 * jax.random.normal(jax.random.key(0), (2, size))
     mcmc.warmup(jax.random.key(1), init_params=start)
     began = time.perf_counter()

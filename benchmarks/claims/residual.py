@@ -1,5 +1,7 @@
-"""The claim on residual networks: trained as is common, their kernels are near those of deep linear
-theory."""
+"""The claim on residual networks: their kernels are near those of deep linear theory.
+
+They are trained as is common.
+"""
 
 import math
 from typing import Any
@@ -24,8 +26,10 @@ LEADING = 30
 
 
 class Block(eqx.Module):
-    """x + conv(relu(x)), and then, but in the last block, a strided convolution of its rectified
-    sum."""
+    """x + conv(relu(x)), and then a strided convolution of its rectified sum.
+
+    The last block has none of the latter.
+    """
 
     inner: eqx.nn.Conv2d
     down: eqx.nn.Conv2d | None
@@ -75,7 +79,8 @@ def _conv(key: jax.Array, inside: int, outside: int, strides: int = 1) -> eqx.nn
 
 def residual_network() -> Finding:
     """Spectra and alignment of the layers of a trained residual network, of deep linear theory and
-    of the infinite network."""
+    of the infinite network.
+    """
     table = dkp.datasets.load("cifar10", split=0)
     assert table.x_test is not None and table.y_test is not None
     x, y = coarse(table.x[:TRAINING]), table.y[:TRAINING].astype(int)
@@ -105,8 +110,10 @@ def residual_network() -> Finding:
         name: [alignment(k, labels @ labels.T) for k in found]
         for name, found in (("trained", trained), ("linear", linear), ("infinite", infinite))
     }
-    spectra = {name: [_distance(t, k) for t, k in zip(trained, found, strict=True)] for name, found in (
-        ("linear", linear), ("infinite", infinite))}  # fmt: skip
+    spectra = {
+        name: [_distance(t, k) for t, k in zip(trained, found, strict=True)]
+        for name, found in (("linear", linear), ("infinite", infinite))
+    }
     nearer = {
         name: float(np.mean(np.abs(np.subtract(aligned["trained"], aligned[name]))))
         for name in ("linear", "infinite")
@@ -118,14 +125,13 @@ def residual_network() -> Finding:
         what for what, found in (("spectra", by_spectrum), ("alignment", by_alignment)) if not found
     ]
     return Finding(
-        claim="Kernels of residual networks that were trained by SGD are much nearer to those of deep linear theory "
-        "than to those of the infinite network",
+        claim="Kernels of residual networks that were trained by SGD are much nearer to those of "
+        "deep linear theory than to those of the infinite network",
         paper="Aitchison 2020, section 5",
-        computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions (SGD with momentum, "
-        f"test accuracy {accuracy:.0%}), {PROBES} training images: alignment with the labels' "
-        "kernel after the stem "
-        f"and three blocks, and distance of the {LEADING} leading log eigenvalues (root mean "
-        "square)",
+        computed=f"CIFAR-10 at 16 x 16, {TRAINING} images, a residual network of 6 convolutions "
+        f"(SGD with momentum, test accuracy {accuracy:.0%}), {PROBES} training images: alignment "
+        f"with the labels' kernel after the stem and three blocks, and distance of the {LEADING} "
+        "leading log eigenvalues (root mean square)",
         number="; ".join(f"alignment, {name}: {listed(values)}" for name, values in aligned.items())
         + "; distance of spectra to theory: "
         + listed(spectra["linear"])

@@ -81,4 +81,7 @@ def _verdict(record: dict[str, Any]) -> str:
 
 def _line(name: str, record: dict[str, Any]) -> str:
     shown = {key: record[key] for key in ("number", "deviation") if record[key]}
-    return f"{name}: reproduced: {_verdict(record)}, {record['seconds']:.0f} s. {json.dumps(shown, ensure_ascii=False)}"
+    return (
+        f"{name}: reproduced: {_verdict(record)}, {record['seconds']:.0f} s. "
+        f"{json.dumps(shown, ensure_ascii=False)}"
+    )

@@ -1,5 +1,6 @@
-"""How wide should a linear network be? The evidence of widths on data of a network whose width is
-known.
+"""How wide should a linear network be?
+
+The evidence of widths on data of a network whose width is known.
 
 Two layers, 4 inputs, 10 outputs, Gaussian noise, weights of variance 1 / fan-in; the data come from
 such a network of width 4. Beside ``dkp.compare_widths`` stands an independent estimate in NumPy:
@@ -11,7 +12,7 @@ where T (4 x min(4, n)) is lower-trapezoidal, T_jj^2 ~ chi^2(n - j + 1), T_ij ~ 
 proposal is a Student t distribution around the mode, in log T_jj and T_ij.
 
 Source: Aitchison 2020 (arXiv 1910.08013), sections 1.1 and 2. Run it with ``python -m
-    benchmarks.claims.toy_width``.
+benchmarks.claims.toy_width``.
 """
 
 import argparse
@@ -36,7 +37,13 @@ WIDTHS = (1, 2, 4, 8, 16, 64, math.inf)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy:
-    """x: (N, 4). y: (N, C). noise: standard deviation."""
+    """A toy problem.
+
+    Attributes:
+        x: (N, 4).
+        y: (N, C).
+        noise: standard deviation.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -174,8 +181,7 @@ def _compare(seed: int, arguments: argparse.Namespace) -> None:
         deviation = (value - truth) / max(math.hypot(error, truth_error), 1e-6)
         print(
             f"width {width:g}: importance sampling {truth:.2f} +- {truth_error:.2f}, difference "
-            f"{value - truth:+.2f}, "
-            f"{deviation:+.1f} standard errors, {evidence.seconds:.0f} s",
+            f"{value - truth:+.2f}, {deviation:+.1f} standard errors, {evidence.seconds:.0f} s",
             flush=True,
         )
 

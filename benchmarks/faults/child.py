@@ -1,5 +1,7 @@
-"""A small call of one engine with a checkpoint, in a process that may be killed: ``child ENGINE
-CHECKPOINT RESULT``."""
+"""A small call of one engine with a checkpoint, in a process that may be killed.
+
+It is called as ``child ENGINE CHECKPOINT RESULT``.
+"""
 
 import sys
 import warnings

@@ -2,7 +2,8 @@
 
 The first byte says what the others are: a whole file, the header of a file that is in order
 otherwise, or the first of its arrays. Checksums would hide headers and arrays from random changes
-of a whole file."""
+of a whole file.
+"""
 
 import io
 import sys

@@ -1,5 +1,7 @@
-"""Malformed input: arrays, tables, model files and checkpoints. Each must be refused with one of
-the errors that the functions name, or be taken for what it is, quickly, and leave nothing behind.
+"""Malformed input: arrays, tables, model files and checkpoints.
+
+Each must be refused with one of the errors that the functions name, or be taken for what it is,
+quickly, and leave nothing behind.
 
 Each kind runs in a process of its own, so that a crash of the interpreter would be seen.
 """
@@ -124,10 +126,13 @@ def arrays(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
     good: dict[str, Any] = {"x": rng.normal(size=(6, 2)), "y": rng.normal(size=6)}
     bad: list[Any] = [
-        None, "text", b"bytes", 3, 3.5, True, [], [[]], [[], []], {}, {"a": 1}, object(), [1, "a"], [[1, 2], [3]],
-        np.zeros((0, 2)), np.zeros((6, 0)), np.zeros((2, 2, 2, 2, 2)), np.full(6, np.nan), np.full((6, 2), np.inf),
-        np.array(["a"] * 6), np.array([None] * 6), np.zeros(6, complex), np.zeros(6, "datetime64[s]"), range(5),
-        np.zeros((6, 2), dtype=[("a", "f8")]), 1e400, [[1e308] * 2] * 6, [[-1e308, 1e308]] * 6, np.float16(2),
+        None, "text", b"bytes", 3, 3.5, True, [], [[]], [[], []], {}, {"a": 1}, object(),
+        [1, "a"], [[1, 2], [3]],
+        np.zeros((0, 2)), np.zeros((6, 0)), np.zeros((2, 2, 2, 2, 2)),
+        np.full(6, np.nan), np.full((6, 2), np.inf),
+        np.array(["a"] * 6), np.array([None] * 6), np.zeros(6, complex),
+        np.zeros(6, "datetime64[s]"), range(5), np.zeros((6, 2), dtype=[("a", "f8")]),
+        1e400, [[1e308] * 2] * 6, [[-1e308, 1e308]] * 6, np.float16(2),
         memoryview(b"abc"), iter([1, 2]), {1, 2}, np.zeros((7, 2)), [float("nan")] * 6, -np.ones(6),
     ]  # fmt: skip
     while True:
@@ -144,7 +149,8 @@ def arrays(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
 def tables(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     """CSV files with bytes changed, lines cut, cells swapped for others, and files that are no
-    tables."""
+    tables.
+    """
     from dkp.cli.encoding import Encoding
     from dkp.cli.experiment import _targets
     from dkp.cli.table import read_columns
@@ -155,8 +161,9 @@ def tables(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     ]
     good = header + b"".join(rows)
     cells = [
-        b"", b"inf", b"-inf", b"nan", b'"', b'""', b"1e999", b"\x00", b"\xff", "ä".encode("latin-1"), b"=cmd|'/c'!A1",
-        b"../../escaped", b"1,2", b"1;2", b"\t", b"9" * 400, b"a" * 200_000, b"\r", b"\n\n", b"0x10", b"1_0",
+        b"", b"inf", b"-inf", b"nan", b'"', b'""', b"1e999", b"\x00", b"\xff",
+        "ä".encode("latin-1"), b"=cmd|'/c'!A1", b"../../escaped", b"1,2", b"1;2", b"\t",
+        b"9" * 400, b"a" * 200_000, b"\r", b"\n\n", b"0x10", b"1_0",
     ]  # fmt: skip
 
     def read(content: bytes, name: str = "input.csv") -> None:
@@ -235,7 +242,8 @@ def models(rng: np.random.Generator, place: Path) -> Iterator[Case]:
 
 def checkpoints(rng: np.random.Generator, place: Path) -> Iterator[Case]:
     """Checkpoint files, damaged in the same ways: the call warns, starts anew or from the file
-    before, and goes on."""
+    before, and goes on.
+    """
     from dkp.inference.checkpoint import Checkpoint
 
     first = Checkpoint(place / "input.checkpoint", 1.0, "call")

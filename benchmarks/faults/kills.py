@@ -1,5 +1,7 @@
-"""Kill -9 at random moments: the same call, made again until it ends, gives what an undisturbed one
-gives."""
+"""Kill -9 at random moments.
+
+The same call, made again until it ends, gives what an undisturbed one gives.
+"""
 
 import dataclasses
 import os
@@ -21,9 +23,15 @@ __all__ = ["Outcome", "kill_engine", "run_kills"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What happened to one engine. kills: processes that were killed, of which `with_file` had
-    written a checkpoint. identical: whether the result is that of an undisturbed run, to the last
-    bit."""
+    """What happened to one engine.
+
+    Attributes:
+        engine: its name.
+        kills: processes that were killed.
+        with_file: how many of these had written a checkpoint.
+        identical: whether the result is that of an undisturbed run, to the last bit.
+        seconds_undisturbed: how long that run took.
+    """
 
     engine: str
     kills: int
@@ -42,7 +50,8 @@ def run_kills(per_engine: int, seed: int, done: Collection[str] = ()) -> Iterato
 def kill_engine(engine: str, kills: int, rng: np.random.Generator) -> Outcome:
     """Kill a call `kills` times, at moments that are uniform over what it takes when left alone,
     and compare. A call that ends before it is killed starts anew, and sooner: the machine is not
-    always as busy."""
+    always as busy.
+    """
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         _finish(engine, place / "warm", place)  # fills the cache of compiled programs

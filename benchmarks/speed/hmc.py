@@ -1,10 +1,12 @@
-"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior, and
-gradients next to their factorisations and products.
+"""Effective draws a second of exact inference, next to plain NumPyro on the same posterior.
+
+Gradients stand next to their factorisations and products.
 
 Every row runs two chains side by side, with one thread of BLAS each; XLA's own threads, as many as
 cores, serve both. The smallest effective sample size is over all functionals of ``hmc_problem``. A
 sampler that does not get ready within its time limit is shown with what it had by then; where its
-chains do not agree (R-hat), that is an upper bound."""
+chains do not agree (R-hat), that is an upper bound.
+"""
 
 import dataclasses
 import json
@@ -150,7 +152,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def section(out: Path) -> str | None:
     """The tables of the rows in ``<out>/speed/hmc.json``, and on what they depend; None where there
-    is no such file."""
+    is no such file.
+    """
     path = out / "speed" / "hmc.json"
     if not path.exists():
         return None
@@ -228,7 +231,8 @@ def _draws_table(rows: list[dict[str, Any]]) -> str:
 
 def _slower(row: dict[str, Any], reference: dict[str, Any]) -> str:
     """Speed of the reference by that of the row; a speed that is an upper bound makes it a bound,
-    and two of them make it nothing."""
+    and two of them make it nothing.
+    """
     if row is reference:
         return ""
     signs = {(True, True): "", (True, False): "≥ ", (False, True): "≤ "}
@@ -238,7 +242,8 @@ def _slower(row: dict[str, Any], reference: dict[str, Any]) -> str:
 
 def _counted(row: dict[str, Any]) -> dict[str, Any]:
     """The row, where every chain counts once if it is too short to say how much its draws are
-    worth."""
+    worth.
+    """
     if row["kept"] >= FEWEST:
         return row
     share = row["chains"] / row["ess_min"]

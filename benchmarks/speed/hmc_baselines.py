@@ -8,7 +8,8 @@
   features.
 
 Outputs are integrated out in all of them. The jitter is the usual one in float64; it is more than
-the package adds, which is to the advantage of centred sites."""
+the package adds, which is to the advantage of centred sites.
+"""
 
 from collections.abc import Callable
 from typing import cast

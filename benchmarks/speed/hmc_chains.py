@@ -1,7 +1,8 @@
 """Chains of the `hmc` suite: the package's own, and NumPyro's on the models of ``hmc_baselines``.
 
 The chains of a row run side by side, with one thread of BLAS each. Seconds of compilation are those
-that JAX reports."""
+that JAX reports.
+"""
 
 import dataclasses
 import time
@@ -32,9 +33,17 @@ _SLICE = 50  # draws whose factors are in memory at a time
 class Sampled:
     """Chains of one method on one posterior.
 
-    functionals: (chains, draws) each. ended: "finished", or in what the time limit fell; where it
-    fell in warm-up, the later half of the transitions stands for draws. gradients, sampling_s: of
-    kept draws. warmup_s: all other seconds in which nothing was compiled."""
+    Attributes:
+        sampler: its name.
+        functionals: (chains, draws) each.
+        ended: "finished", or in what the time limit fell; in warm-up, the later half of the
+            transitions stands for draws.
+        gradients: of kept draws.
+        divergences: among them.
+        compile_s: seconds in which something was compiled.
+        warmup_s: all other seconds before the kept draws.
+        sampling_s: seconds of kept draws.
+    """
 
     sampler: str
     functionals: dict[str, np.ndarray]
@@ -65,8 +74,7 @@ class CompileClock:
             self._spans.append((start_time, end_time))
 
     def seconds(self, begin: float, end: float) -> float:
-        """Seconds between two times in which something was compiled; spans may lie in one
-        another."""
+        """Seconds between two times in which something was compiled; spans may overlap."""
         total, reached = 0.0, begin
         for first, last in sorted(self._spans):
             first, last = max(first, reached), min(last, end)

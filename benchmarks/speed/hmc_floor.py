@@ -1,5 +1,6 @@
-"""What a gradient of the `hmc` suite cannot do without: its Cholesky factorisations and matrix
-products, by themselves.
+"""What a gradient of the `hmc` suite cannot do without.
+
+Its Cholesky factorisations and matrix products, by themselves.
 
 One factorisation a bottleneck and one for the outputs. Products, with A the Bartlett factor (N x
 M), L the Cholesky factor of K, F = L A or L A^-1 and G = F F^T:
@@ -45,7 +46,8 @@ def factorisations(n: int) -> Callable[[], Any]:
 
 def products(bottleneck: Bottleneck, n: int) -> Callable[[], Any]:
     """The matrix products. Each needs the one before, so that none is left out or done beside
-    another."""
+    another.
+    """
     square = jnp.linalg.qr(_normal(0, n, n))[0]
     noise = _normal(1, n, WIDTH if bottleneck == "wishart" else n)
     more = 2 if bottleneck == "wishart" else 4

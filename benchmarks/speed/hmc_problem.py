@@ -1,11 +1,13 @@
-"""The posterior of the `hmc` suite: a UCI subset, two bottlenecks between squared-exponential
-kernels, Gaussian noise.
+"""The posterior of the `hmc` suite.
+
+A UCI subset, two bottlenecks between squared-exponential kernels, Gaussian noise.
 
     K = se(x x^T / D),  G_1 | K,  G_2 | se(G_1),  y | G_2 ~ N(0, se(G_2) + noise^2 I)
 
 Bottlenecks are Wishart of few degrees of freedom, which is a deep Gaussian process of that width,
 or inverse Wishart. What is compared are functionals of Gram matrices, computed for all samplers by
-one function."""
+one function.
+"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -96,8 +98,14 @@ def functionals(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effective:
-    """Effective sample sizes of all chains together: the smallest, whose it is, the median; and the
-    largest R-hat."""
+    """Effective sample sizes of all chains together.
+
+    Attributes:
+        smallest: of all functionals.
+        name: whose it is.
+        median: of all functionals.
+        r_hat: the largest.
+    """
 
     smallest: float
     name: str
@@ -110,7 +118,8 @@ def effective(draws: Mapping[str, np.ndarray]) -> Effective:
     functionals, (chains, draws).
 
     Where ArviZ has no number, as for chains that did not move or for fewer than four draws, every
-    chain counts once."""
+    chain counts once.
+    """
     import arviz as az
 
     def size(values: np.ndarray) -> float:

@@ -1,9 +1,11 @@
-"""Time and memory of kernel matrices of infinite networks, next to the product x x^T of the same
-points.
+"""Time and memory of kernel matrices of infinite networks.
+
+They stand next to the product x x^T of the same points.
 
 The NNGP and the tangent kernel of all pairs of N points, together, in float32; a call after the
 first. `reference_s` is neural-tangents 0.6.5 on jax 0.4.30 doing the same, jitted, on a quiet
-machine with two cores."""
+machine with two cores.
+"""
 
 import dataclasses
 import json
@@ -94,7 +96,8 @@ def run_suite(name: str, out: Path, *, repeats: int = 20) -> Path:
 
 def exponents(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The p of time ~ N^p of every network with several N, by least squares on logarithms of the
-    fastest times."""
+    fastest times.
+    """
     import numpy as np
 
     found = {}

@@ -1,8 +1,10 @@
-"""What all suites of speed share: each row in a process of its own, interleaved with a matrix
-product as the unit.
+"""What all suites of speed share.
+
+Each row is a process of its own, interleaved with a matrix product as the unit.
 
 A fresh process gives a row its own peak memory and floating-point width; the ratio to an operation
-that is timed in turn with it means the same on a busy machine."""
+that is timed in turn with it means the same on a busy machine.
+"""
 
 import dataclasses
 import json
@@ -24,8 +26,7 @@ MEGABYTE = 1e6
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Seconds: the first step with its compilation, then every later step and every matrix
-    product."""
+    """Seconds: of the first step, which compiles, then of every later step and matrix product."""
 
     first: float
     steps: list[float]

@@ -19,7 +19,8 @@ class Case:
     """One row: the data, the model, and how a step is made.
 
     depth: kernels, with a bottleneck between any two. guide: of Wishart bottlenecks, whose width is
-    d."""
+    d.
+    """
 
     n: int = 455
     d: int = 13
@@ -162,7 +163,8 @@ def _vi_step(case: Case, model: Any, data: Any) -> tuple[Callable[[Any], Any], A
     the engine.
 
     Doubly stochastic even when the batch is all the data: rows are gathered, and the output
-    Gaussian process is not collapsed."""
+    Gaussian process is not collapsed.
+    """
     import jax
     import jax.numpy as jnp
     import optax

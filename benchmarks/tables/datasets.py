@@ -1,5 +1,7 @@
-"""The data of the benchmarks: published splits through ``dkp.datasets``, and synthetic tables for
-timing."""
+"""The data of the benchmarks.
+
+Published splits through ``dkp.datasets``, and synthetic tables for timing.
+"""
 
 import dataclasses
 from typing import Literal
@@ -13,8 +15,14 @@ __all__ = ["IMAGES", "Images", "load", "load_images", "synthetic"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of an image set is used: points, and the side of the blocks of pixels that are
-    averaged."""
+    """How much of an image set is used.
+
+    Attributes:
+        source: the set.
+        n_train: training points.
+        n_test: test points.
+        block: the side of the blocks of pixels that are averaged.
+    """
 
     source: str
     n_train: int
@@ -87,7 +95,8 @@ def _coarser(x: np.ndarray, block: int) -> np.ndarray:
 
 def load(name: str, split: int) -> "dkp.datasets.Table":
     """Training and test rows of one split of a data set, in original units (see
-    ``dkp.datasets.load``)."""
+    ``dkp.datasets.load``).
+    """
     return dkp.datasets.load(name, split=split)
 
 

@@ -75,8 +75,7 @@ def _record(run: Run, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _regressions(runs: list[Run]) -> list[dict[str, Any]]:
-    """Fit all, then predict and score one by one; the time of a fit is that of all by their
-    number."""
+    """Fit all, then predict and score one by one; a fit's time is that of all by their number."""
     run, method = runs[0], METHODS[runs[0].method]
     tables = [datasets.load(r.dataset, r.split) for r in runs]
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(r.seed), r.split), 3) for r in runs]
@@ -137,7 +136,8 @@ def score(prediction: Any, y: np.ndarray) -> dict[str, float]:
 def curve(trace: np.ndarray) -> list[float | None]:
     """The learning curve of a fit: means over equal parts of a trace, of which there are
     `CURVE_POINTS`, or one for each step of a shorter trace. Steps without a finite value do not
-    count; None where a part has no other."""
+    count; None where a part has no other.
+    """
     parts = np.array_split(np.asarray(trace, np.float64), max(1, min(CURVE_POINTS, len(trace))))
     finite = [part[np.isfinite(part)] for part in parts]
     return [float(np.mean(part)) if len(part) else None for part in finite]
@@ -145,7 +145,8 @@ def curve(trace: np.ndarray) -> list[float | None]:
 
 def _scalars(summary: dict[str, Any]) -> dict[str, Any]:
     """The entries that are one value, as plain Python; JSON has no infinities, so those become
-    text."""
+    text.
+    """
     plain = {
         name: np.asarray(value).item() for name, value in summary.items() if np.size(value) == 1
     }

@@ -1,8 +1,10 @@
-"""Everyday tables: classes, counts, and targets of which some are corrupted; the library's
-estimators beside scikit-learn's.
+"""Everyday tables: classes, counts, and targets of which some are corrupted.
+
+The library's estimators stand beside scikit-learn's.
 
 A method fits and predicts through scikit-learn's interface. Whatever it needs beyond its defaults
-stands here."""
+stands here.
+"""
 
 import dataclasses
 import time
@@ -54,7 +56,8 @@ def _dkp(estimator: Any, **options: Any) -> Callable[[Settings, int], Any]:
 
 def _with_temperature(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
     """Fitted without a twelfth of the rows, on which one temperature of all probabilities is
-    chosen."""
+    chosen.
+    """
 
     def calibrated(settings: Settings, seed: int) -> Any:
         held_out = StratifiedShuffleSplit(n_splits=1, test_size=1 / 12, random_state=seed)
@@ -75,7 +78,8 @@ def _gaussian_process(seed: int) -> Any:
 
 def _with_components(make: Callable[[Settings, int], Any]) -> Callable[[Settings, int], Any]:
     """On 64 principal components, each with a variance of 1: a length-scale then belongs to what
-    varies together, where that of a pixel belongs to the pixel."""
+    varies together, where that of a pixel belongs to the pixel.
+    """
     return lambda settings, seed: make_pipeline(
         PCA(64, whiten=True, random_state=seed), make(settings, seed)
     )
@@ -197,7 +201,8 @@ def with_outliers(y: np.ndarray, split: int) -> np.ndarray:
 
 def simulated_counts(split: int) -> Split:
     """Counts whose logarithmic rate is a smooth function of three of five features, with more
-    spread than a Poisson law has: negative binomial with concentration 3."""
+    spread than a Poisson law has: negative binomial with concentration 3.
+    """
     rng, n = np.random.default_rng(split), sum(COUNTS)
     x = rng.uniform(-2, 2, (n, 5))
     rate = np.exp(1 + np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2])

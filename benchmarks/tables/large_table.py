@@ -1,9 +1,11 @@
-"""What a newcomer gets on a large table: ``DKPRegressor().fit`` on 100,000 rows of 20 features, its
-time, its memory and its calibration on 10,000 others. Run it with ``python -m
-benchmarks.tables.large_table``.
+"""What a newcomer gets on a large table.
+
+``DKPRegressor().fit`` on 100,000 rows of 20 features: its time, its memory and its calibration on
+10,000 others. Run it with ``python -m benchmarks.tables.large_table``.
 
 The targets are a smooth function plus noise of standard deviation 0.1, so the best RMSE is 0.1, and
-the best mean log density 0.884."""
+the best mean log density 0.884.
+"""
 
 import argparse
 import time

@@ -26,12 +26,17 @@ def predict(posterior: Any, x: np.ndarray, key: Any, settings: Settings) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """How a method fits, (data, key, settings) -> posterior; predicts at new inputs; and sums up
-    its fit.
+    """How a method fits, predicts and sums up its fit.
 
-    fit_many: several data sets in one program, (list of data, keys, settings) -> list of
-    posteriors; one by one where a method has none. elbo: for variational methods, (posterior, key)
-    -> nats per data point on standardised targets."""
+    Attributes:
+        fit: (data, key, settings) -> posterior.
+        fit_many: several data sets in one program, (list of data, keys, settings) -> list of
+            posteriors; one by one where a method has none.
+        predict: at new inputs.
+        summary: of its fit.
+        elbo: for variational methods, (posterior, key) -> nats per data point on standardised
+            targets.
+    """
 
     fit: Callable[[Any, Any, Settings], Any]
     fit_many: Callable[[list[Any], Any, Settings], list[Any]] | None = None
@@ -49,7 +54,8 @@ def _exact(kernel: Any) -> Method:
 
 def fit_nngp(data: "dkp.Dataset", key: Any, settings: Settings) -> Any:
     """The network whose hidden layers are all infinitely wide: the kernels of `dwp` without its
-    bottlenecks."""
+    bottlenecks.
+    """
     return dkp.condition(deep_wishart_process(math.inf, settings.depth), data, key=key)
 
 
@@ -83,7 +89,8 @@ def _variational(model_of: Callable[[Any, Settings], Any], guide: str = "auto") 
 
 def _deep_wishart(data: "dkp.Dataset", settings: Settings) -> "dkp.DeepKernelProcess":
     """As wide as the data has features; with the guide "features" its posterior is that of a deep
-    Gaussian process."""
+    Gaussian process.
+    """
     return deep_wishart_process(data.d, settings.depth)
 
 

@@ -1,9 +1,11 @@
-"""Infinitely wide networks on images: accuracy and log density of their exact predictors, NNGP and
-NTK.
+"""Infinitely wide networks on images.
+
+Accuracy and log density of their exact predictors, NNGP and NTK.
 
 A method is an architecture, with or without whitening. Every record holds both kernels. Nothing is
 tuned on test images: regularisation, temperature and the strength of whitening come from
-leave-one-out prediction of training images."""
+leave-one-out prediction of training images.
+"""
 
 import time
 from typing import Any
@@ -108,7 +110,8 @@ def best_whitening(
     model: "dkp.DeepKernelProcess", x: np.ndarray, labels: np.ndarray, n: int
 ) -> float:
     """The eps of ``WHITENINGS`` with the highest leave-one-out log density of the NNGP among the
-    first n points; the whitening itself is fitted to all."""
+    first n points; the whitening itself is fitted to all.
+    """
 
     def log_density(eps: float) -> float:
         part = dkp.Dataset.from_labels(preprocessing.zca(x, eps).apply(x[:n]), labels[:n])

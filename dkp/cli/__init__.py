@@ -1,8 +1,10 @@
-"""The command line: ``dkp fit`` on a user's table, ``dkp predict`` and ``dkp report`` on what it
-saved, ``dkp demo`` on an embedded data set.
+"""The command line: ``dkp fit``, ``dkp predict``, ``dkp report`` and ``dkp demo``.
+
+The first works on a user's table, the next two on what it saved, the last on an embedded data set.
 
 Exit codes: 0, 2 for input that will not do (one line says why), 130 when interrupted before there
-was anything to save."""
+was anything to save.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -27,8 +29,9 @@ _DEMO = Settings(steps=500)  # enough for the embedded data
 def demo(
     *, data: str = "diabetes", out: Path = Path("dkp-demo"), settings: Settings = _DEMO
 ) -> None:
-    """Fit the default deep kernel process to a real data set and compare it with simpler models on
-    held-out rows.
+    """Fit the default deep kernel process to a real data set, beside simpler models.
+
+    They are compared on held-out rows.
 
     Args:
         data: diabetes, digits, breast_cancer or wine (embedded), or uci/energy, uci/yacht and
@@ -79,8 +82,9 @@ def predict(
 
 
 def report(model: Path, /, *, out: Path | None = None, seed: int = 0) -> None:
-    """Write one HTML page on a model that dkp fit saved: data, fit, scores, calibration, what it
-    learned, warnings.
+    """Write one HTML page on a model that dkp fit saved.
+
+    It shows data, fit, scores, calibration, what the model learned, and warnings.
 
     Args:
         model: the model.dkp of dkp fit.
@@ -96,8 +100,7 @@ def report(model: Path, /, *, out: Path | None = None, seed: int = 0) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line on `arguments` (those of the process by default) and return the exit
-    code."""
+    """Run the command line on `arguments` (by default, the process's) and return the exit code."""
     import tyro
 
     try:

@@ -1,8 +1,10 @@
-"""Feature columns of a table as numbers: what was seen in the training rows decides, and is kept
-with the model.
+"""Feature columns of a table as numbers.
+
+What was seen in the training rows decides, and is kept with the model.
 
 scikit-learn's transformers do the work. A file holds what they were told, not the objects: from it
-the same ones are made again."""
+the same ones are made again.
+"""
 
 import dataclasses
 import math
@@ -24,12 +26,16 @@ _ABSENT = "(missing)"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feature:
-    """A column: of numbers, where `fill` stands for missing cells and `indicator` says whether
-    another feature tells where they are; or of categories, one feature each (or a single one that
-    counts them, where `ordered`).
+    """A column of numbers, or of categories.
 
-    categories: None for numbers. A missing cell of text is a category, ``(missing)``, where
-    training rows had one."""
+    Attributes:
+        name: of the column.
+        fill: what stands for missing numbers.
+        indicator: whether another feature tells where numbers are missing.
+        categories: None for numbers. Each is a feature of its own; a missing cell of text is one,
+            ``(missing)``, where training rows had one.
+        ordered: whether a single feature counts the categories.
+    """
 
     name: str
     fill: float = 0.0
@@ -78,8 +84,9 @@ class Encoding:
         return tuple(found)
 
     def transform(self, table: Columns) -> np.ndarray:
-        """Features of the rows of a table, (N, D). Texts that training rows did not have belong to
-        none of the categories.
+        """Features of the rows of a table, (N, D).
+
+        Texts that training rows did not have belong to none of the categories.
 
         Raises:
             ValueError: when a column is missing, holds text instead of numbers, or, where
@@ -118,9 +125,8 @@ def _feature(table: Columns, name: str, order: Sequence[str] | None) -> Feature:
     if len(categories) > _MOST_CATEGORIES:
         raise ValueError(
             f"Expected at most {_MOST_CATEGORIES} different texts in column {name!r} of "
-            f"{table.source}. Got "
-            f"{len(categories)}, such as {categories[0]!r}: leave the column out (--ignore), or "
-            "group them."
+            f"{table.source}. Got {len(categories)}, such as {categories[0]!r}: leave the column "
+            "out (--ignore), or group them."
         )
     return Feature(name=name, categories=tuple(categories))
 
@@ -155,8 +161,7 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
         first = int(np.flatnonzero(~missing)[0])
         raise ValueError(
             f"Expected numbers in column {feature.name!r} of {table.source}, as in training. Got "
-            "text "
-            f"({column[first][:40]!r}) in {table.places[first]}."
+            f"text ({column[first][:40]!r}) in {table.places[first]}."
         )
     if column.dtype.kind == "f":
         column = np.asarray(
@@ -169,8 +174,7 @@ def _cells(table: Columns, feature: Feature) -> np.ndarray:
         first = int(np.flatnonzero(unknown)[0])
         raise ValueError(
             f"Expected {', '.join(feature.categories)} in column {feature.name!r} of "
-            f"{table.source}. Got "
-            f"{column[first]!r} in {table.places[first]}."
+            f"{table.source}. Got {column[first]!r} in {table.places[first]}."
         )
     return column[:, None]
 

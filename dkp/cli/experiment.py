@@ -58,8 +58,10 @@ class Settings:
     float32: bool = False
 
     def check(self) -> None:
-        """Raise ValueError for a value that will not do; not at construction, where tyro would wrap
-        the message."""
+        """Raise ValueError for a value that will not do.
+
+        Not at construction, where tyro would wrap the message.
+        """
         checks.one_of("task", self.task, ("auto", *TASKS))
         checks.positive_int("steps", self.steps)
         checks.positive_int("n-inducing", self.n_inducing)
@@ -85,8 +87,9 @@ class Settings:
 
 
 def run(table: Columns, target: str, settings: Settings, out: Path) -> None:
-    """Fit all models, print the table of scores, and write model.dkp, predictions.csv, posterior.nc
-    and, where targets are numbers, figure.png into `out`.
+    """Fit all models, print the table of scores, and write the files into `out`.
+
+    They are model.dkp, predictions.csv, posterior.nc and, where targets are numbers, figure.png.
 
     While the deep model is fitted its state is in fit.checkpoint: the same command, after it was
     killed, goes on.
@@ -153,8 +156,7 @@ def _targets(table: Columns, target: str, wanted: str) -> tuple[Task, np.ndarray
         first = int(np.flatnonzero(is_missing(column))[0])
         raise ValueError(
             f"Expected a target in every row of {table.source}, column {target!r}. Got a missing "
-            "cell in "
-            f"{table.places[first]}: leave out the row."
+            f"cell in {table.places[first]}: leave out the row."
         )
     name = guess_task(column) if wanted == "auto" else wanted
     if wanted == "auto":

@@ -1,5 +1,7 @@
-"""The file that ``dkp fit`` leaves: a posterior, which :func:`dkp.load` reads, and beside it what
-the table needs."""
+"""The file that ``dkp fit`` leaves: a posterior, and beside it what the table needs.
+
+:func:`dkp.load` reads the posterior.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -17,10 +19,18 @@ __all__ = ["TableModel"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableModel:
-    """A posterior with its way from table to features and targets, and the rows that were held out.
+    """A posterior with its way from table to features and targets, and the held-out rows.
 
-    x_test, y_test: encoded. scores: of each model on them, by name. source: where the table came
-    from."""
+    Attributes:
+        posterior: of the model.
+        encoding: from the table's columns to features.
+        task: what the target column asks for.
+        target: the name of that column.
+        source: where the table came from.
+        x_test: encoded features of the rows that were held out.
+        y_test: encoded targets of these rows.
+        scores: of each model on them, by name.
+    """
 
     posterior: Posterior
     encoding: Encoding

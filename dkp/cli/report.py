@@ -22,7 +22,8 @@ from dkp.posterior.predict import predict
 __all__ = ["page"]
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; \
+color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } img { max-width: 100%; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; } code { background: #f4f4f4; padding: 0 .2rem; }
@@ -93,8 +94,10 @@ def _fit_warnings(posterior: Any) -> list[str]:
 
 
 def _last_rise(trace: np.ndarray) -> float:
-    """How much the mean of the last tenth lies above the tenth before it, where that is more than
-    noise and matters; else 0."""
+    """How much the mean of the last tenth lies above the tenth before it.
+
+    It is 0 where that is no more than noise, or does not matter.
+    """
     tenth = len(trace) // 10
     if tenth < 10:
         return 0.0
@@ -243,7 +246,10 @@ def _representations(model: TableModel, key: jax.Array, key_points: jax.Array) -
         (n, f"{m:.3f} ± {s:.3f}")
         for n, m, s in zip(names, alignment.mean(0), alignment.std(0), strict=True)
     ]
-    text = "<p>Kernel matrices of the inducing points: learned, and without learned representations.</p>"
+    text = (
+        "<p>Kernel matrices of the inducing points: learned, and without learned "
+        "representations.</p>"
+    )
     return text + _image(draw, height=6.0) + _table(rows, header=True)
 
 

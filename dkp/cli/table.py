@@ -1,5 +1,7 @@
-"""A user's CSV or Parquet file as named columns of numbers and text; what cannot be read is an
-error that names the file, the line and the column."""
+"""A user's CSV or Parquet file as named columns of numbers and text.
+
+What cannot be read is an error that names the file, the line and the column.
+"""
 
 import csv
 import dataclasses
@@ -21,10 +23,12 @@ Row = tuple[int, list[str]]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Columns of equal length by name: float64 with NaN where a cell is missing, or text with ""
-    where it is.
+    """Columns of equal length by name.
 
-    places: what the rows are called in messages.
+    Attributes:
+        source: the file.
+        columns: float64 with NaN where a cell is missing, or text with "" where it is.
+        places: what the rows are called in messages.
     """
 
     source: str

@@ -1,5 +1,7 @@
-"""What a target column asks for: regression, classification or counts, each with its likelihood,
-its simpler models to compare with, and its scores."""
+"""What a target column asks for: regression, classification or counts.
+
+Each has its likelihood, its simpler models to compare with, and its scores.
+"""
 
 import abc
 import dataclasses
@@ -33,8 +35,11 @@ _FEW = 10  # different whole numbers that are taken for classes
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """How the targets of a table are modelled and scored. classes: their labels, sorted, as
-    text."""
+    """How the targets of a table are modelled and scored.
+
+    Attributes:
+        classes: their labels, sorted, as text.
+    """
 
     classes: tuple[str, ...] = ()
 
@@ -60,8 +65,7 @@ class Task(abc.ABC):
     def simpler(
         self, data: Dataset, x: np.ndarray, y: np.ndarray
     ) -> dict[str, Callable[[np.ndarray], Any]]:
-        """Models to compare with, fitted to training rows: from a name to a function that predicts
-        at rows of x."""
+        """Models to compare with, fitted to training rows: by name, functions of x."""
 
     @abc.abstractmethod
     def scores(self, prediction: Any, y: np.ndarray) -> dict[str, str]:
@@ -271,9 +275,11 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def guess_task(column: np.ndarray) -> str:
-    """A key of ``TASKS`` for a column of targets: text, two values, and up to ten successive whole
-    numbers from 0 or 1 are classes; other whole numbers, from 0 or 1 on, are counts; everything
-    else is regression."""
+    """A key of ``TASKS`` for a column of targets.
+
+    Text, two values, and up to ten successive whole numbers from 0 or 1 are classes; other whole
+    numbers, from 0 or 1 on, are counts; everything else is regression.
+    """
     if column.dtype.kind != "f":
         return "classification"
     present = np.unique(column[~is_missing(column)])

@@ -9,8 +9,20 @@ __all__ = ["Batches"]
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-    """Row indices of the minibatches of every step: each epoch is a fresh permutation, and step s
-    always gets the same rows."""
+    """Row indices of the minibatches of every step.
+
+    Each epoch is a fresh permutation, and step s always gets the same rows.
+
+    Attributes:
+        n: number of rows of the data.
+        size: of a minibatch.
+        seed: of the permutations.
+
+    Examples:
+        >>> from dkp.data.batches import Batches
+        >>> Batches(n=10, size=4, seed=0).rows(0, 5).shape
+        (5, 4)
+    """
 
     n: int
     size: int

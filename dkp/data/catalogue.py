@@ -63,11 +63,18 @@ class Table:
     Attributes:
         x: features (N, D) in float64; for mnist and cifar10, pixels (N, H, W, channels) in uint8.
         y: targets (N,): float64 for regression, int64 class labels for classification.
-        x_test, y_test: the held-out rows; None without a split.
+        x_test: features of the held-out rows; None without a split.
+        y_test: their targets.
         feature_names: D names; empty for images.
         target_name: what y is.
         source: where the data came from.
         split_source: how the rows were divided.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> table = datasets.load("diabetes")
+        >>> table.x.shape, table.target_name
+        ((442, 10), 'disease_progression')
     """
 
     x: Float[np.ndarray, "N D"] | UInt8[np.ndarray, "N H W channels"]
@@ -81,7 +88,13 @@ class Table:
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`load` knows."""
+    """The names that :func:`load` knows.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> datasets.names()[:3]
+        ('diabetes', 'digits', 'breast_cancer')
+    """
     return (*_EMBEDDED, *_FILES)
 
 
@@ -108,11 +121,18 @@ def load(name: str, split: int | None = None) -> Table:
 
 
 def cubic(seed: int = 0) -> Table:
-    """A toy regression: 40 points, x uniform on [-4, -2] (20) and [2, 4] (20), y = x³ + 3 e with e
-    ~ N(0, 1).
+    """A toy regression of 40 points: y = x³ + 3 e with e ~ N(0, 1).
+
+    x is uniform on [-4, -2] (20 points) and [2, 4] (20).
 
     The gap between the two groups shows how a posterior extrapolates; the noise's standard
-    deviation is 3."""
+    deviation is 3.
+
+    Examples:
+        >>> from dkp import datasets
+        >>> datasets.cubic(seed=0).x.shape
+        (40, 1)
+    """
     rng = np.random.default_rng(seed)
     x = np.concatenate([rng.uniform(-4, -2, 20), rng.uniform(2, 4, 20)])
     y = x**3 + 3 * rng.standard_normal(40)
@@ -147,7 +167,7 @@ def _split(table: Table, published: TestRows, split: Any) -> Table:
 
 
 # Embedded
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _embedded(name: str) -> tuple[Table, TestRows]:
@@ -166,7 +186,7 @@ def _embedded(name: str) -> tuple[Table, TestRows]:
 
 
 # Files
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _stored(name: str) -> tuple[Table, TestRows]:
@@ -253,7 +273,7 @@ def _read_cifar10(arrays: Any, source: str) -> tuple[Table, TestRows]:
 
 
 # Download
-# -----------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def _download(name: str, path: Path) -> None:

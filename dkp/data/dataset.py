@@ -1,7 +1,8 @@
 """A data set as models see it: checked, standardised, and able to undo the standardisation.
 
 Means and scales are computed on the host in float64 and stay there, so that targets of scale 1e6 or
-1e-6 survive in float32: what is cast is already standardised."""
+1e-6 survive in float32: what is cast is already standardised.
+"""
 
 import dataclasses
 from typing import Any
@@ -19,8 +20,33 @@ __all__ = ["Dataset"]
 
 @value
 class Dataset:
-    """Standardised inputs and targets, and the way back to the original units; see
-    :meth:`from_arrays`."""
+    """Standardised inputs and targets, and the way back to the original units.
+
+    :meth:`from_arrays` makes one.
+
+    Attributes:
+        x: standardised features, (N, D), or images (N, H, W, D).
+        y: standardised targets, (N, C).
+        x_standardization: how x was standardised.
+        y_standardization: how y was standardised.
+        feature_names: D names.
+        target_names: C names.
+        y_was_vector: whether y came without its last axis.
+        classes: what the columns of one-hot targets stand for; empty for other targets.
+        has_missing: whether some targets are NaN.
+        weights: how often each row counts, (N,), or None.
+        log_exposure: logarithms of the exposures of counts, (N, 1), or None.
+
+    Examples:
+        >>> import dkp
+        >>> data = dkp.Dataset.from_arrays([[0.0], [2.0], [4.0]], [1.0, 2.0, 3.0])
+        >>> print(data.y)
+        [[-1.]
+         [ 0.]
+         [ 1.]]
+        >>> print(data.undo_targets(data.y))
+        [1. 2. 3.]
+    """
 
     x: Float[Array, "N *space D"]
     y: Float[Array, "N C"]
@@ -107,8 +133,9 @@ class Dataset:
     def from_labels(
         cls, x: Any, labels: Any, standardize: bool = True, *, dtype: Any = None
     ) -> "Dataset":
-        """A data set for classification by regression: the targets are centred one-hot codes,
-        [label = c] - 1/C.
+        """A data set for classification by regression.
+
+        The targets are centred one-hot codes, [label = c] - 1/C.
 
         Args:
             x: as for :meth:`from_arrays`.
@@ -121,6 +148,14 @@ class Dataset:
             ValueError: as for :meth:`from_arrays`; and when there are fewer than two classes.
 
         Source: Lee et al. 2020 (arXiv 2007.15801), section 2.
+
+        Examples:
+            >>> import dkp
+            >>> data = dkp.Dataset.from_labels([[0.0], [2.0], [4.0]], ["a", "b", "a"])
+            >>> print(data.y)
+            [[ 0.5 -0.5]
+             [-0.5  0.5]
+             [ 0.5 -0.5]]
         """
         given = np.asarray(labels)
         if given.ndim != 1:
@@ -146,8 +181,7 @@ class Dataset:
 
     @property
     def rows(self) -> tuple[Array, Array, Array | None, Array | None]:
-        """What depends on the data point: features, targets, weights and the logarithms of
-        exposures."""
+        """What depends on the data point: features, targets, weights and log exposures."""
         return self.x, self.y, self.weights, self.log_exposure
 
     @property
@@ -212,8 +246,10 @@ class Dataset:
         return _cast("y", self.y_standardization.apply(values), self.y.dtype)
 
     def undo_targets(self, z: Any) -> Float[np.ndarray, "..."]:
-        """Standardised targets (..., C) in original units and float64; without the last axis if y
-        came without it."""
+        """Standardised targets (..., C) in original units and float64.
+
+        The last axis is left out if y came without it.
+        """
         y = self.y_standardization.undo(z)
         return y[..., 0] if self.y_was_vector else y
 
@@ -230,8 +266,7 @@ class Dataset:
         if found is not None and names not in (found, default):
             raise ValueError(
                 f"Expected the columns of {name} to be {list(names)}, in this order. Got "
-                f"{list(found)}: "
-                f"select and order them by name, {name}[[…]]."
+                f"{list(found)}: select and order them by name, {name}[[…]]."
             )
 
 

@@ -17,8 +17,17 @@ __all__ = ["ZCA", "random_flips", "random_shifts", "zca"]
 class ZCA:
     """A fitted whitening x -> (x - mean) W; make it with :func:`zca`.
 
-    mean: (d,). matrix: W, (d, d), symmetric. d counts all numbers of a point, such as H W C of an
-    image."""
+    Attributes:
+        mean: (d,), where d counts all numbers of a point, such as H W C of an image.
+        matrix: W, (d, d), symmetric.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.data.preprocessing import zca
+        >>> whitening = zca(np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]]))
+        >>> whitening.matrix.shape
+        (2, 2)
+    """
 
     mean: Float[np.ndarray, " d"]
     matrix: Float[np.ndarray, "d d"]
@@ -57,7 +66,17 @@ def zca(x: Any, eps: float = 0.1) -> ZCA:
             singular.
 
     Source: Bell & Sejnowski 1997, *Vision Research* 37(23); regularised as in Lee et al. 2020
-        (arXiv 2007.15801).
+    (arXiv 2007.15801).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.data.preprocessing import zca
+        >>> x = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0], [0.0, -3.0]])
+        >>> print(zca(x, eps=0.0).apply(x).round(3) + 0.0)
+        [[ 1.414  0.   ]
+         [-1.414  0.   ]
+         [ 0.     1.414]
+         [ 0.    -1.414]]
     """
     values, eps = checks.features("x", x), checks.nonnegative_number("eps", eps)
     flat = values.reshape(len(values), -1)
@@ -79,6 +98,13 @@ def random_flips(key: PRNGKeyArray, images: Array) -> Float[Array, "N H W C"]:
 
     Raises:
         ValueError: when `images` are not (N, H, W, C).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.data.preprocessing import random_flips
+        >>> random_flips(jax.random.key(0), jnp.zeros((2, 4, 4, 1))).shape
+        (2, 4, 4, 1)
     """
     _check_images(images)
     flipped = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
@@ -90,6 +116,13 @@ def random_shifts(key: PRNGKeyArray, images: Array, pixels: int = 4) -> Float[Ar
 
     Raises:
         ValueError: when `pixels` is not a positive integer, or `images` are not (N, H, W, C).
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.data.preprocessing import random_shifts
+        >>> random_shifts(jax.random.key(0), jnp.zeros((2, 4, 4, 1)), pixels=1).shape
+        (2, 4, 4, 1)
     """
     _check_images(images)
     reach = checks.positive_int("pixels", pixels)

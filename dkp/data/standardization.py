@@ -12,7 +12,18 @@ __all__ = ["Standardization"]
 
 @value
 class Standardization:
-    """The affine map z = (x - mean) / scale, column by column, on the host in float64."""
+    """The affine map z = (x - mean) / scale, column by column, on the host in float64.
+
+    Attributes:
+        mean: (D,).
+        scale: (D,), positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.data import Standardization
+        >>> print(Standardization.fit(np.array([[0.0], [2.0], [4.0]])).apply([[6.0]]))
+        [[2.]]
+    """
 
     mean: Float[np.ndarray | Array, " D"]
     scale: Float[np.ndarray | Array, " D"]

@@ -4,7 +4,8 @@ Every draw is one network, and one value of f at every training point drawn from
 that network. The pointwise log-likelihood is log p(y_n | f_n) at that value: what PSIS-LOO and WAIC
 need, since leaving y_n out reweights f_n by 1 / p(y_n | f_n). Draws of networks from the exact
 posterior under Gaussian noise have a better one, log p(y_n | all other y, network), whose inverses
-are the same weights after f is integrated out (PSIS-LOO only)."""
+are the same weights after f is integrated out (PSIS-LOO only).
+"""
 
 from typing import Any
 
@@ -36,8 +37,9 @@ def to_arviz(
     chunk: int = 1000,
     grams: bool = False,
 ) -> Any:
-    """The posterior as ArviZ data, for its summaries, plots and comparisons (``az.loo``,
-    ``az.compare``).
+    """The posterior as ArviZ data.
+
+    ArviZ's summaries, plots and comparisons (``az.loo``, ``az.compare``) take it.
 
     Groups: ``posterior`` (hyperparameters under their names; ``gram_1_log_det`` and
     ``gram_1_trace`` of the first bottleneck's Gram matrix at the inducing points,
@@ -118,8 +120,7 @@ def to_arviz(
 
 
 def _draws(posterior: Posterior, key: PRNGKeyArray, n_samples: int | None) -> tuple[Draw, int, int]:
-    """The draws (all chains one after another), their number, and of how many draws of a chain one
-    is taken."""
+    """The draws of all chains, their number, and of how many of a chain one is taken."""
     if not isinstance(posterior, InChains):
         n = 100 if n_samples is None else n_samples
         return posterior.sample(key, n), n, 1
@@ -143,8 +144,10 @@ def _latent(prediction: Prediction, which: Array, key: PRNGKeyArray) -> Array:
 def _outcomes(
     posterior: Posterior, values: dict[str, Array], f: Array, key: PRNGKeyArray
 ) -> tuple[Array, np.ndarray]:
-    """y drawn from p(y | f), standardised, (S, N, C); and log p(y_n | f_n) of the observed y,
-    original units, (S, N)."""
+    """y drawn from p(y | f), and log p(y_n | f_n) of the observed y; (S, N, C) and (S, N).
+
+    The first are standardised, the second in original units.
+    """
     data = posterior.data
 
     def one(draw: tuple[PRNGKeyArray, dict[str, Array], Array]) -> tuple[Any, Any]:
@@ -179,8 +182,10 @@ def _summaries(
 
 
 def _matrices(posterior: Posterior, draws: Draw, which: np.ndarray) -> dict[str, np.ndarray]:
-    """Gram matrices at the inducing points; at the data rows in their own order where these are all
-    of them."""
+    """Gram matrices at the inducing points.
+
+    They are at the data rows in their own order where these are all of them.
+    """
     in_order = jax.vmap(posterior.in_data_order) if isinstance(posterior, InChains) else jnp.asarray
     found = {}
     for i, factor in enumerate(draws.factors, start=1):
@@ -249,8 +254,10 @@ def _dims(posterior: Posterior) -> dict[str, list[str]]:
 
 
 def _axes(h: Hyperparameter) -> list[str]:
-    """Names of a hyperparameter's axes, told apart by asking for its shape with sizes that no data
-    set has."""
+    """Names of a hyperparameter's axes.
+
+    They are told apart by asking for its shape with sizes that no data set has.
+    """
     sizes = {-1: "feature", -2: "output"}
     shape = h.owner.hyperparameter_shapes(-1, -2).get(h.name.rsplit(".", 1)[-1], ())
     return [sizes.get(size, f"{h.name}_axis_{axis}") for axis, size in enumerate(shape)]

@@ -1,5 +1,7 @@
-"""How far two posteriors of one model are from each other: an audit of an approximation by an exact
-sampler."""
+"""How far two posteriors of one model are from each other.
+
+It audits an approximation by an exact sampler.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -24,9 +26,18 @@ _FOLDS = 20
 class Distance(NamedTuple):
     """Distance between two sets of draws of a vector.
 
-    shift: largest |mean_a - mean_b| in standard deviations of b, over the entries. mean_shift: its
-    root mean square. spread: geometric mean of sd_a / sd_b. energy: energy distance, with its
-    standard error."""
+    Attributes:
+        shift: largest |mean_a - mean_b| in standard deviations of b, over the entries.
+        mean_shift: its root mean square.
+        spread: geometric mean of sd_a / sd_b.
+        energy: energy distance, with its standard error.
+
+    Examples:
+        >>> from dkp.diagnostics.comparison import Distance
+        >>> from dkp.diagnostics.metrics import Estimate
+        >>> Distance(shift=0.1, mean_shift=0.05, spread=1.0, energy=Estimate(0.0, 0.01)).spread
+        1.0
+    """
 
     shift: float
     mean_shift: float
@@ -38,11 +49,16 @@ class Distance(NamedTuple):
 class Comparison:
     """Two posteriors, a against b; see :func:`compare`.
 
-    predictive: of y at the points, standardised by b. grams: of the Gram matrix of each bottleneck
-    at the points, and last of the kernel of the outputs. elbo: of each posterior that has one
-    (nats, all data, standardised targets), and None. k_hat: Pareto shape of the importance weights
-    of each variational guide; below 0.7 the guide covers the posterior. importance_evidence: log
-    evidence from those weights. evidence: as given, nats."""
+    Attributes:
+        predictive: of y at the points, standardised by b.
+        grams: of the Gram matrix of each bottleneck at the points, and last of the kernel of the
+            outputs.
+        elbo: of each posterior that has one (nats, all data, standardised targets), and None.
+        k_hat: Pareto shape of the importance weights of each variational guide; below 0.7 the guide
+            covers the posterior.
+        importance_evidence: log evidence from those weights.
+        evidence: as given, nats.
+    """
 
     predictive: Distance
     grams: tuple[Distance, ...]
@@ -53,8 +69,10 @@ class Comparison:
 
     @property
     def gap(self) -> tuple[float | None, float | None]:
-        """Evidence minus ELBO, nats: the divergence of each guide from the posterior, where both
-        are known."""
+        """Evidence minus ELBO, nats, where both are known.
+
+        It is the divergence of each guide from the posterior.
+        """
         a, b = (
             None if e is None or self.evidence is None else self.evidence - e.mean
             for e in self.elbo
@@ -68,7 +86,10 @@ class Comparison:
             *(f"gram {i}" for i in range(1, len(self.grams))),
             "kernel of outputs",
         ]
-        head = f"{'':17}  {'largest shift':>13} {'rms shift':>9} {'sd ratio':>8} {'energy distance':>19}"
+        head = (
+            f"{'':17}  {'largest shift':>13} {'rms shift':>9} {'sd ratio':>8} "
+            f"{'energy distance':>19}"
+        )
         rows = [
             f"{name:17}  {d.shift:>13.3f} {d.mean_shift:>9.3f} {d.spread:>8.3f} "
             f"{d.energy.mean:>10.4f} +- {d.energy.standard_error:.4f}"
@@ -102,8 +123,9 @@ def compare(
     n_samples: int = 400,
     evidence: float | None = None,
 ) -> Comparison:
-    """Compare two posteriors of one model and data set: an approximation (a) and the one that
-    judges it (b).
+    """Compare two posteriors of one model and data set.
+
+    One is an approximation (a), the other judges it (b).
 
     Their predictive draws at `x` and their Gram matrices at `x` (drawn from the joint conditional
     prior given each draw) are compared by means, standard deviations and energy distance; a
@@ -122,7 +144,7 @@ def compare(
         ValueError: when the posteriors have other layers, or were conditioned on other data.
 
     Source: energy distance: Székely & Rizzo 2013; Pareto k-hat of a guide: Yao, Vehtari, Simpson &
-        Gelman 2018.
+    Gelman 2018.
     """
     pair = (posterior_a, posterior_b)
     _check_pair(*pair)
@@ -155,16 +177,25 @@ def compare(
 
 
 def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) -> Estimate:
-    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, without bias, and its jackknife
-    standard error.
+    """2 E|A - B| - E|A - A'| - E|B - B'| of two samples of vectors, and its standard error.
+
+    The estimate is without bias; its error is that of the jackknife.
 
     It is zero for equal laws and positive for others, in the units of the vectors.
 
     Args:
-        a, b: draws, at least three of each.
+        a: draws, at least three.
+        b: draws, at least three.
 
     Raises:
         ValueError: when there are fewer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.comparison import energy_distance
+        >>> a = np.array([[0.0], [1.0], [2.0]])
+        >>> print(f"{energy_distance(a, a + 10.0).mean:.3f}")
+        17.333
     """
     a, b = (checks.finite_array(name, v, ndim=2) for name, v in (("a", a), ("b", b)))
     if min(len(a), len(b)) < 3:
@@ -180,9 +211,18 @@ def energy_distance(a: Float[np.ndarray, "S K"], b: Float[np.ndarray, "T K"]) ->
 
 
 def pareto_k(log_weights: Any) -> float:
-    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024): their
-    mean is reliable below 0.7."""
+    """Shape k-hat of the generalised Pareto tail of importance weights (Vehtari et al. 2024).
+
+    Their mean is reliable below 0.7.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.comparison import pareto_k
+        >>> pareto_k(np.random.default_rng(0).normal(size=1000)) < 0.7
+        True
+    """
     values = np.asarray(log_weights, float)
+    # Two homes of one function: the second goes when ArviZ 0.x is no longer supported.
     try:
         from arviz_stats.base import array_stats  # ArviZ 1.x  # pyright: ignore[reportMissingImports]
     except ImportError:
@@ -206,8 +246,10 @@ def _distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> Distance:
-    """Both in standard deviations of b, entry by entry; the energy distance is divided by the root
-    of their number."""
+    """Both in standard deviations of b, entry by entry.
+
+    The energy distance is divided by the root of their number.
+    """
     spread = b.std(axis=0, ddof=1)
     varies = spread > 0
     a, b, spread = a[:, varies], b[:, varies], spread[varies]

@@ -2,7 +2,8 @@
 
 A draw holds its Gram matrices at the inducing points exactly, as factors S with G = S S^T. What the
 same network would do without randomness (the limit of an infinitely wide network, in which nothing
-is learned) is computed beside them for comparison."""
+is learned) is computed beside them for comparison.
+"""
 
 from typing import Any, NamedTuple
 
@@ -28,9 +29,11 @@ __all__ = ["GramDraws", "gram_draws", "gram_summaries", "grams_at", "label_align
 class GramDraws(NamedTuple):
     """Gram matrices at the inducing points, one a draw.
 
-    learned: G_1, G_2, … after each bottleneck, and last the kernel matrix K of the outputs. fixed:
-    the same matrices of the deterministic network with the same hyperparameters, in which every
-    bottleneck returns what enters it."""
+    Attributes:
+        learned: G_1, G_2, … after each bottleneck, and last the kernel matrix K of the outputs.
+        fixed: the same matrices of the deterministic network with the same hyperparameters, in
+            which every bottleneck returns what enters it.
+    """
 
     learned: tuple[Float[Array, "S P P"], ...]
     fixed: tuple[Float[Array, "S P P"], ...]
@@ -58,8 +61,9 @@ def gram_draws(posterior: Posterior, draws: Draw) -> GramDraws:
 def grams_at(
     posterior: Posterior, draws: Draw, x: Float[Array, "B *space D"], *, key: PRNGKeyArray
 ) -> tuple[Array, ...]:
-    """Gram matrices of `draws` at any standardised points together: of each bottleneck, and last
-    the kernel matrix K of the outputs; (S, B, B) each.
+    """Gram matrices of `draws` at any standardised points together, (S, B, B) each.
+
+    One for each bottleneck, and last the kernel matrix K of the outputs.
 
     Given a draw, they come from the joint conditional prior of the points. Cost cubic in P + B.
     """
@@ -91,8 +95,9 @@ def _grams_at(
 
 
 def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
-    """Log-determinant, trace and effective rank of Gram matrices G = S S^T, from the singular
-    values s of their factors.
+    """Log-determinant, trace and effective rank of Gram matrices G = S S^T.
+
+    They come from the singular values s of the factors.
 
     log_det is the sum of log s^2: for a singular G (M < P), of its non-zero eigenvalues.
     effective_rank is exp(H(p)) with the entropy H of p = s^2 / sum s^2, between 1 and P: Roy &
@@ -103,6 +108,13 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
 
     Raises:
         ValueError: when it does not have three axes or is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.diagnostics.grams import gram_summaries
+        >>> summaries = gram_summaries(np.eye(3)[None])
+        >>> print({name: values.round(3).tolist() for name, values in summaries.items()})
+        {'log_det': [0.0], 'trace': [3.0], 'effective_rank': [3.0]}
     """
     values = checks.finite_array("factor", factor, ndim=3)
     eigenvalues = np.linalg.svd(values, compute_uv=False) ** 2
@@ -119,8 +131,9 @@ def gram_summaries(factor: Any) -> dict[str, Float[np.ndarray, " S"]]:
 def label_alignment(
     posterior: Posterior, draws: Draw, *, key: PRNGKeyArray
 ) -> Float[np.ndarray, "S L"]:
-    """Centred alignment of every layer's Gram matrix with the label kernel y y^T at the training
-    points, one row a draw.
+    """Centred alignment of every layer's Gram matrix with the label kernel y y^T.
+
+    At the training points; one row a draw.
 
     The columns are the matrices of :func:`gram_draws`. A Gram matrix at the data is projected on
     the inducing points, G_ti G_ii^-1 G_it: exact where the inducing points are the data.

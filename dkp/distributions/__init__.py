@@ -1,5 +1,4 @@
-"""NumPyro distributions: factors of Gram matrices, their conditionals and divergences, and random
-scales."""
+"""NumPyro distributions: factors of Gram matrices, their relatives, and random scales."""
 
 from dkp.distributions import priors as priors  # the codec of files learns of them
 from dkp.distributions.bartlett import Bartlett

@@ -1,9 +1,11 @@
 """The law of a Bartlett factor: a lower-trapezoidal matrix with independent entries.
 
 It is the base of the laws of all Gram factors: what a sampler sees when a site is written
-non-centred."""
+non-centred.
+"""
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math
@@ -57,8 +59,10 @@ class LowerTrapezoidal(constraints.Constraint):
 
 
 class LowerTrapezoidalTransform(Transform):
-    """From vectors to lower-trapezoidal matrices: entries below the diagonal, row by row, then
-    logarithms of the diagonal."""
+    """From vectors to lower-trapezoidal matrices.
+
+    A vector has the entries below the diagonal, row by row, then logarithms of the diagonal.
+    """
 
     domain = constraints.real_vector
 
@@ -88,8 +92,7 @@ class LowerTrapezoidalTransform(Transform):
     def entries(
         self, y: Float[Array, "*batch P M"]
     ) -> tuple[Float[Array, "*batch L"], Float[Array, "*batch M"]]:
-        """The entries below the diagonal, row by row, and those on it: the inverse of
-        :meth:`matrix`."""
+        """The entries below the diagonal, row by row, and those on it; inverts :meth:`matrix`."""
         i, j = self._below
         return y[..., i, j], diagonal(y)
 
@@ -112,8 +115,10 @@ class LowerTrapezoidalTransform(Transform):
 
     @property
     def _places(self) -> np.ndarray:
-        """Where each entry of the matrix stands in the vector of entries below the diagonal; last
-        for the others."""
+        """Where each entry of the matrix stands in the vector of entries below the diagonal.
+
+        The others stand last.
+        """
         i, j = self._below
         places = np.full((self.rows, self.columns), len(i))
         places[i, j] = np.arange(len(i))
@@ -134,8 +139,9 @@ def _to_lower_trapezoidal(constraint: LowerTrapezoidal) -> LowerTrapezoidalTrans
 
 
 class Bartlett(Distribution):
-    """Law of a lower-trapezoidal A (p x m) with A_jj^2 ~ chi^2(df_j) and A_ij ~ N(0, 1) below, all
-    independent.
+    """Law of a lower-trapezoidal A (p x m) with A_jj^2 ~ chi^2(df_j) and A_ij ~ N(0, 1) below.
+
+    All are independent.
 
     log p(A) = sum_j [(1 - df_j / 2) log 2 - logGamma(df_j / 2) + (df_j - 1) log A_jj - A_jj^2 / 2]
                - sum_{i > j} (A_ij^2 + log 2 pi) / 2
@@ -148,6 +154,13 @@ class Bartlett(Distribution):
         ValueError: when a concrete `df` is not positive, or when there are more columns than rows.
 
     Source: Bartlett 1933; singular (m < p): Ober & Aitchison 2021 (arXiv 2107.10125).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import Bartlett
+        >>> law = Bartlett(jnp.array([5.0, 4.0]), rows=3)
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -5.774
     """
 
     arg_constraints = {"df": constraints.real_vector}

@@ -24,8 +24,9 @@ def inverse_wishart_conditional(
     factor: Float[Array, "P P"],
     whitened: Float[Array, "P P"] | None = None,
 ) -> Gram:
-    """Draw (G_ti, g_tt) of every data point by itself, given G_ii = S S^T, for G ~ IW(delta K,
-    delta + P + 1).
+    """Draw (G_ti, g_tt) of every data point by itself, given G_ii = S S^T.
+
+    For G ~ IW(delta K, delta + P + 1),
 
     With K_ii = L L^T, A = L^-1 K_it and k_tt.i = k_tt - ||A_t||^2, point by point:
 
@@ -45,7 +46,7 @@ def inverse_wishart_conditional(
         whitened: L^-1 S where it is known already; computed on demand otherwise.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), appendix on the inverse Wishart;
-        per-point shape derived from the marginalisation property of the inverse Wishart.
+    per-point shape derived from the marginalisation property of the inverse Wishart.
     """
     assert kernel.ti is not None and kernel.tt is not None
     size, n = factor.shape[0], kernel.tt.shape[0]
@@ -115,7 +116,7 @@ def wishart_conditional(
         whitened: L^-1 S where it is known already; computed on demand otherwise.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), conditional of the features; see also Muirhead
-        1982, theorem 3.2.10.
+    1982, theorem 3.2.10.
     """
     assert kernel.ti is not None and kernel.tt is not None
     columns, n = factor.shape[1], kernel.tt.shape[0]
@@ -140,8 +141,10 @@ def wishart_conditional(
 def wishart_conditional_mean(
     kernel: Gram, scale: Cholesky, factor: Float[Array, "P M"], whitened: Float[Array, "P M"]
 ) -> Gram:
-    """E[G_ti | G_ii] and E[g_tt | G_ii] for G ~ W(K / nu, nu): :func:`wishart_conditional` without
-    its noise, but with the noise's part in the diagonal.
+    """E[G_ti | G_ii] and E[g_tt | G_ii] for G ~ W(K / nu, nu).
+
+    This is :func:`wishart_conditional` without its noise, but with the noise's part in the
+    diagonal.
 
         G_it = S W_t,   g_tt = ||W_t||^2 + k_tt.i,   W_t = (L^-1 S)^T L^-1 k_it
     """

@@ -1,7 +1,10 @@
-"""Features of a layer: a matrix whose columns are independent draws of one Gaussian process at the
-inducing points."""
+"""Features of a layer, as columns of a matrix.
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+They are independent draws of one Gaussian process at the inducing points.
+"""
+
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math
@@ -26,6 +29,13 @@ class FeatureNormal(Distribution):
             identity.
 
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), the features of a deep Gaussian process.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import FeatureNormal
+        >>> law = FeatureNormal(jnp.zeros((2, 3)), jnp.eye(2))
+        >>> print(f"{law.log_prob(jnp.zeros((2, 3))):.3f}")
+        -5.514
     """
 
     arg_constraints = {"loc": constraints.real_matrix}

@@ -1,15 +1,19 @@
-"""Generalised singular Wishart distributions, on a factor of their matrix: posteriors of Wishart
-bottlenecks.
+"""Generalised singular Wishart distributions: posteriors of Wishart bottlenecks.
+
+They are laws of a factor of the matrix.
 
 The Bartlett factor of a Wishart matrix has chi-squared and standard normal entries. Here every
 entry has parameters of its own, and rows and columns are mixed:
 
-    S = L A T B,   G = S S^T,   T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2) for i > j
+    S = L A T B,   G = S S^T,
+    T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2) for i > j
 
 Laws are over the lower-trapezoidal S (p x m, m = min(p, nu), positive diagonal), which G
-determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1)."""
+determines; the density of G follows from |d(S S^T)/dS| = 2^m prod_j S_jj^(p - j + 1).
+"""
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math
@@ -37,8 +41,9 @@ __all__ = ["ColumnProduct", "GeneralisedBartlett", "GeneralisedWishartFactor", "
 
 
 class GeneralisedBartlett(Distribution):
-    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j), T_ij ~ N(mu_ij,
-    sigma_ij^2) below.
+    """Law of a lower-trapezoidal T (p x m): T_jj^2 ~ Gamma(alpha_j, beta_j).
+
+    Below the diagonal T_ij ~ N(mu_ij, sigma_ij^2).
 
     log q(T) = sum_j [log 2 T_jj + log Gamma(T_jj^2; alpha_j, beta_j)] + sum_{i > j} log N(T_ij;
     mu_ij, sigma_ij^2)
@@ -57,6 +62,14 @@ class GeneralisedBartlett(Distribution):
             example), or shapes do not fit.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), generalised singular Wishart.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import GeneralisedBartlett
+        >>> one, zero = jnp.ones((3, 2)), jnp.zeros((3, 2))
+        >>> law = GeneralisedBartlett(concentration=one[0], rate=one[0], loc=zero, scale=one)
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -3.371
     """
 
     arg_constraints = {
@@ -80,8 +93,7 @@ class GeneralisedBartlett(Distribution):
         if columns > rows or concentration.shape[-1] != columns:
             raise ValueError(
                 f"Expected at most as many columns as rows, {rows}, and one concentration a "
-                f"column. Got {columns} "
-                f"columns and {concentration.shape[-1]} concentrations."
+                f"column. Got {columns} columns and {concentration.shape[-1]} concentrations."
             )
         for name, value in {"concentration": concentration, "rate": rate, "scale": scale}.items():
             if not isinstance(value, Tracer) and not np.all(np.asarray(value) > 0):
@@ -145,8 +157,9 @@ class GeneralisedBartlett(Distribution):
 
 
 class ColumnProduct(Transform):
-    """T -> T B for a lower-triangular B (m x m) with positive diagonal, on lower-trapezoidal T (p x
-    m).
+    """T -> T B for a lower-triangular B (m x m) with positive diagonal.
+
+    T is lower-trapezoidal (p x m).
 
     |d(T B)/dT| = prod_j B_jj^(p - j + 1).
     """
@@ -187,8 +200,8 @@ class ColumnProduct(Transform):
 class RowProduct(Transform):
     """T -> the lower-trapezoidal T' with T' T'^T = A T T^T A^T, for any invertible A (p x p).
 
-    |dT'/dT| = |det A|^m prod_j (T_jj / T'_jj)^(m - j). A lower-triangular A is better multiplied into the factor of
-    the scale: see :class:`~dkp.distributions.wishart.LowerProduct`.
+    |dT'/dT| = |det A|^m prod_j (T_jj / T'_jj)^(m - j). A lower-triangular A is better multiplied
+    into the factor of the scale: see :class:`~dkp.distributions.wishart.LowerProduct`.
 
     Source: derived; agrees with the Jacobian of automatic differentiation (tests).
     """
@@ -241,7 +254,16 @@ class GeneralisedWishartFactor(TransformedDistribution):
             form.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125); mixing of rows and columns: Ober, Anson,
-        Milsom & Aitchison 2023 (arXiv 2305.14454), densities derived for the construction above.
+    Milsom & Aitchison 2023 (arXiv 2305.14454), densities derived for the construction above.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import GeneralisedBartlett, GeneralisedWishartFactor
+        >>> one, zero = jnp.ones((3, 2)), jnp.zeros((3, 2))
+        >>> entries = GeneralisedBartlett(concentration=one[0], rate=one[0], loc=zero, scale=one)
+        >>> law = GeneralisedWishartFactor(2 * jnp.eye(3), entries)
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -6.723
     """
 
     pytree_data_fields = ("scale_tril", "columns", "rows")

@@ -1,5 +1,4 @@
-"""Closed-form Kullback-Leibler divergences, registered with
-``numpyro.distributions.kl_divergence``."""
+"""Closed-form Kullback-Leibler divergences, for ``numpyro.distributions.kl_divergence``."""
 
 import math
 
@@ -21,11 +20,13 @@ __all__ = ["kl_divergence"]
 
 @kl_divergence.register(InverseWishartFactor, InverseWishartFactor)  # type: ignore[attr-defined]
 def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Array:
-    """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)); the factor map is one to one, so the KL is that of
-    the matrices.
+    """KL(IW(Psi_q, nu_q) || IW(Psi_p, nu_p)).
 
-    nu_p/2 (log|Psi_q| - log|Psi_p|) + nu_q/2 (tr(Psi_q^-1 Psi_p) - P) + logGamma_P(nu_p/2) -
-    logGamma_P(nu_q/2) + (nu_q - nu_p)/2 psi_P(nu_q/2)"""
+    The factor map is one to one, so the KL is that of the matrices.
+
+        nu_p/2 (log|Psi_q| - log|Psi_p|) + nu_q/2 (tr(Psi_q^-1 Psi_p) - P)
+        + logGamma_P(nu_p/2) - logGamma_P(nu_q/2) + (nu_q - nu_p)/2 psi_P(nu_q/2)
+    """
     size = q.event_shape[-1]
     log_ratio = log_determinant(q.scale_tril) - log_determinant(p.scale_tril)
     halves = jnp.stack(jnp.broadcast_arrays(p.df / 2, q.df / 2))
@@ -43,14 +44,13 @@ def _kl_inverse_wishart(q: InverseWishartFactor, p: InverseWishartFactor) -> Arr
 
 @kl_divergence.register(GeneralisedWishartFactor, Bartlett)  # type: ignore[attr-defined]
 def _kl_generalised_wishart(q: GeneralisedWishartFactor, p: Bartlett) -> Array:
-    """KL of a generalised Wishart factor S = L T B from a Bartlett factor, the Wishart with unit
-    scale.
+    """KL of a generalised Wishart factor S = L T B from the Bartlett factor of unit scale.
 
     With alpha, beta, mu, sigma of T, and df_j of the Bartlett factor:
 
         sum_j [alpha_j log beta_j - logGamma(alpha_j) + logGamma(df_j / 2) + df_j/2 log 2 - alpha_j
-               + (alpha_j - df_j / 2) E log T_jj^2 - (df_j - 1) log(L_jj B_jj) - (p - j + 1) log
-               B_jj]
+               + (alpha_j - df_j / 2) E log T_jj^2 - (df_j - 1) log(L_jj B_jj)
+               - (p - j + 1) log B_jj]
         - sum_{i > j} (log sigma_ij + 1/2) - sum_i min(i, m) log L_ii + E||L T B||^2 / 2
 
         E||L T B||^2 = ||L E[T] B||^2 + sum_kj (L^T L)_kk Var[T_kj] (B B^T)_jj
@@ -115,8 +115,9 @@ def _kl_wishart(q: WishartFactor, p: WishartFactor) -> Array:
 
 @kl_divergence.register(FeatureNormal, FeatureNormal)  # type: ignore[attr-defined]
 def _kl_features(q: FeatureNormal, p: FeatureNormal) -> Array:
-    """sum_j KL(N(mu_j, R R^T) || N(m_j, S S^T)) over columns:
-    [||S^-1 R||^2 - P - log|R R^T| + log|S S^T|] C / 2 + ||S^-1 (mu - m)||^2 / 2.
+    """sum_j KL(N(mu_j, R R^T) || N(m_j, S S^T)) over columns.
+
+    [||S^-1 R||^2 - P - log|R R^T| + log|S S^T|] C / 2 + ||S^-1 (mu - m)||^2 / 2
     """
     rows, columns = q.event_shape
     shift, scale, log_ratio = q.loc - p.loc, q.scale_tril, jnp.zeros((), q.loc.dtype)

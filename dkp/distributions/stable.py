@@ -1,12 +1,15 @@
-"""Positive stable distributions: random variances of weights, which make the weights of a network
-heavy-tailed.
+"""Positive stable distributions: random variances of weights.
+
+They make the weights of a network heavy-tailed.
 
 A normal variable whose variance is positive stable is symmetric stable. Weights that are scaled by
 one such variable a layer, or one a feature, leave a network Gaussian given these scales: its kernel
 is the usual recursion with random variances of weights, and any layer that has a variance of
-weights can be given one."""
+weights can be given one.
+"""
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 import math
@@ -31,10 +34,11 @@ __all__ = ["PositiveStable", "SqrtPositiveStable"]
 class PositiveStable(Distribution):
     """Law of S > 0 with Laplace transform E[exp(-t S)] = exp(-t^a), for 0 < a < 1.
 
-    With U uniform on (0, pi), E ~ Exp(1) and A(u) = [sin(a u)^a sin((1 - a) u)^(1 - a) / sin u]^(1
-    / (1 - a)),
+    With U uniform on (0, pi), E ~ Exp(1) and
+    A(u) = [sin(a u)^a sin((1 - a) u)^(1 - a) / sin u]^(1 / (1 - a)),
 
-        S = (A(U) / E)^(1 / b),    p(s) = b / (pi s) * integral of z exp(-z) over u,    z = A(u) s^-b,  b = a / (1 - a).
+        S = (A(U) / E)^(1 / b),   b = a / (1 - a),
+        p(s) = b / (pi s) * integral of z exp(-z) over u,   z = A(u) s^-b.
 
     The integral is computed to about 1e-12 relative (1e-5 in float32). Moments of order a and
     higher are infinite: E[S^p] = Gamma(1 - p / a) / Gamma(1 - p) for p < a. As a -> 1, S -> 1.
@@ -52,8 +56,13 @@ class PositiveStable(Distribution):
         ValueError: when a concrete `concentration` is not in (0, 1).
 
     Source: Zolotarev 1966 (the integral) and Kanter 1975 (the draws); as scales of deep networks:
-        Loria & Bhadra 2025
-    (arXiv 2410.01284).
+    Loria & Bhadra 2025 (arXiv 2410.01284).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import PositiveStable
+        >>> print(f"{jnp.exp(PositiveStable(0.5).log_prob(1.0)):.3f}")
+        0.220
     """
 
     arg_constraints = {"concentration": constraints.open_interval(0.0, 1.0)}
@@ -99,8 +108,7 @@ class PositiveStable(Distribution):
 
 @register
 class SqrtPositiveStable(TransformedDistribution):
-    """Law of sqrt(S), the random standard deviation of weights, with S from
-    :class:`PositiveStable`.
+    """Law of sqrt(S), with S from :class:`PositiveStable`: a random standard deviation of weights.
 
     For kernels that take standard deviations: with ``kernels.Linear(ard=True,
     weights=SqrtPositiveStable(alpha / 2))`` the first kernel is X diag(s) X^T / D, one S a feature.
@@ -112,6 +120,12 @@ class SqrtPositiveStable(TransformedDistribution):
         ValueError: when a concrete `concentration` is not in (0, 1).
 
     Source: Loria & Bhadra 2025 (arXiv 2410.01284).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import SqrtPositiveStable
+        >>> print(f"{jnp.exp(SqrtPositiveStable(0.5).log_prob(1.0)):.3f}")
+        0.439
     """
 
     def __init__(self, concentration: Array | float, *, validate_args: bool | None = None) -> None:
@@ -138,14 +152,16 @@ class SqrtPositiveStable(TransformedDistribution):
 
 
 def _log_density_of_log(a: Array, log_s: Array) -> Array:
-    """log of the density of log S: log(b / pi) + log of the integral of z exp(-z) over u in (0,
-    pi).
+    """log of the density of log S: log(b / pi) + log of an integral.
+
+    It is that of z exp(-z) over u in (0, pi).
 
     By the trapezoidal rule in a variable r in which the integrand has one hump of about unit width,
     whatever a and s are. Where A is at its smallest, A(0), log(A / A(0)) is about u^2; towards pi,
-    it is about -log(pi - u) / (1 - a), or for a near 1 first pi / (pi - u). All this is w = log(1 +
-    e^r) with u = pi sigmoid(t), e^t = expm1((1 - a) w) sqrt(1 + 1 / w) pi / sin(pi a); the hump is
-    where A(0) s^-b e^r is 1."""
+    it is about -log(pi - u) / (1 - a), or for a near 1 first pi / (pi - u). All this is
+    w = log(1 + e^r) with u = pi sigmoid(t), e^t = expm1((1 - a) w) sqrt(1 + 1 / w) pi / sin(pi a);
+    the hump is where A(0) s^-b e^r is 1.
+    """
     limits, step = jnp.finfo(log_s.dtype), 0.25
     # To the left the integrand falls like e^(r / 2) or faster; for a < 1/2 and s beyond e^(span /
     # b), like e^(a r).
@@ -192,8 +208,10 @@ def _log_growth(a: Array, t: Array) -> Array:
 
 
 def _log_sinc(fraction: Array, t: Array) -> Array:
-    """log(sin(v) / v) at v = fraction * u; where u is near pi, from pi - u, which has more
-    digits."""
+    """log(sin(v) / v) at v = fraction * u.
+
+    Where u is near pi it comes from pi - u, which has more digits.
+    """
     u, rest = math.pi * jax.nn.sigmoid(t), math.pi * jax.nn.sigmoid(-t)
     angle = jnp.where(t < 0, fraction * u, math.pi * (1 - fraction) + fraction * rest)
     return jnp.log(jnp.sin(angle) / (fraction * u))

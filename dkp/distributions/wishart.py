@@ -5,9 +5,11 @@ of the scale matrix and T, the *whitened* factor, has a law that does not depend
 transformed distribution, one site can be sampled centred (S) or non-centred (by
 ``numpyro.infer.reparam.TransformReparam``): the sampler then sees the
 :class:`~dkp.distributions.bartlett.Bartlett` factor A, whose entries are independent. T is A for
-the Wishart and A^-1 for the inverse Wishart."""
+the Wishart and A^-1 for the inverse Wishart.
+"""
 
-# NumPyro declares supports as properties and leaves them to be overridden by constants.
+# NumPyro declares supports as properties and leaves them to be overridden by constants: until its
+# base classes annotate them as attributes (seen in 0.22).
 # pyright: reportIncompatibleMethodOverride=false, reportAssignmentType=false
 
 from typing import Any
@@ -28,13 +30,16 @@ __all__ = ["InverseWishartFactor", "LowerProduct", "TriangularInverse", "Wishart
 
 
 class LowerProduct(Transform):
-    """T -> L T for a lower-triangular L (p x p) with positive diagonal, on lower-trapezoidal T (p x
-    m).
+    """T -> L T for a lower-triangular L (p x p) with positive diagonal.
+
+    T is lower-trapezoidal (p x m).
 
     |d(L T)/dT| = prod_j L_jj^min(j, m).
 
     Args:
-        tril: L. inverse: L^-1 where it is known already; computed on demand otherwise. columns: m.
+        tril: L.
+        inverse: L^-1 where it is known already; computed on demand otherwise.
+        columns: m.
     """
 
     def __init__(
@@ -79,8 +84,10 @@ class LowerProduct(Transform):
 
 
 class TriangularInverse(Transform):
-    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal; |d A^-1 / dA| = prod_j
-    A_jj^-(p + 1)."""
+    """A -> A^-1 on lower-triangular p x p matrices with positive diagonal.
+
+    |d A^-1 / dA| = prod_j A_jj^-(p + 1).
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -110,8 +117,9 @@ class TriangularInverse(Transform):
 
 
 class WishartFactor(TransformedDistribution):
-    """Law of the lower-trapezoidal factor S (p x m, m = min(p, df)) of G = S S^T ~ W(L L^T, df): S
-    = L A with A from :class:`~dkp.distributions.bartlett.Bartlett`.
+    """S = L A: law of the lower-trapezoidal factor of G = S S^T ~ W(L L^T, df).
+
+    S is p x m with m = min(p, df), and A is from :class:`~dkp.distributions.bartlett.Bartlett`.
 
     E[G] = df L L^T. For an integer df < p the matrix G is singular, of rank df, and its density
     with respect to its entries on and below the diagonal in the first df columns is
@@ -130,6 +138,13 @@ class WishartFactor(TransformedDistribution):
         ValueError: when a concrete `df` is neither an integer of at least 1 nor larger than p - 1.
 
     Source: Uhlig 1994 (singular Wishart); Ober & Aitchison 2021 (arXiv 2107.10125).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import WishartFactor
+        >>> law = WishartFactor(2, jnp.eye(3))
+        >>> print(f"{law.log_prob(jnp.eye(3, 2)):.3f}")
+        -3.983
     """
 
     pytree_data_fields = ("_df", "scale_tril")
@@ -157,8 +172,9 @@ class WishartFactor(TransformedDistribution):
 
 
 class InverseWishartFactor(TransformedDistribution):
-    """Law of the Cholesky factor S of G = S S^T ~ IW(L L^T, df): S = L A^-1 with A from
-    :class:`~dkp.distributions.bartlett.Bartlett`.
+    """S = L A^-1: law of the Cholesky factor of G = S S^T ~ IW(L L^T, df).
+
+    A is from :class:`~dkp.distributions.bartlett.Bartlett`.
 
     E[G] = L L^T / (df - p - 1) for df > p + 1.
 
@@ -169,6 +185,13 @@ class InverseWishartFactor(TransformedDistribution):
 
     Raises:
         ValueError: when a concrete `df` is not larger than p - 1.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp.distributions import InverseWishartFactor
+        >>> law = InverseWishartFactor(5.0, jnp.eye(3))
+        >>> print(f"{law.log_prob(jnp.eye(3)):.3f}")
+        -6.500
     """
 
     pytree_data_fields = ("_df", "scale_tril", "_scale_tril_inverse")
@@ -216,9 +239,8 @@ def _columns(df: Array | float | int, size: int) -> int:
     values = np.unique(np.asarray(df, float))
     if len(values) > 1 or values[0] < 1 or values[0] != np.round(values[0]):
         raise ValueError(
-            "Expected degrees of freedom to be one integer of at least 1, or larger than size - "
-            f"1 = {size - 1}. "
-            f"Got df={df}."
+            "Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 "
+            f"= {size - 1}. Got df={df}."
         )
     return int(values[0])
 

@@ -1,5 +1,6 @@
-"""A rectangular block of kernel values between two sets of points, as infinite networks compute
-them.
+"""A rectangular block of kernel values between two sets of points.
+
+Infinite networks compute them.
 
 Vectors have one number a pair, K(x, y). Images have one for every pair of locations (r, s) that the
 network needs: with ``Flatten`` at its end the same location of both images is enough, with pooling
@@ -27,9 +28,22 @@ __all__ = ["Features", "Pairs"]
 class Features:
     """Features of the points x and y, with which a network starts.
 
-    x: (M, D), or images (M, H, W, C). y: the same for N points. equal: where a point of y is that
-    point of x, (M, N), or None where none is. tangent: whether the tangent kernel is wanted.
-    all_locations: whether covariances between different locations of images are."""
+    Attributes:
+        x: (M, D), or images (M, H, W, C).
+        y: the same for N points.
+        equal: where a point of y is that point of x, (M, N), or None where none is.
+        tangent: whether the tangent kernel is wanted.
+        all_locations: whether covariances between different locations of images are.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram.pairs import Features
+        >>> x = jnp.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> features = Features(x=x, y=x, equal=None, tangent=False, all_locations=False)
+        >>> print(kernels.Linear().pairs(features).xx)
+        [2. 1.]
+    """
 
     x: Float[Array, "M *space D"]
     y: Float[Array, "N *space D"]
@@ -40,11 +54,25 @@ class Features:
 
 @value
 class Pairs:
-    """K(x, y) of M and N points, with the variances K(x, x) and K(y, y) that the next layer needs.
+    """K(x, y) of M and N points, with the variances that the next layer needs.
 
-    tangent: the neural tangent kernel, of the shape of `xy`, or None. equal: where a point of y is
-    that point of x, or None where none is; there, and at the same location, `xy` holds exactly the
-    variance."""
+    Attributes:
+        xy: K(x, y).
+        xx: the variances K(x, x).
+        yy: the variances K(y, y).
+        tangent: the neural tangent kernel, of the shape of `xy`, or None.
+        equal: where a point of y is that point of x, or None where none is; there, and at the same
+            location, `xy` holds exactly the variance.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram.pairs import Pairs
+        >>> one = jnp.ones(2)
+        >>> pairs = Pairs(xy=jnp.eye(2), xx=one, yy=one, tangent=None, equal=None)
+        >>> print(kernels.ReLU().pairs(pairs).xx)
+        [0.5 0.5]
+    """
 
     xy: Float[Array, "M N *space"]
     xx: Float[Array, "M *own"]
@@ -64,8 +92,10 @@ class Pairs:
         return self.xx[:, None], self.yy[None]
 
     def on_diagonal(self, values: Array, variances: Array) -> Array:
-        """`values`, of the shape of `xy`, with `variances` where a point meets itself at the same
-        location."""
+        """`values`, of the shape of `xy`, with `variances` where a point meets itself.
+
+        It does so at the same location.
+        """
         if self.equal is None:
             return values
         mask = self.equal.reshape(self.equal.shape + (1,) * (values.ndim - 2))

@@ -1,5 +1,7 @@
-"""Kernels of infinitely wide layers without a closed form: E[phi(u) phi(v)] over Gaussian (u,
-v)."""
+"""Kernels of infinitely wide layers without a closed form: E[phi(u) phi(v)], by series.
+
+(u, v) are jointly Gaussian.
+"""
 
 import functools
 from collections.abc import Callable
@@ -48,8 +50,16 @@ class Activation(PointwiseKernel):
             variance 1), or `terms` is out of range.
 
     Source: the series is that of Daniely, Frostig & Singer 2016, for any variance; the nodes' equal
-        spacing is Goodwin
-    1949.
+    spacing is Goodwin 1949.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Activation(jnp.tanh)], x).round(3))
+        [[0.52  0.303]
+         [0.303 0.394]]
     """
 
     fn: Callable[[Array], Array]
@@ -107,8 +117,7 @@ class Activation(PointwiseKernel):
         return jnp.sum(self._weighted(fn, variance) ** 2, axis=0)
 
     def _weighted(self, fn: Callable[[Array], Array], variance: Array) -> Array:
-        """phi(sqrt(variance) z) times the root of z's weight, for all nodes z on a new first
-        axis."""
+        """phi(sqrt(variance) z) sqrt(w), for all nodes z of weight w on a new first axis."""
         z, polynomials = (jnp.asarray(value, variance.dtype) for value in _hermite(self.terms))
         column = (-1, *(1,) * variance.ndim)
         return polynomials[0].reshape(column) * fn(safe_sqrt(variance)[None] * z.reshape(column))
@@ -116,11 +125,11 @@ class Activation(PointwiseKernel):
 
 @functools.cache
 def _hermite(terms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Equidistant nodes z_i and the matrix sqrt(w_i) h_j(z_i), whose first row is the root of the
-    weights.
+    """Equidistant nodes z_i and the matrix sqrt(w_i) h_j(z_i); its first row are the sqrt(w_i).
 
     For integrands with a Gaussian factor, equal steps converge faster than the nodes of Gauss and
-    Hermite, which spread the more the higher the degree."""
+    Hermite, which spread the more the higher the degree.
+    """
     z = np.linspace(-14, 14, 281)
     rows = [np.sqrt((z[1] - z[0]) / np.sqrt(2 * np.pi)) * np.exp(-z * z / 4)]
     rows.append(z * rows[0])
@@ -148,8 +157,7 @@ def _check_elementwise(fn: Callable[[Array], Array], nodes: np.ndarray) -> None:
         where = float(shuffled[~np.isfinite(np.asarray(value))][0])
         raise ValueError(
             f"Expected Activation(fn) to be finite for |u| <= 14. Got {fn!r}, which is not at "
-            f"{where:.3g}: "
-            "pass a function that is finite everywhere."
+            f"{where:.3g}: pass a function that is finite everywhere."
         )
     again = jnp.concatenate([fn(half) for half in jnp.split(u, 2)])
     if not np.allclose(value, again, rtol=1e-5, atol=1e-6):

@@ -1,10 +1,12 @@
-"""Twice E[u+^n v+^n] over Gaussian (u, v) with covariance k, where u+^n = max(u, 0)^n and u+^0 is
-the step [u > 0].
+"""Twice E[u+^n v+^n] over Gaussian (u, v) with covariance k.
+
+Here u+^n = max(u, 0)^n, and u+^0 is the step [u > 0].
 
 These moments depend on the angle t between two points, cos t = k_xy / sqrt(k_xx k_yy). Near t = 0
 the sine and the angle must come from the same 1 - |cos t|, or rounding of size eps in the cosine
 becomes an error of size sqrt(eps) in the kernel; and the derivatives, which have closed forms, are
-written down, because those of sqrt and arccos are infinite."""
+written down, because those of sqrt and arccos are infinite.
+"""
 
 import functools
 import math
@@ -42,8 +44,10 @@ def rectified_moment(order: int, kxy: Array, kxx: Array, kyy: Array) -> Array:
 
 
 def rectified_moment_slope(order: int, kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """d/dk_xy of the moment: n^2 times the one of order n - 1; for order 0, 0 stands in for
-    infinity at |cos t| = 1."""
+    """d/dk_xy of the moment: n^2 times the one of order n - 1.
+
+    For order 0, 0 stands in for infinity at |cos t| = 1.
+    """
     if order > 0:
         return order**2 * rectified_moment(order - 1, kxy, kxx, kyy)
     kxy = jnp.broadcast_to(kxy, jnp.broadcast_shapes(kxy.shape, kxx.shape, kyy.shape))
@@ -103,11 +107,11 @@ def _half_power(variance: Array, order: int) -> Array:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _angular(order: int, cosine: Array) -> Array:
-    """J_n / pi = ((pi - t) P_n(cos t) + sin t Q_n(cos t)) / pi for n >= 1, with polynomials P_n and
-    Q_n.
+    """J_n / pi = ((pi - t) P_n(cos t) + sin t Q_n(cos t)) / pi for n >= 1, with polynomials P, Q.
 
     In the acute angle s this is P_n(cos s) [t < pi/2] and a remainder of size s^(2n+1): rounding is
-    not magnified."""
+    not magnified.
+    """
     size = jnp.abs(cosine)
     even = _horner(monomial_moments(order), size)
     remainder = (
@@ -136,7 +140,8 @@ def _sine_factor(order: int) -> list[int]:
     """Q_n in powers of the cosine c, lowest first.
 
     dJ_n/dc = n^2 J_(n-1) says P_n - c Q_n + (1 - c^2) Q_n' = n^2 (1 - c^2) Q_(n-1). Q_n has the
-    parity of n - 1; for odd n it starts with J_n(pi/2) = 2 pi E[u+^n]^2."""
+    parity of n - 1; for odd n it starts with J_n(pi/2) = 2 pi E[u+^n]^2.
+    """
     if order == 0:
         return []
     moments, below = monomial_moments(order), dict(enumerate(_sine_factor(order - 1)))
@@ -189,7 +194,8 @@ def _acute_angle(gap: Array) -> Array:
 
     A polynomial is vectorised and fused with its surroundings: seven (float64) to thirty (float32)
     times faster than ``jnp.arccos``, which would take longer than the matrix products around the
-    kernel."""
+    kernel.
+    """
     coefficients = _arccos_coefficients(19 if gap.dtype == jnp.float64 else 8)
     return sqrt(2 * gap) * functools.reduce(
         lambda sum, c: sum * (2 * gap - 1) + c, coefficients[::-1]
@@ -198,12 +204,14 @@ def _acute_angle(gap: Array) -> Array:
 
 @functools.cache
 def _arccos_coefficients(degree: int) -> tuple[float, ...]:
-    """Of p(w) = arccos(1 - w) / sqrt(2 w) on [0, 1] in powers of 2 w - 1, lowest first, by a
-    Chebyshev series.
+    """Of p(w) = arccos(1 - w) / sqrt(2 w) on [0, 1] in powers of 2 w - 1, lowest first.
+
+    They come from a Chebyshev series.
 
     Each Chebyshev coefficient is a sum of positive terms, from p(w) = sum_k C(2k, k) / (2k + 1)
     (w/8)^k and w^k = 4^-k (C(2k, k) + 2 sum_j C(2k, k-j) T_j(2 w - 1)): it is exact to rounding,
-    however small."""
+    however small.
+    """
     terms = range(64)  # the next is below 2^-64
     power = [math.comb(2 * k, k) / (8**k * (2 * k + 1)) for k in terms]
     series = [
@@ -220,8 +228,7 @@ def sqrt(value: Array) -> Array:
 
 
 def inverse_sqrt(value: Array) -> Array:
-    """1 / sqrt(value), and 0 where value is not positive (or so small that its inverse is no
-    number)."""
+    """1 / sqrt(value), and 0 where value is not positive or its inverse would be no number."""
     positive = value >= jnp.finfo(value.dtype).tiny
     return jnp.where(positive, 1 / jnp.sqrt(jnp.where(positive, value, 1)), 0)
 
@@ -229,9 +236,10 @@ def inverse_sqrt(value: Array) -> Array:
 class NormalisedGaussian(PointwiseKernel):
     """k'(x, y) = variance * sqrt(k_xx k_yy) exp(c - 1), with c = k_xy / sqrt(k_xx k_yy).
 
-    This is a squared exponential of unit length-scale on points that are scaled to norm 1, because then
-    |x - y|^2 / 2 = 1 - c, times their norms. The diagonal is variance * k_xx, and multiplying the Gram matrix by a
-    number multiplies the kernel by it: in a deep network variances neither saturate nor vanish.
+    This is a squared exponential of unit length-scale on points that are scaled to norm 1, because
+    then |x - y|^2 / 2 = 1 - c, times their norms. The diagonal is variance * k_xx, and multiplying
+    the Gram matrix by a number multiplies the kernel by it: in a deep network variances neither
+    saturate nor vanish.
 
     A point of variance k_xx = 0 has k'(x, y) = 0 and c = 0. The derivative in k_xx, which is
     infinite there, is 0.
@@ -243,7 +251,16 @@ class NormalisedGaussian(PointwiseKernel):
         ValueError: when a number or an initial value is not positive and finite.
 
     Source: Milsom, Anson & Aitchison 2024 (arXiv 2410.06171), the "normalised Gaussian" kernel of
-        their code.
+    their code.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.NormalisedGaussian(variance=1.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.055]
+         [1.055 1.   ]]
     """
 
     variance: Any = hyperparameter(default=learn(1.0))

@@ -3,7 +3,8 @@
 Most kernels are *pointwise*: an elementwise function of (k_xy, k_xx, k_yy). Such a class writes two
 functions, ``evaluate`` and ``evaluate_diagonal``, and works on every block. Kernels of infinitely
 wide layers are expectations E[phi(u) phi(v)]; their derivatives in k_xy are E[phi'(u) phi'(v)],
-which neural tangent kernels need."""
+which neural tangent kernels need.
+"""
 
 import abc
 from typing import Any, ClassVar
@@ -20,11 +21,11 @@ __all__ = ["InputKernel", "Kernel", "PointwiseKernel", "apply"]
 
 
 def apply(kernel: Any, block: Any) -> Pairs:
-    """``kernel.pairs(block)``; outside of ``jit`` it is a program of its own, and so is every part
-    of a composite.
+    """``kernel.pairs(block)``; outside of ``jit`` a composite's parts are programs of their own.
 
     Within one program XLA would fuse a layer into each of its uses in the next one, and compute it
-    anew there: on a processor, deep convolutional networks then take five times as long."""
+    anew there: on a processor, deep convolutional networks then take five times as long.
+    """
     return kernel.pairs(block) if kernel.is_composite else _program(kernel, block)
 
 
@@ -34,8 +35,19 @@ def _program(kernel: Any, block: Any) -> Pairs:
 
 
 class Kernel(Spec):
-    """A deterministic map to Gram matrices: of a Gram matrix, or of features where it
-    ``takes_features``. A subclass writes :meth:`pairs`, for one block; the rest follows."""
+    """A deterministic map to Gram matrices.
+
+    It maps a Gram matrix, or features where it ``takes_features``. A subclass writes :meth:`pairs`,
+    for one block; the rest follows.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram import Gram
+        >>> print(kernels.Affine(weight_var=2.0)(Gram(ii=jnp.eye(2))).ii)
+        [[2. 0.]
+         [0. 2.]]
+    """
 
     is_composite: ClassVar[bool] = False
 
@@ -68,8 +80,7 @@ class Kernel(Spec):
     def between(
         self, x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
     ) -> Pairs:
-        """The kernel of features between points x (M, …) and y (N, …), which must have become
-        vectors.
+        """The kernel between points of features x (M, …) and y (N, …), which must end as vectors.
 
         Args:
             x: features, (M, D), or images.
@@ -108,7 +119,16 @@ class Kernel(Spec):
 
 
 class InputKernel(Kernel):
-    """A kernel of features: where a list of layers starts."""
+    """A kernel of features: where a list of layers starts.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.gram import Inputs
+        >>> print(kernels.Linear()(Inputs(i=jnp.eye(2))).ii)
+        [[0.5 0. ]
+         [0.  0.5]]
+    """
 
     @property
     def takes_features(self) -> bool:
@@ -116,7 +136,15 @@ class InputKernel(Kernel):
 
 
 class PointwiseKernel(Kernel):
-    """A kernel that is an elementwise function of (k_xy, k_xx, k_yy)."""
+    """A kernel that is an elementwise function of (k_xy, k_xx, k_yy).
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> kxy, kxx, kyy = jnp.array(0.5), jnp.array(1.0), jnp.array(2.0)
+        >>> print(f"{kernels.Erf().evaluate(kxy, kxx, kyy):.3f}")
+        0.166
+    """
 
     @abc.abstractmethod
     def evaluate(self, kxy: Array, kxx: Array, kyy: Array) -> Array:
@@ -135,8 +163,10 @@ class PointwiseKernel(Kernel):
         return jax.jvp(lambda kxy: self.evaluate(kxy, kxx, kyy), (kxy,), (jnp.ones_like(kxy),))[1]
 
     def derivative_diagonal(self, kxx: Array) -> Array:
-        """The derivative where y is x, elementwise: E[phi'(u)^2]. A class overrides it where
-        rounding matters."""
+        """The derivative where y is x, elementwise: E[phi'(u)^2].
+
+        A class overrides it where rounding matters.
+        """
         return self.derivative(kxx, kxx, kxx)
 
     def pairs(self, block: Pairs) -> Pairs:
@@ -152,8 +182,7 @@ class PointwiseKernel(Kernel):
         return result.replace(xy=result.on_diagonal(xy, result.variances()[0]))
 
     def _own(self, own: Array) -> Array:
-        """K(x, x) of every point by itself: variances, or covariances between the locations of one
-        image."""
+        """K(x, x) of every point: variances, or covariances between the locations of one image."""
         if own.ndim < 5:
             return self.evaluate_diagonal(own)
         variances = location_variances(own)

@@ -1,7 +1,8 @@
 """Kernels made of kernels: sums, products, multiples, compositions, repetitions.
 
 They work on whole blocks and know nothing of their parts. A sum, product, multiple or composition
-that starts from features is itself a kernel of features, such as ``Sum(Linear(), Linear(ard=True))``."""
+that starts from features is itself a kernel of features: ``Sum(Linear(), Linear(ard=True))``.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -61,6 +62,15 @@ class Sum(_Variadic):
 
     Raises:
         ValueError: without kernels, or with both sorts.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Sum(kernels.Identity(), kernels.ReLU())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[3.    1.534]
+         [1.534 1.5  ]]
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
@@ -77,6 +87,15 @@ class Product(_Variadic):
         ValueError: without kernels, or with both sorts.
 
     Source: positive semi-definite by Schur's product theorem (Horn & Johnson 2013, theorem 7.5.3).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Product(kernels.Identity(), kernels.Identity())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[4. 1.]
+         [1. 1.]]
     """
 
     def pairs(self, block: Pairs | Features) -> Pairs:
@@ -84,14 +103,22 @@ class Product(_Variadic):
 
 
 class Chain(_Variadic):
-    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order in which they are
-    given.
+    """K'(G) = K_n(… K_1(G)): kernels applied one after the other, in the order given.
 
     Args:
         *kernels: one or more kernels; the first may be a kernel of features.
 
     Raises:
         ValueError: without kernels, or with a kernel of features that is not the first.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Chain(kernels.Linear(), kernels.ReLU(), kernels.ReLU())]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[0.5  0.28]
+         [0.28 0.25]]
     """
 
     def __post_init__(self) -> None:
@@ -117,6 +144,14 @@ class Residual(_Variadic):
         ValueError: without kernels, or with a kernel of features.
 
     Source: Huang et al. 2020 (arXiv 2002.06262), equation 4, with the block's own scaling.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Residual(kernels.ReLU())], x).round(3))
+        [[3.    1.534]
+         [1.534 1.5  ]]
     """
 
     def __post_init__(self) -> None:
@@ -131,8 +166,9 @@ class Residual(_Variadic):
         if inner.xy.shape != block.xy.shape:
             raise ValueError(
                 "Expected Residual(…) to keep the size of the images, to which it is added: use "
-                "strides of 1 and "
-                f'padding="SAME". Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the block.'
+                'strides of 1 and padding="SAME". '
+                f"Got kernels of shape {block.xy.shape} before and {inner.xy.shape} after the "
+                "block."
             )
         return _sum(block, inner)
 
@@ -147,6 +183,15 @@ class Scale(_Composite):
     Raises:
         ValueError: when `kernel` is no kernel, or a number or an initial value for `scale` is not
             positive and finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Scale(kernels.Identity(), 3.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[6. 3.]
+         [3. 3.]]
     """
 
     kernel: Any = part()
@@ -180,6 +225,15 @@ class Repeat(Kernel):
 
     Raises:
         ValueError: when `block` has anything else in it, or `depth` is not a positive integer.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Repeat(kernels.ArcCosine(1), 3)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.161]
+         [1.161 1.   ]]
     """
 
     is_composite: ClassVar[bool] = True
@@ -238,6 +292,6 @@ def _check_same_sort(name: str, kernels: Sequence[Any]) -> None:
     if len({kernel.takes_features for kernel in kernels}) > 1:
         raise ValueError(
             f"Expected {name}(…) of kernels of features, or of Gram matrices, not of both. Got "
-            f"{kernels!r}. "
-            "Put Linear() and the like in front of the layers, or use Chain(Linear(), …)."
+            f"{kernels!r}. Put Linear() and the like in front of the layers, or use "
+            "Chain(Linear(), …)."
         )

@@ -1,9 +1,9 @@
-"""Convolutional layers as kernels: sums of K(x, y) over shifts of both locations by the same
-offset.
+"""Convolutional layers as kernels: sums of K(x, y) over equal shifts of both locations.
 
-Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets, K'(r, s) = (1
-/ kl) sum_d K(r + d, s + d), where taps outside of the image count as zeros. Offsets along the two
-axes of an image separate, so a filter costs k + l shifted additions instead of k l."""
+Images are (N, H, W, C). A filter of k x l taps averages the kernel over its offsets,
+K'(r, s) = (1 / kl) sum_d K(r + d, s + d), where taps outside of the image count as zeros. Offsets
+along the two axes of an image separate, so a filter costs k + l shifted additions instead of k l.
+"""
 
 import functools
 import math
@@ -26,8 +26,9 @@ PADDINGS = ("SAME", "VALID", "CIRCULAR")
 
 
 class Conv(Kernel):
-    """A convolution, its channels infinitely many: K'(r, s) = weight_var / |filter| sum_d K(r + d,
-    s + d) + bias_var.
+    """K'(r, s) = weight_var / |filter| sum_d K(r + d, s + d) + bias_var: a convolution.
+
+    Its channels are infinitely many.
 
     The tangent kernel is T' = K' + weight_var / |filter| sum_d T(r + d, s + d).
 
@@ -45,7 +46,16 @@ class Conv(Kernel):
             nothing, vectors where images are needed, or numbers outside their domain.
 
     Source: Novak et al. 2019 (arXiv 1810.05148), equation 7; Arora et al. 2019 (arXiv 1904.11955),
-        section 4.
+    section 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.Conv(3), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 1.556  4.222]
+         [ 4.222 14.   ]]
     """
 
     filter_shape: Any
@@ -77,12 +87,20 @@ class Conv(Kernel):
 
 
 class LocallyConnected(Conv):
-    """A convolution without shared weights: K'(r, s) and T'(r, s) are those of :class:`Conv` for r
-    = s and 0 elsewhere.
+    """A convolution without shared weights: K' and T' of :class:`Conv` at r = s, and 0 elsewhere.
 
     Arguments and errors as for :class:`Conv`.
 
     Source: Novak et al. 2019 (arXiv 1810.05148), section 5.1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.LocallyConnected(3), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 1.556  4.222]
+         [ 4.222 14.   ]]
     """
 
     def pairs(self, block: Pairs) -> Pairs:
@@ -93,8 +111,9 @@ class LocallyConnected(Conv):
 
 
 class AvgPool(Kernel):
-    """Average pooling: K'(r, s) = mean over offsets d, e of K(r + d, s + e), and the same of the
-    tangent kernel.
+    """K'(r, s) = mean over offsets d, e of K(r + d, s + e): average pooling.
+
+    The tangent kernel is averaged in the same way.
 
     Taps outside of the image ("SAME") count as zeros.
 
@@ -105,6 +124,15 @@ class AvgPool(Kernel):
 
     Raises:
         ValueError: as for :class:`Conv`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.AvgPool(2), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 2.25  8.25]
+         [ 8.25 30.25]]
     """
 
     window: Any
@@ -134,7 +162,17 @@ class AvgPool(Kernel):
 
 
 class Flatten(Kernel):
-    """All locations and channels as one vector: K' = (1 / |locations|) sum_r K(r, r)."""
+    """All locations and channels as one vector: K' = (1 / |locations|) sum_r K(r, r).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.Flatten()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 3.5  9.5]
+         [ 9.5 31.5]]
+    """
 
     def pairs(self, block: Pairs) -> Pairs:
         _check_images(self, block)
@@ -144,7 +182,17 @@ class Flatten(Kernel):
 
 
 class GlobalAvgPool(Kernel):
-    """The mean over all locations: K' = (1 / |locations|^2) sum_r sum_s K(r, s)."""
+    """The mean over all locations: K' = (1 / |locations|^2) sum_r sum_s K(r, s).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> images = np.arange(8.0).reshape(2, 2, 2, 1)
+        >>> layers = [kernels.Linear(), kernels.GlobalAvgPool()]
+        >>> print(nngp_kernel(layers, images).round(3))
+        [[ 2.25  8.25]
+         [ 8.25 30.25]]
+    """
 
     @property
     def pools(self) -> bool:
@@ -158,8 +206,9 @@ class GlobalAvgPool(Kernel):
 def _average_over_taps(
     k: Array, points: int, *, sizes: Any, strides: Any, padding: str, together: bool
 ) -> Array:
-    """Mean over the taps of a filter, along H and W; `together` shifts both locations by the same
-    offset.
+    """Mean over the taps of a filter, along H and W.
+
+    `together` shifts both locations by the same offset.
 
     `points` is the number of axes before those of locations.
     """
@@ -177,8 +226,7 @@ def _average_along(k: Array, axes: list[int], size: int, stride: int, padding: s
     if count < 1:
         raise ValueError(
             f"Expected images of at least {size} pixels along each axis that the filter covers. "
-            f"Got {length}: use "
-            'padding="SAME" or a smaller filter.'
+            f'Got {length}: use padding="SAME" or a smaller filter.'
         )
     if padding != "VALID":
         missing = max((count - 1) * stride + size - length, 0)
@@ -223,6 +271,5 @@ def _check_images(layer: Kernel, block: Pairs) -> None:
     if block.xy.ndim == 2:
         raise ValueError(
             f"Expected {type(layer).__name__} to get images, features of shape (N, H, W, C), "
-            "before any Flatten() or "
-            "GlobalAvgPool(). Got vectors."
+            "before any Flatten() or GlobalAvgPool(). Got vectors."
         )

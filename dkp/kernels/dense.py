@@ -1,5 +1,7 @@
-"""Dense layers: where the weights of an infinitely wide network stand, and its tangent kernel
-grows."""
+"""Dense layers: where the weights of an infinitely wide network stand.
+
+The tangent kernel grows in them.
+"""
 
 from typing import Any
 
@@ -15,13 +17,14 @@ __all__ = ["Affine", "check_parametrisation", "trained"]
 
 
 class Affine(Kernel):
-    """A dense layer, weights and biases: K' = weight_var K + bias_var, with the tangent kernel T' =
-    K' + weight_var T.
+    """K' = weight_var K + bias_var: a dense layer, weights and biases.
 
-    In the NTK parametrisation W = sqrt(weight_var / n) w and b = sqrt(bias_var) c, where w, c ~
-    N(0, 1) are trained. In the standard parametrisation W ~ N(0, weight_var / n) and b ~ N(0,
-    bias_var) are trained themselves: T' = n K + 1 + weight_var T, without the 1 where there is no
-    bias, and n is the width of the layer that enters.
+    Its tangent kernel is T' = K' + weight_var T.
+
+    In the NTK parametrisation W = sqrt(weight_var / n) w and b = sqrt(bias_var) c, where w,
+    c ~ N(0, 1) are trained. In the standard parametrisation W ~ N(0, weight_var / n) and
+    b ~ N(0, bias_var) are trained themselves: T' = n K + 1 + weight_var T, without the 1 where
+    there is no bias, and n is the width of the layer that enters.
 
     A distribution for `weight_var` makes it a scale mixture: Gaussian given one random variance,
     heavy-tailed without. With ``dkp.distributions.PositiveStable(alpha / 2)`` it is a layer of a
@@ -38,8 +41,16 @@ class Affine(Kernel):
         ValueError: for another parametrisation, a standard one without a width, or numbers outside
             their domain.
 
-    Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; Lee et al. 2020 (arXiv
-        2007.15801), section 2.
+    Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; Lee et al. 2020
+    (arXiv 2007.15801), section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Affine(weight_var=2.0, bias_var=1.0)], x).round(3))
+        [[5. 3.]
+         [3. 3.]]
     """
 
     weight_var: Any = hyperparameter(default=1.0)
@@ -56,8 +67,10 @@ class Affine(Kernel):
 
 
 def trained(layer: Any, block: Pairs, taps: int = 1) -> Pairs:
-    """K' and T' of a layer with weights, from the K and T that its weights meet, averaged over the
-    taps of a filter."""
+    """K' and T' of a layer with weights, from the K and T that its weights meet.
+
+    These are averaged over the taps of a filter.
+    """
 
     def outgoing(k: Array) -> Array:
         return layer.weight_var * k + layer.bias_var
@@ -75,9 +88,8 @@ def check_parametrisation(name: str, parametrisation: Any, width: Any) -> None:
     one_of(f"{name}(parametrisation=…)", parametrisation, ("ntk", "standard"))
     if parametrisation == "standard" and width is None:
         raise ValueError(
-            f"Expected {name}(width=…) to be the number of units that enter: the tangent kernel "
-            "of the standard "
-            "parametrisation depends on it. Got none."
+            f"Expected {name}(width=…) to be the number of units that enter: the tangent kernel of "
+            "the standard parametrisation depends on it. Got none."
         )
     if width is not None:
         positive_int(f"{name}(width=…)", width)

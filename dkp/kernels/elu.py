@@ -1,10 +1,10 @@
-"""The kernel of infinitely wide layers of exponential linear units, E[phi(u) phi(v)] over Gaussian
-(u, v).
+"""The kernel of infinitely wide layers of exponential linear units.
 
 phi'' is exp(u) below 0, and its own derivative is itself less a delta. So Price's theorem, d/dk_xy
 E[f(u) g(v)] = E[f'(u) g'(v)], makes E as a function of k_xy the solution of a linear differential
 equation with a known right-hand side: one integral from a covariance where everything is known,
-k_xy = 0 or the one of perfect correlation."""
+k_xy = 0 or the one of perfect correlation.
+"""
 
 import functools
 import math
@@ -24,8 +24,8 @@ __all__ = ["ELU"]
 class ELU(PointwiseKernel):
     """E[phi(u) phi(v)] for phi(u) = u above 0 and exp(u) - 1 below.
 
-    With H(a) = exp(a^2/2) Phi(-a), g(r) = exp(r) - 1 - r, x = sqrt(k_xx), y = sqrt(k_yy) and k_xy =
-    x y sin f:
+    With H(a) = exp(a^2/2) Phi(-a), g(r) = exp(r) - 1 - r, x = sqrt(k_xx), y = sqrt(k_yy) and
+    k_xy = x y sin f:
 
     k' = m(x) m(y) + k_xy (1/2 + H(x)) (1/2 + H(y)) + g(k_xy) H(x) H(y)
          + int_0^f g(k_xy - x y sin p) (1 - h(x cos p) - h(y cos p)) dp / (2 pi),
@@ -39,8 +39,15 @@ class ELU(PointwiseKernel):
     to rounding. It costs 50 times as much as the kernels without integrals.
 
     Source: Tsuchida, Pearce, van der Heide, Roosta & Gallagher 2021 have it by bivariate normal
-        probabilities; the
-    integral is derived here by Price's theorem.
+    probabilities; the integral is derived here by Price's theorem.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ELU()], x).round(3))
+        [[1.2   0.618]
+         [0.618 0.645]]
     """
 
     def evaluate(
@@ -88,8 +95,7 @@ def _independent(x: Array, y: Array) -> tuple[Array, Array, Array]:
 
 
 def _correlated(x: Array, y: Array) -> tuple[Array, Array, Array]:
-    """The same where v = u y / x; the first is a difference, which is for x y that are not
-    small."""
+    """The same where v = u y / x; the first is a difference, for x y that are not small."""
     both = _tail(x + y)
     return x * y / 2 + both - (_tail(x) + _tail(y)) + 0.5, 0.5 + both, both
 
@@ -132,11 +138,13 @@ def _tail(a: Array) -> Array:
 
 @jax.custom_jvp
 def _times_tail(factor: Array, a: Array) -> Array:
-    """factor H(a), H(a) = exp(a^2/2) Phi(-a) for a >= 0, whose factors overflow, by a polynomial in
-    (a-b)/(a+b).
+    """factor H(a), H(a) = exp(a^2/2) Phi(-a) for a >= 0, whose factors overflow.
+
+    It is a polynomial in (a-b)/(a+b).
 
     The division is last, because a product would be fused with a sum after it, and two of them not
-    commute bitwise."""
+    commute bitwise.
+    """
     coefficients = _tail_coefficients(24 if a.dtype == jnp.float64 else 12)
     w = (a - _MIDDLE) / (a + _MIDDLE)
     total = jnp.full_like(a, coefficients[-1])
@@ -172,8 +180,7 @@ def _tail_coefficients(degree: int) -> tuple[float, ...]:
 
 
 def _mills(a: float) -> float:
-    """sqrt(2 pi) H(a): by its factors, or by Laplace's continued fraction where they are far
-    apart."""
+    """sqrt(2 pi) H(a): by its factors, or by Laplace's continued fraction for distant ones."""
     if a < 3:
         return math.sqrt(math.pi / 2) * math.exp(a * a / 2) * math.erfc(a / math.sqrt(2))
     return 1 / functools.reduce(lambda below, k: a + k / below, range(200, 0, -1), a)

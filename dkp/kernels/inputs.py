@@ -32,7 +32,15 @@ class Linear(InputKernel):
             the number of weights is not the number of features.
 
     Source: Rasmussen & Williams 2006, section 4.2.2; with infinitely wide layers on top, Neal 1996,
-        chapter 2.
+    chapter 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(bias=1.0)], x).round(3))
+        [[3. 2.]
+         [2. 2.]]
     """
 
     ard: bool = False
@@ -68,8 +76,7 @@ class Linear(InputKernel):
         if weights.shape not in ((), x.shape[-1:]):
             raise ValueError(
                 "Expected Linear(weights=…) to be one number, or one for each of the "
-                f"{x.shape[-1]} features. "
-                f"Got shape {weights.shape}."
+                f"{x.shape[-1]} features. Got shape {weights.shape}."
             )
         return x * jnp.broadcast_to(weights, (1,) * (x.ndim - 1) + x.shape[-1:])
 

@@ -1,8 +1,10 @@
-"""Kernels of the squared distance R = k_xx - 2 k_xy + k_yy between points of the feature space of a
-Gram matrix.
+"""Kernels of the squared distance R = k_xx - 2 k_xy + k_yy.
+
+The points lie in the feature space of a Gram matrix.
 
 R is per unit of width: for G = F F^T / nu it is |f_x - f_y|^2 / nu. Rounding never makes it
-negative, and on the diagonal it is exactly 0."""
+negative, and on the diagonal it is exactly 0.
+"""
 
 import abc
 import functools
@@ -49,8 +51,16 @@ class SquaredExponential(_Isotropic):
         ValueError: when a number or an initial value is not positive and finite.
 
     Source: Rasmussen & Williams 2006, equation 4.9; as a function of a Gram matrix: Aitchison, Yang
-        & Ober 2021
-    (arXiv 2010.01590).
+    & Ober 2021 (arXiv 2010.01590).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.SquaredExponential(lengthscale=1.0, variance=2.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    1.213]
+         [1.213 2.   ]]
     """
 
     lengthscale: Any = hyperparameter(default=learn(1.0))
@@ -61,8 +71,7 @@ class SquaredExponential(_Isotropic):
 
 
 class Matern(_Isotropic):
-    """k'(x, y) = variance * 2^(1-nu) / Gamma(nu) * s^nu K_nu(s), with s = sqrt(2 nu R) /
-    lengthscale.
+    """k'(x, y) = variance * 2^(1-nu) / Gamma(nu) * s^nu K_nu(s), s = sqrt(2 nu R) / lengthscale.
 
     For half-integer `nu` this is exp(-s) times a polynomial: exp(-s) for 1/2, (1 + s) exp(-s) for
     3/2, (1 + s + s^2/3) exp(-s) for 5/2. For 1/2 the derivative in R is infinite at R = 0, where 0
@@ -78,6 +87,15 @@ class Matern(_Isotropic):
             positive and finite.
 
     Source: Rasmussen & Williams 2006, equations 4.14 and 4.16.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Matern(1.5, lengthscale=1.0, variance=2.0)]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[2.    0.967]
+         [0.967 2.   ]]
     """
 
     nu: float
@@ -99,8 +117,8 @@ class Matern(_Isotropic):
 class RationalQuadratic(_Isotropic):
     """k'(x, y) = variance * (1 + R / (2 alpha lengthscale^2))^(-alpha).
 
-    A mixture of squared exponentials over Gamma-distributed inverse squared length-scales; alpha ->
-    infinity is the squared exponential.
+    A mixture of squared exponentials over Gamma-distributed inverse squared length-scales;
+    alpha -> infinity is the squared exponential.
 
     Args:
         alpha: shape, positive.
@@ -111,6 +129,15 @@ class RationalQuadratic(_Isotropic):
         ValueError: when a number or an initial value is not positive and finite.
 
     Source: Rasmussen & Williams 2006, equation 4.19.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> kernel = kernels.RationalQuadratic(alpha=1.0, lengthscale=1.0, variance=2.0)
+        >>> print(nngp_kernel([kernels.Linear(), kernel], x).round(3))
+        [[2.    1.333]
+         [1.333 2.   ]]
     """
 
     alpha: Any = hyperparameter(default=learn(1.0))
@@ -124,16 +151,17 @@ class RationalQuadratic(_Isotropic):
 
 
 def _squared_distance(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """R, raised to 0 where rounding made it negative; its derivative is that of the formula even
-    there."""
+    """R, raised to 0 where rounding made it negative.
+
+    Its derivative is that of the formula even there.
+    """
     r2 = (kxx + kyy) - 2 * kxy
     return r2 + jax.lax.stop_gradient(jnp.maximum(-r2, 0))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _matern(nu: float, u: Array) -> Array:
-    """phi_nu(u) = 2^(1-nu) / Gamma(nu) * s^nu K_nu(s) at s = sqrt(u), by the recurrence of K_nu in
-    nu."""
+    """phi_nu(u) = 2^(1-nu) / Gamma(nu) * s^nu K_nu(s) at s = sqrt(u), by recurrence in nu."""
     root = safe_sqrt(u)
     below, value = jnp.exp(-root), (1 + root) * jnp.exp(-root)
     if nu == 0.5:

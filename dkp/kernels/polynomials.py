@@ -1,8 +1,10 @@
-"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)] over Gaussian (u, v) with
-covariance k.
+"""Kernels of infinitely wide layers of polynomials: E[p(u) p(v)].
+
+(u, v) are Gaussian with covariance k.
 
 All of them are one series in k_xy with the factors E[d^j p(u)] / j!, exact because it ends
-(Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials)."""
+(Mehler's formula, with the variances folded into the coefficients of the Hermite polynomials).
+"""
 
 import abc
 import math
@@ -54,15 +56,26 @@ class _PowerSeries(PointwiseKernel):
 
 
 class Identity(_PowerSeries):
-    """E[u v] = k_xy."""
+    """E[u v] = k_xy.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Identity()], x).round(3))
+        [[2. 1.]
+         [1. 1.]]
+    """
 
     def _coefficients(self) -> tuple[float, ...]:
         return 0.0, 1.0
 
 
 class Monomial(_PowerSeries):
-    """E[u^n v^n] = sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with
-    n - j even.
+    """E[u^n v^n], the kernel of phi(u) = u^n.
+
+    It is sum_j j! C(n, j)^2 ((n - j - 1)!!)^2 k_xy^j (k_xx k_yy)^((n - j)/2), over j with n - j
+    even.
 
     The diagonal is (2n - 1)!! k_xx^n.
 
@@ -73,6 +86,14 @@ class Monomial(_PowerSeries):
         ValueError: for another degree.
 
     Source: Isserlis' theorem: j of the u are paired with j of the v, the rest among themselves.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Monomial(3)], x).round(3))
+        [[120.  24.]
+         [ 24.  15.]]
     """
 
     degree: int
@@ -97,7 +118,16 @@ class Polynomial(_PowerSeries):
         ValueError: when they are anything else.
 
     Source: Mehler's formula (Daniely, Frostig & Singer 2016 use it for unit variances, as the
-        dual's power series).
+    dual's power series).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> layers = [kernels.Linear(), kernels.Polynomial([0.0, 1.0, 1.0])]
+        >>> print(nngp_kernel(layers, x).round(3))
+        [[14.  5.]
+         [ 5.  4.]]
     """
 
     coefficients: Sequence[float] | np.ndarray | Array

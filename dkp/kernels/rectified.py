@@ -1,8 +1,10 @@
-"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)] over
-Gaussian (u, v).
+"""Kernels of infinitely wide layers of steps, rectifiers and their powers: E[phi(u) phi(v)].
+
+(u, v) are Gaussian with covariance k.
 
 (u, v) has mean 0 and covariance k. The piecewise-linear activations are a linear one plus a
-rectifier."""
+rectifier.
+"""
 
 import abc
 import math
@@ -51,8 +53,9 @@ class _Rectified(PointwiseKernel):
 
 
 class ArcCosine(_Rectified):
-    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order, the step [u > 0]
-    for order 0.
+    """The arc-cosine kernel: twice E[phi(u) phi(v)] for phi(u) = max(u, 0)^order.
+
+    For order 0, phi is the step [u > 0].
 
     With t = arccos(k_xy / sqrt(k_xx k_yy)) in [0, pi]:
 
@@ -75,6 +78,14 @@ class ArcCosine(_Rectified):
         ValueError: for another order.
 
     Source: Cho & Saul 2009, equations 1 to 6.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ArcCosine(1)], x).round(3))
+        [[2.    1.068]
+         [1.068 1.   ]]
     """
 
     order: int
@@ -101,6 +112,14 @@ class RectifiedMonomial(_Rectified):
         ValueError: for another degree.
 
     Source: Cho & Saul 2009, equations 3 and 4.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.RectifiedMonomial(2)], x).round(3))
+        [[6.    1.977]
+         [1.977 1.5  ]]
     """
 
     degree: int
@@ -149,6 +168,14 @@ class ReLU(_PiecewiseLinear):
     """E[phi(u) phi(v)] for phi(u) = max(u, 0): half of ``ArcCosine(1)``, with diagonal k_xx / 2.
 
     Source: Cho & Saul 2009, equations 3 and 6.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ReLU()], x).round(3))
+        [[1.    0.534]
+         [0.534 0.5  ]]
     """
 
     def _slopes(self) -> tuple[Any, Any]:
@@ -156,8 +183,9 @@ class ReLU(_PiecewiseLinear):
 
 
 class LeakyReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0): slope k_xy + (1 - slope)^2
-    E[max(u, 0) max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = max(u, 0) + slope min(u, 0).
+
+    k' = slope k_xy + (1 - slope)^2 E[max(u, 0) max(v, 0)].
 
     Args:
         slope: real.
@@ -166,6 +194,14 @@ class LeakyReLU(_PiecewiseLinear):
         ValueError: when a number or an initial value is not finite.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.LeakyReLU(0.1)], x).round(3))
+        [[1.01  0.533]
+         [0.533 0.505]]
     """
 
     slope: Any = hyperparameter(domain="real")
@@ -175,8 +211,9 @@ class LeakyReLU(_PiecewiseLinear):
 
 
 class ABReLU(_PiecewiseLinear):
-    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0): a b k_xy + (b - a)^2 E[max(u, 0)
-    max(v, 0)].
+    """E[phi(u) phi(v)] for phi(u) = a min(u, 0) + b max(u, 0).
+
+    k' = a b k_xy + (b - a)^2 E[max(u, 0) max(v, 0)].
 
     Args:
         a: the slope below 0, real.
@@ -186,6 +223,14 @@ class ABReLU(_PiecewiseLinear):
         ValueError: when a number or an initial value is not finite.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.ABReLU(-1.0, 2.0)], x).round(3))
+        [[5.    2.807]
+         [2.807 2.5  ]]
     """
 
     a: Any = hyperparameter(domain="real")
@@ -199,6 +244,14 @@ class Abs(_PiecewiseLinear):
     """E[|u| |v|] = 4 E[max(u, 0) max(v, 0)] - k_xy: the diagonal is k_xx.
 
     Source: the expectation of the rectifiers is Cho & Saul 2009, equation 6, halved.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Abs()], x).round(3))
+        [[2.    1.137]
+         [1.137 1.   ]]
     """
 
     def _slopes(self) -> tuple[Any, Any]:
@@ -206,13 +259,22 @@ class Abs(_PiecewiseLinear):
 
 
 class Sign(PointwiseKernel):
-    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)): the diagonal is 1, even where
-    k_xx = 0.
+    """E[sign(u) sign(v)] = (2 / pi) arcsin(k_xy / sqrt(k_xx k_yy)).
+
+    The diagonal is 1, even where k_xx = 0.
 
     The derivative kernel is infinite at perfect correlation, where 0 stands in for it; so
     ``derivative_diagonal`` is 0.
 
     Source: four times the step's expectation, Cho & Saul 2009, equation 3 with n = 0, less 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Sign()], x).round(3))
+        [[1.  0.5]
+         [0.5 1. ]]
     """
 
     def evaluate(

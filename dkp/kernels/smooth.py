@@ -1,9 +1,11 @@
-"""Kernels of infinitely wide layers of analytic functions: E[phi(u) phi(v)] over Gaussian (u, v)
-with covariance k.
+"""Kernels of infinitely wide layers of analytic functions: E[phi(u) phi(v)].
+
+(u, v) are Gaussian with covariance k.
 
 Most are functions of the variances, of k_xy and of the determinant d = k_xx k_yy - k_xy^2, which is
 a difference of nearly equal numbers near perfect correlation: it is an argument of its own, and
-exactly 0 on the diagonal."""
+exactly 0 on the diagonal.
+"""
 
 import abc
 import math
@@ -46,6 +48,14 @@ class Erf(_OfDeterminant):
     """E[erf(u) erf(v)] = (2 / pi) arcsin(2 k_xy / sqrt((1 + 2 k_xx) (1 + 2 k_yy))).
 
     Source: Williams 1997, equation 11 (there with the prior's covariance inside).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Erf()], x).round(3))
+        [[0.59  0.345]
+         [0.345 0.465]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -62,7 +72,15 @@ class GELU(_OfDeterminant):
     k' = k_xy (1/4 + arcsin(k_xy / sqrt(A B)) / (2 pi)) + (d + k_xy^2 (1/A + 1/B)) / (2 pi sqrt(D)).
 
     Source: Tsuchida, Pearce, van der Heide, Roosta & Gallagher 2021; derived here by Stein's lemma,
-        used twice.
+    used twice.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.GELU()], x).round(3))
+        [[0.922 0.447]
+         [0.447 0.425]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -77,6 +95,14 @@ class Gaussian(_OfDeterminant):
     """E[phi(u) phi(v)] = ((1 + k_xx) (1 + k_yy) - k_xy^2)^(-1/2) for phi(u) = exp(-u^2 / 2).
 
     Source: the normalising constant of the Gaussian density of covariance (k^-1 + I)^-1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Gaussian()], x).round(3))
+        [[0.447 0.447]
+         [0.447 0.577]]
     """
 
     def expectation(self, kxy: Array, kxx: Array, kyy: Array, determinant: Array) -> Array:
@@ -87,7 +113,15 @@ class Exponential(PointwiseKernel):
     """E[exp(u) exp(v)] = exp((k_xx + k_yy) / 2 + k_xy): it is its own derivative.
 
     Source: the moment-generating function of a Gaussian; Daniely, Frostig & Singer 2016 have the
-        unit-variance dual.
+    unit-variance dual.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Exponential()], x).round(3))
+        [[54.598 12.182]
+         [12.182  7.389]]
     """
 
     def evaluate(
@@ -102,9 +136,10 @@ class Exponential(PointwiseKernel):
 class _Wave(PointwiseKernel):
     """a sin(b u + c) or a cos(b u + c): a subclass says which, by its values and slopes at u = 0.
 
-    With k scaled by b^2: a^2 exp(-(k_xx + k_yy)/2) (odd sinh k_xy + even cosh k_xy), where even =
-    phi(0)^2 / a^2 and odd = 1 - even. The derivative kernel exchanges the two, and multiplies by
-    b^2."""
+    With k scaled by b^2: a^2 exp(-(k_xx + k_yy)/2) (odd sinh k_xy + even cosh k_xy), where
+    even = phi(0)^2 / a^2 and odd = 1 - even. The derivative kernel exchanges the two, and
+    multiplies by b^2.
+    """
 
     a: Any = hyperparameter(default=1.0, domain="real")
     b: Any = hyperparameter(default=1.0, domain="real")
@@ -149,6 +184,14 @@ class Sine(_Wave):
         ValueError: when a number or an initial value is not finite.
 
     Source: the characteristic function of u - v and of u + v.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Sine()], x).round(3))
+        [[0.491 0.262]
+         [0.262 0.432]]
     """
 
     def _odd_and_even(self, c: Array) -> tuple[Array, Array]:
@@ -169,6 +212,14 @@ class Cosine(_Wave):
         ValueError: when a number or an initial value is not finite.
 
     Source: the characteristic function of u - v and of u + v.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp import kernels, nngp_kernel
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(nngp_kernel([kernels.Linear(), kernels.Cosine()], x).round(3))
+        [[0.509 0.344]
+         [0.344 0.568]]
     """
 
     def _odd_and_even(self, c: Array) -> tuple[Array, Array]:
@@ -176,8 +227,10 @@ class Cosine(_Wave):
 
 
 def _waves(odd: Array, even: Array, kxy: Array, variances: Array) -> Array:
-    """exp(-variances / 2) (odd sinh k_xy + even cosh k_xy) for the sum of the variances; its
-    factors may overflow."""
+    """exp(-variances / 2) (odd sinh k_xy + even cosh k_xy), whose factors may overflow.
+
+    `variances` is the sum of both.
+    """
     # no 0: it would end the derivative at k_xy = 0
     sign = jnp.where(kxy > 0, jnp.ones_like(kxy), -jnp.ones_like(kxy))
     size = sign * kxy
@@ -186,7 +239,9 @@ def _waves(odd: Array, even: Array, kxy: Array, variances: Array) -> Array:
 
 
 def _determinant(kxy: Array, kxx: Array, kyy: Array) -> Array:
-    """k_xx k_yy - k_xy^2, raised to 0 where rounding made it negative; its derivative is that of
-    the formula."""
+    """k_xx k_yy - k_xy^2, raised to 0 where rounding made it negative.
+
+    Its derivative is that of the formula.
+    """
     determinant = kxx * kyy - kxy * kxy
     return determinant + jax.lax.stop_gradient(jnp.maximum(-determinant, 0))

@@ -23,8 +23,15 @@ __all__ = ["Likelihood", "PointwiseLikelihood"]
 
 
 class Likelihood(Spec):
-    """p(y | f) for rows y of C outputs and rows f of Q latent functions; outputs are independent
-    given f."""
+    """p(y | f) for rows y of C outputs and rows f of Q latent functions.
+
+    Outputs are independent given f.
+
+    Examples:
+        >>> from dkp import likelihoods
+        >>> likelihoods.Heteroskedastic(noise=0.1).n_latent(n_outputs=2)
+        4
+    """
 
     standardises_targets = True
     """Whether y may be shifted and scaled: true of real-valued targets, false of counts and
@@ -61,8 +68,10 @@ class Likelihood(Spec):
     def predictive(
         self, mean: Float[Array, "B Q"], variance: Float[Array, "B Q"]
     ) -> Distribution | None:
-        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), in closed form or by quadrature;
-        None where f has to be drawn."""
+        """p(y_c) for f ~ N(mean, variance), batch shape (B, C), or None where f has to be drawn.
+
+        It has a closed form or comes by quadrature.
+        """
         return None
 
     def expected_log_density(
@@ -72,8 +81,9 @@ class Likelihood(Spec):
         variance: Float[Array, "B Q"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, " B"]:
-        """E log p(y | f) under f ~ N(mean, variance), independent over Q: the sum over the outputs
-        that are not NaN.
+        """E log p(y | f) under f ~ N(mean, variance), independent over Q.
+
+        It is the sum over the outputs that are not NaN.
 
         Args:
             key: for likelihoods that estimate it from draws.
@@ -106,8 +116,19 @@ class Likelihood(Spec):
 
 
 class PointwiseLikelihood(Likelihood):
-    """A likelihood of outputs that depend on one latent function each: expectations are
-    one-dimensional integrals."""
+    """A likelihood of outputs that depend on one latent function each.
+
+    Expectations are one-dimensional integrals.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> y, mean, variance = jnp.array([[3.0]]), jnp.array([[0.0]]), jnp.array([[1.0]])
+        >>> likelihood = likelihoods.Poisson(rate=2.0)
+        >>> density = likelihood.expected_log_density(y, mean, variance)
+        >>> print([f"{value:.3f}" for value in density])
+        ['-3.010']
+    """
 
     def predictive(self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]) -> Distribution:
         return LatentMixture(self, mean, variance)
@@ -158,6 +179,5 @@ def check_integers(name: str, y: Float[np.ndarray, "N C"], upper: int | None = N
         range_ = "non-negative integers" if upper is None else f"integers from 0 to {upper}"
         raise ValueError(
             f"Expected the targets of {name} to be {range_}, as they are "
-            "(standardize_targets=False). "
-            f"Got {bad.size} that are not, such as {bad[0]:g}."
+            f"(standardize_targets=False). Got {bad.size} that are not, such as {bad[0]:g}."
         )

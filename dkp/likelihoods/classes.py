@@ -59,6 +59,15 @@ class Bernoulli(PointwiseLikelihood):
 
     Raises:
         ValueError: when the link is neither.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Bernoulli().law(jnp.array([[0.0], [1.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[0.5  ]
+         [0.731]]
     """
 
     standardises_targets = False
@@ -79,16 +88,16 @@ class Bernoulli(PointwiseLikelihood):
     def predictive(
         self, mean: Float[Array, "B C"], variance: Float[Array, "B C"]
     ) -> dist.Distribution:
-        """P(y = 1) = Phi(mean / sqrt(1 + variance)) for the probit link; by quadrature for the
-        logit."""
+        """P(y = 1) = Phi(mean / sqrt(1 + variance)) for the probit; by quadrature for the logit."""
         if self.link == "probit":
             return self.law(mean / jnp.sqrt(1 + variance))
         return super().predictive(mean, variance)
 
 
 class Categorical(Likelihood):
-    """P(y = k | f) = exp(f_k) / sum_j exp(f_j), for classes k = 0, …, K - 1 and one latent function
-    for each.
+    """P(y = k | f) = exp(f_k) / sum_j exp(f_j), for classes k = 0, …, K - 1.
+
+    There is one latent function for each class.
 
     E log p is estimated from draws of f, without bias: log sum_j exp(f_j) has no closed-form mean.
 
@@ -97,6 +106,14 @@ class Categorical(Likelihood):
 
     Raises:
         ValueError: when `n_classes` is no integer of at least 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Categorical(3).law(jnp.array([[0.0, 0.0, 1.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[[0.212 0.212 0.576]]]
     """
 
     standardises_targets = False
@@ -140,10 +157,9 @@ class Categorical(Likelihood):
 
 
 class Ordinal(PointwiseLikelihood):
-    """P(y <= k | f) = 1 / (1 + exp(f - b_k)), for ordered classes k = 0, …, K - 1 and cut points
-    b_0 < … < b_K-2.
+    """P(y <= k | f) = 1 / (1 + exp(f - b_k)), for ordered classes k = 0, …, K - 1.
 
-    The cut points are b_0, and b_0 plus running sums of gaps.
+    The cut points b_0 < … < b_K-2 are b_0, and b_0 plus running sums of gaps.
 
     Args:
         n_classes: K, at least 3; with 2 it is Bernoulli.
@@ -153,6 +169,14 @@ class Ordinal(PointwiseLikelihood):
     Raises:
         ValueError: when `n_classes` is no integer of at least 3, or a number lies outside its
             domain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Ordinal(3, first=-1.0, gaps=2.0).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.probs).round(3))
+        [[[0.269 0.462 0.269]]]
     """
 
     standardises_targets = False
@@ -185,8 +209,10 @@ class Ordinal(PointwiseLikelihood):
         check_integers("Ordinal", y, self.n_classes - 1)
 
     def law(self, f: Float[Array, "*S B C"]) -> dist.Distribution:
-        """log P(y = k) = log s(b_k - f) + log s(f - b_k-1) + log(1 - exp(b_k-1 - b_k)), s the
-        logistic function: nothing cancels."""
+        """log P(y = k) = log s(b_k - f) + log s(f - b_k-1) + log(1 - exp(b_k-1 - b_k)).
+
+        s is the logistic function: nothing cancels.
+        """
         gaps = jnp.asarray(self.gaps, f.dtype)
         cuts = jnp.asarray(self.first, f.dtype) + jnp.concatenate(
             [jnp.zeros(1, f.dtype), jnp.cumsum(gaps)]

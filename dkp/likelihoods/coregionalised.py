@@ -15,8 +15,9 @@ __all__ = ["LinearCoregionalization"]
 
 
 class LinearCoregionalization(Likelihood):
-    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions: outputs share
-    what they have in common.
+    """p(y_c | h_c) of another likelihood, where h = W f mixes Q latent functions.
+
+    Outputs share what they have in common.
 
     Args:
         likelihood: of outputs that depend on one function each, such as ``Gaussian()``.
@@ -27,7 +28,16 @@ class LinearCoregionalization(Likelihood):
         ValueError: when `likelihood` is none of that sort, or `n_functions` no positive integer.
 
     Source: Journel & Huijbregts 1978; Alvarez, Rosasco & Lawrence 2012 (arXiv 1106.6251), section
-        4.2.
+    4.2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> mixing = jnp.array([[1.0], [2.0]])
+        >>> gaussian = likelihoods.Gaussian(noise=0.5)
+        >>> mixed = likelihoods.LinearCoregionalization(gaussian, 1, mixing=mixing)
+        >>> print(mixed.law(jnp.array([[3.0]])).mean)
+        [[3. 6.]]
     """
 
     likelihood: Likelihood = part()
@@ -38,9 +48,8 @@ class LinearCoregionalization(Likelihood):
         positive_int("n_functions", self.n_functions)
         if not isinstance(self.likelihood, PointwiseLikelihood):
             raise ValueError(
-                "Expected likelihood to be one of outputs that depend on one latent function "
-                "each, such as Gaussian(). "
-                f"Got {self.likelihood!r}."
+                "Expected likelihood to be one of outputs that depend on one latent function each, "
+                f"such as Gaussian(). Got {self.likelihood!r}."
             )
         self.check_hyperparameters()
 
@@ -55,8 +64,10 @@ class LinearCoregionalization(Likelihood):
         return {"mixing": (n_outputs, self.n_functions)}
 
     def initial_values(self, x: Array, y: Array) -> dict[str, Array]:
-        """Principal directions times the standard deviations along them; a little of each function
-        everywhere, where there are more functions than directions."""
+        """Principal directions times the standard deviations along them.
+
+        Where there are more functions than directions, a little of each function is everywhere.
+        """
         centred = np.nan_to_num(np.asarray(y) - np.nanmean(np.asarray(y), axis=0))
         _, values, directions = np.linalg.svd(centred / np.sqrt(len(centred)), full_matrices=False)
         found = min(self.n_functions, len(values))

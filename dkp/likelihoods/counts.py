@@ -15,7 +15,11 @@ __all__ = ["NegativeBinomial", "Poisson", "ZeroInflatedPoisson"]
 
 
 class _Poisson(dist.Poisson):
-    """Its density keeps the precision of the rate, where NumPyro's takes JAX's default."""
+    """Its density keeps the precision of the rate, where NumPyro's takes JAX's default.
+
+    Needed until NumPyro computes it in the dtype of the rate (seen in 0.22;
+    https://github.com/pyro-ppl/numpyro/issues/2181 made it the default dtype on purpose).
+    """
 
     def log_prob(self, value: Any) -> Array:
         rate = jnp.asarray(self.rate)
@@ -50,6 +54,15 @@ class Poisson(_Counts):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Poisson(rate=2.0).law(jnp.array([[0.0], [1.0]]))
+        >>> print(np.asarray(law.mean).round(3))
+        [[2.   ]
+         [5.437]]
     """
 
     rate: Any = hyperparameter(default=learn())
@@ -81,6 +94,14 @@ class NegativeBinomial(_Counts):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.NegativeBinomial(rate=2.0, concentration=4.0).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.mean).round(3), np.asarray(law.variance).round(3))
+        [[2.]] [[3.]]
     """
 
     rate: Any = hyperparameter(default=learn())
@@ -108,6 +129,14 @@ class ZeroInflatedPoisson(_Counts):
 
     Raises:
         ValueError: when a number or an initial value lies outside its domain.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.ZeroInflatedPoisson(rate=2.0, gate=0.25).law(jnp.array([[0.0]]))
+        >>> print(np.asarray(law.mean).round(3))
+        [[1.5]]
     """
 
     rate: Any = hyperparameter(default=learn())

@@ -1,5 +1,4 @@
-"""Gaussian noise: of one variance, of one a output, or of a variance that is a function of the
-inputs."""
+"""Gaussian noise: of one variance, of one an output, or of one that depends on the inputs."""
 
 from typing import Any
 
@@ -15,8 +14,10 @@ __all__ = ["Gaussian", "Heteroskedastic", "residual_scale"]
 
 
 def residual_scale(x: Array, y: Array) -> Float[Array, " C"]:
-    """Half the residual standard deviations of a linear fit, where a noise starts: a nonlinear
-    model explains more than a linear one. Targets that are NaN do not count."""
+    """Half the residual standard deviations of a linear fit, where a noise starts.
+
+    A nonlinear model explains more than a linear one. Targets that are NaN do not count.
+    """
     x = x.reshape(x.shape[0], -1)
     design = jnp.concatenate([x, jnp.ones((x.shape[0], 1), x.dtype)], axis=1)
     # A little ridge, because columns may be copies of one another.
@@ -43,6 +44,13 @@ class Gaussian(PointwiseLikelihood):
 
     Raises:
         ValueError: when a number or an initial value for `noise` is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Gaussian(noise=0.5).law(jnp.array([[0.0]]))
+        >>> print(law.mean, law.variance)
+        [[0.]] [[0.25]]
     """
 
     noise: Any = hyperparameter(default=learn())
@@ -90,8 +98,9 @@ class Gaussian(PointwiseLikelihood):
 
 
 class Heteroskedastic(Likelihood):
-    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function with the prior of
-    f.
+    """y = f + noise * exp(g) e, e ~ N(0, I), where g is a second latent function.
+
+    Its prior is that of f.
 
     The first C latent functions are f, the others g.
 
@@ -103,6 +112,13 @@ class Heteroskedastic(Likelihood):
         ValueError: when a number or an initial value for `noise` is not positive and finite.
 
     Source: Lazaro-Gredilla & Titsias 2011.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Heteroskedastic(noise=0.5).law(jnp.array([[1.0, 0.0]]))
+        >>> print(law.mean, law.variance)
+        [[1.]] [[0.25]]
     """
 
     noise: Any = hyperparameter(default=learn())

@@ -34,8 +34,9 @@ def expectation(
 
 
 class LatentMixture(dist.Distribution):
-    """p(y) = int p(y | f) N(f; mean, variance) df, entry by entry, for the law p(y | f) of a
-    likelihood.
+    """p(y) = int p(y | f) N(f; mean, variance) df, entry by entry.
+
+    p(y | f) is the law of a likelihood.
 
     Densities, moments and the distribution function are by quadrature; samples draw f.
     """

@@ -30,8 +30,11 @@ class _Scaled(PointwiseLikelihood):
 
 
 class _StudentT(dist.StudentT):
-    """Its centre stands for the mean where there is none, up to one degree of freedom, and its
-    variance is infinite up to two, where NumPyro has infinity and NaN."""
+    """Student's law whose mean and variance are never NaN.
+
+    Its centre stands for the mean where there is none, up to one degree of freedom, and its
+    variance is infinite up to two, where NumPyro has infinity and NaN.
+    """
 
     @property
     def mean(self) -> Array:  # type: ignore[override]
@@ -56,6 +59,13 @@ class StudentT(_Scaled):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.StudentT(df=4.0, scale=0.5).law(jnp.array([[1.0]]))
+        >>> print(law.mean, law.variance)
+        [[1.]] [[0.5]]
     """
 
     df: Any = hyperparameter(default=learn(4.0))
@@ -66,8 +76,9 @@ class StudentT(_Scaled):
 
 
 class NormalLaplace(dist.Distribution):
-    """The sum of a normal and a Laplace variable. With d = y - loc, s = spread, b = scale and z = d
-    / s,
+    """The sum of a normal and a Laplace variable.
+
+    With d = y - loc, s = spread, b = scale and z = d / s,
 
         p(y) = exp(s^2 / (2 b^2)) [exp(-d / b) Phi(z - s / b) + exp(d / b) Phi(-z - s / b)] / (2 b)
 
@@ -127,6 +138,14 @@ class Laplace(_Scaled):
 
     Raises:
         ValueError: when a number or an initial value is not positive and finite.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import likelihoods
+        >>> law = likelihoods.Laplace(scale=0.5).law(jnp.array([[1.0]]))
+        >>> print(law.mean, np.asarray(law.variance).round(3))
+        [[1.]] [[0.5]]
     """
 
     scale: Any = hyperparameter(default=learn())
@@ -146,8 +165,9 @@ class Laplace(_Scaled):
         variance: Float[Array, "B C"],
         key: Any = None,
     ) -> Float[Array, "B C"]:
-        """-log(2 b) - E|y - f| / b, with the mean of a folded normal law: d = y - mean, s^2 =
-        variance,
+        """-log(2 b) - E|y - f| / b, with the mean of a folded normal law.
+
+        With d = y - mean and s^2 = variance,
 
         E|y - f| = s sqrt(2 / pi) exp(-d^2 / (2 s^2)) + d (2 Phi(d / s) - 1)
         """

@@ -4,7 +4,8 @@
 from 1) and m = min(p, nu), A A^T ~ W(I, nu), of rank m. With df_j = nu - p + j and m = p, A^-1 is
 the Cholesky factor of a matrix of IW(I, nu): A^T is the upper-triangular factor of the Wishart
 matrix of the reversed order of the coordinates. (Bartlett 1933; singular: Ober & Aitchison 2021,
-arXiv 2107.10125.)"""
+arXiv 2107.10125.)
+"""
 
 import jax.numpy as jnp
 
@@ -42,8 +43,9 @@ def _counting(df: Array, count: int) -> Array:
 
 
 def trapezoid(root: Float[Array, "P R"]) -> Float[Array, "P M"]:
-    """The lower-trapezoidal T with positive diagonal and T T^T = root root^T, M = min(P, R): root
-    times a rotation.
+    """The lower-trapezoidal T with positive diagonal and T T^T = root root^T, M = min(P, R).
+
+    It is root times a rotation.
 
     The rotation is that of the first M rows, which must be linearly independent.
     """

@@ -6,7 +6,8 @@ is returned, so that every engine can report it. A matrix that is still not posi
 NaN, which the engines count as trouble.
 
 Derivatives are written with the triangular inverse where the layers want it anyway, because on CPUs
-products with several threads are faster than triangular solves of the same size."""
+products with several threads are faster than triangular solves of the same size.
+"""
 
 from typing import NamedTuple
 
@@ -36,8 +37,13 @@ _ATTEMPTS = 2
 
 
 class Cholesky(NamedTuple):
-    """Lower factor `tril` of ``matrix + jitter * I``, its inverse, and the jitter that was
-    added."""
+    """A Cholesky factorisation of ``matrix + jitter * I``.
+
+    Attributes:
+        tril: the lower factor.
+        inverse: its inverse.
+        jitter: what was added.
+    """
 
     tril: Float[Array, "P P"]
     inverse: Float[Array, "P P"]
@@ -92,7 +98,8 @@ def cholesky_product(
     d(L R) = L (Phi(L^-1 dK L^-T) R) + L dR: in this order the derivative of a tall R, M < P, needs
     no product of P x P matrices beside the two with L^-1, which are solves here, because nothing
     else asks for the inverse. dK must be symmetric, as all derivatives of a symmetric matrix are;
-    the gradient in K is not."""
+    the gradient in K is not.
+    """
     tril, jitter = _tril(matrix)
     return tril @ right, jitter
 
@@ -109,8 +116,10 @@ def _cholesky_product_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _tril(matrix: Array) -> tuple[Array, Array]:
-    """Factor and jitter, with a derivative of any order (through the attempts with jitter there is
-    none)."""
+    """Factor and jitter, with a derivative of any order.
+
+    Through the attempts with jitter there is none.
+    """
     return _factorise(matrix)
 
 
@@ -124,7 +133,8 @@ def _whitened_phi(tril: Array, tangent: Array) -> Array:
     """Phi(L^-1 dK L^-T) of a symmetric dK, by triangular solves.
 
     Written with L^T and dK^T, because LAPACK has matrices by columns and XLA by rows: no matrix is
-    copied."""
+    copied.
+    """
     right = lax.linalg.triangular_solve(tril.T, tangent.T, left_side=False, lower=False)
     both = lax.linalg.triangular_solve(tril.T, right, left_side=True, lower=False, transpose_a=True)
     return jnp.tril(both.T) - embed_diagonal(diagonal(both), len(both)) / 2
@@ -137,11 +147,13 @@ def _phi(matrix: Array) -> Array:
 
 
 def shrinkage_tril(matrix: Float[Array, "P R"]) -> tuple[Float[Array, "P P"], Scalar]:
-    """The lower-triangular C with C C^T = (I + A A^T)^-1 of a matrix A, and the jitter; no
-    eigenvalue exceeds 1.
+    """The lower-triangular C with C C^T = (I + A A^T)^-1 of a matrix A, and the jitter.
+
+    No eigenvalue exceeds 1.
 
     The inverse of the factor of I + A A^T in the reversed order of rows, reversed and transposed,
-    is C."""
+    is C.
+    """
     reversed_rows = matrix[::-1]
     factor = cholesky(reversed_rows @ reversed_rows.T + jnp.eye(len(matrix), dtype=matrix.dtype))
     return factor.inverse[::-1, ::-1].T, factor.jitter
@@ -154,8 +166,10 @@ def log_determinant(tril: Float[Array, "*batch P P"]) -> Float[Array, "*batch"]:
 
 @custom_vmap
 def _factorise(matrix: Array) -> tuple[Array, Array]:
-    """Factor and jitter of a stack of matrices (any leading axes). The second attempt runs only if
-    one matrix needs it."""
+    """Factor and jitter of a stack of matrices (any leading axes).
+
+    The second attempt runs only if one matrix needs it.
+    """
     mean_diagonal = jnp.mean(diagonal(matrix), axis=-1)
     # A matrix of zeros (features that are all constant) has a scale too: 1.
     jitter = base_jitter(matrix.dtype) * jnp.where(

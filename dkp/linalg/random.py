@@ -1,12 +1,14 @@
-"""Random numbers for Monte Carlo integration: normals, and gamma draws with a cheap gradient in
-their shape.
+"""Random numbers for Monte Carlo integration: normals and gamma draws.
+
+The latter have a cheap gradient in their shape.
 
 A gamma draw x has a derivative in its shape a, taken at a fixed quantile (implicit
 reparameterisation: Figurnov, Mohamed and Mnih, *Implicit Reparameterization Gradients*, 2018,
 equation 6). With y(u) = a u - x (1 - exp(-u)), substituting t = x exp(-u) in the incomplete gamma
 function and adding the total derivative of exp(-y) gives
 
-    d log x / d log a = 1 + ∫_0^∞ (c + y(u)) exp(-y(u)) du,    c = a (ψ(a) - log x) - (a - x)      for x < a,
+    d log x / d log a = 1 + ∫_0^∞ (c + y(u)) exp(-y(u)) du   for x < a,
+    c = a (ψ(a) - log x) - (a - x),
 
 and 1 - ∫_{-∞}^0 of the same integrand for x >= a. Away from the mode y grows monotonically and is
 convex, so a fixed Gauss-Legendre rule on the range y <= 17, with two terms for the tail beyond, is
@@ -16,7 +18,8 @@ quantiles from 1e-8 to 1 - 1e-8.
 Bits are drawn and proposals accepted in float32 in both precisions. The draws then lie on a fine
 grid and miss a mass of about 1e-7 in the tails, and an acceptance probability is off by about 1e-6
 on average. An expectation of a bounded function changes by a few 1e-6 of its range at most, which
-an average of fewer than 1e10 draws cannot resolve."""
+an average of fewer than 1e10 draws cannot resolve.
+"""
 
 import functools
 import math
@@ -67,7 +70,8 @@ def gamma_and_normal(
     """Draws of :func:`gamma`, and independent ones of :func:`normal` of a shape and the same dtype.
 
     They come from one call of the generator, which takes most of the time that a program of random
-    numbers needs to compile."""
+    numbers needs to compile.
+    """
     a = _checked("concentration", concentration)
     *uniforms, rest = _uniforms(key, *_shapes(a.shape), shape)
     x, log_boost = _boosted(a, *uniforms)
@@ -100,8 +104,10 @@ def gamma(
 def log_gamma(
     key: Key[Array, ""], concentration: ArrayLike, sample_shape: tuple[int, ...] = ()
 ) -> Float[Array, "..."]:
-    """Logarithms of the draws of :func:`gamma`, finite where a small `concentration` makes the
-    draws underflow."""
+    """Logarithms of the draws of :func:`gamma`.
+
+    They are finite where a small `concentration` makes the draws underflow.
+    """
     x, log_boost = _draw(key, _checked("concentration", concentration), sample_shape)
     return jnp.log(x) + log_boost
 
@@ -109,8 +115,7 @@ def log_gamma(
 def chi_square(
     key: Key[Array, ""], df: ArrayLike, sample_shape: tuple[int, ...] = ()
 ) -> Float[Array, "..."]:
-    """Draws from the chi-squared distribution with `df` > 0 degrees of freedom, a real array: 2
-    Gamma(df/2)."""
+    """2 Gamma(df / 2): draws from the chi-squared distribution with real `df` > 0."""
     return 2 * gamma(key, _checked("df", df) / 2, sample_shape)
 
 
@@ -145,8 +150,10 @@ def _draw(
 
 
 def _shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the uniform numbers behind a gamma draw: proposals, their acceptance, and the boost
-    for a < 1."""
+    """Shapes of the uniform numbers behind a gamma draw.
+
+    They are for proposals, their acceptance, and the boost for a < 1.
+    """
     return (_ROUNDS, *shape), (_ROUNDS, *shape), shape
 
 
@@ -170,8 +177,10 @@ def _boosted(
     acceptance: Float[Array, "..."],
     boost: Float[Array, "..."],
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """A draw of shape a, or a + 1 for a < 1, and the logarithm of the factor that makes it one of
-    shape a."""
+    """A draw of shape a, or a + 1 for a < 1, and a logarithm.
+
+    The latter is that of the factor that makes it one of shape a.
+    """
     small = a < 1
     raised = jnp.where(a > 0, jnp.where(small, a + 1, a), jnp.nan)
     draw = _marsaglia_tsang(jax.lax.stop_gradient(raised), _normal(proposal), acceptance)
@@ -185,8 +194,10 @@ def _marsaglia_tsang(
     z: Float[Array, "rounds *shape"],
     uniform: Float[Array, "rounds *shape"],
 ) -> Float[Array, "*shape"]:
-    """Draws of shape a >= 1: d (1 + z/sqrt(9 d))³, d = a - 1/3, with the first normal z that is
-    accepted, or z = 0."""
+    """Draws of shape a >= 1: d (1 + z/sqrt(9 d))³, d = a - 1/3.
+
+    z is the first normal that is accepted, or 0.
+    """
     d = a - 1 / 3
     slope = jax.lax.rsqrt(9 * d)
     d32, slope32 = (jnp.broadcast_to(v.astype(jnp.float32), z.shape) for v in (d, slope))
@@ -197,8 +208,10 @@ def _marsaglia_tsang(
 
 
 def _acceptance(t: Float[Array, "..."], d: Float[Array, "..."]) -> Float[Array, "..."]:
-    """exp(3 d (log(1 + t) - t + t²/2 - t³/3)), and 0 where 1 + t is not positive; by its series for
-    small t."""
+    """exp(3 d (log(1 + t) - t + t²/2 - t³/3)), and 0 where 1 + t is not positive.
+
+    It comes from its series for small t.
+    """
     # the margin keeps 1 + t positive when it is computed again in another precision
     positive = t > -1 + 1e-6
     inside = jnp.where(positive, t, 0)
@@ -211,8 +224,7 @@ def _acceptance(t: Float[Array, "..."], d: Float[Array, "..."]) -> Float[Array, 
 
 @jax.custom_jvp
 def _at_fixed_quantile(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """x itself; as a function of a it is the quantile function of Gamma(a, 1) at the quantile of
-    x."""
+    """x itself; as a function of a it is the quantile function of Gamma(a, 1) at x's quantile."""
     return x
 
 
@@ -244,8 +256,10 @@ def _log_log_slope(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Arra
 
 
 def _constant(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """a (ψ(a) - log x) - (a - x) without its cancellations for large a, where ψ(a) = log a - 1/(2a)
-    - 1/(12a²) + …."""
+    """a (ψ(a) - log x) - (a - x) without its cancellations for large a.
+
+    There ψ(a) = log a - 1/(2a) - 1/(12a²) + ….
+    """
     large = a > 8
     square = jnp.where(large, a, 8) ** -2
     series = -1 / 2 - (1 / 12 - square * (1 / 120 - square * (1 / 252 - square / 240))) / jnp.where(
@@ -260,8 +274,10 @@ def _constant(a: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, ".
 def _range(
     a: Float[Array, "..."], x: Float[Array, "..."], below: Bool[Array, "..."]
 ) -> Float[Array, "..."]:
-    """A bound on |u| where y(u) reaches the cut-off, from exp(-u) - 1 + u >= u²/(2 + u) and exp(u)
-    - 1 - u >= u²/2."""
+    """A bound on |u| where y(u) reaches the cut-off.
+
+    It comes from exp(-u) - 1 + u >= u²/(2 + u) and exp(u) - 1 - u >= u²/2.
+    """
     distance = jnp.abs(a - x)
     linear = 2 * distance - _CUTOFF
     left = 4 * _CUTOFF / (linear + jnp.sqrt(linear**2 + 8 * _CUTOFF * a))

@@ -1,10 +1,12 @@
-"""Special functions: multivariate gamma and digamma, moments of roots, a square root with finite
-derivatives.
+"""Special functions: multivariate gamma and digamma, moments of roots, a safe square root.
+
+The derivatives of the latter are finite.
 
 Kernels evaluate the square root at the end of its domain, on the diagonal of every Gram matrix,
 where the true derivative is infinite; rounding even steps outside. The safe version below has
 derivative zero there. A kernel whose own derivative has a finite limit at such a point takes care
-of it itself."""
+of it itself.
+"""
 
 import math
 
@@ -80,8 +82,10 @@ def _safe_sqrt_jvp(primals, tangents):
 
 
 def _reciprocal_where(mask: Array, x: Array) -> Array:
-    """1/x where `mask` holds and 0 elsewhere; the inner `where` keeps the division out of the
-    derivatives as well."""
+    """1/x where `mask` holds and 0 elsewhere.
+
+    The inner `where` keeps the division out of the derivatives as well.
+    """
     return jnp.where(mask, 1 / jnp.where(mask, x, jnp.ones_like(x)), jnp.zeros_like(x))
 
 
@@ -97,7 +101,8 @@ def gamma_root_moments(
     E √X = Γ(a + 1/2) / Γ(a),   Var √X = a - (E √X)²,   which tends to 1/4.
 
     For large `a` by the series of the ratio in 1/a (DLMF 5.11.13), which neither overflows nor
-    cancels."""
+    cancels.
+    """
     large = a > _LARGE
     safe = jnp.where(large, a, jnp.full_like(a, _LARGE))
     shortfall, power = jnp.zeros_like(a), jnp.ones_like(a)

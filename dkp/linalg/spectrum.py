@@ -1,8 +1,10 @@
-"""The eigendecomposition of a kernel matrix: ridge systems for every ridge, gradient flow for every
-time.
+"""The eigendecomposition of a kernel matrix.
+
+It solves ridge systems for every ridge, and gradient flow for every time.
 
 One decomposition, cubic in N, turns all functions of the matrix into products. It also shows the
-smallest eigenvalue, below which a floating-point number knows nothing about the matrix."""
+smallest eigenvalue, below which a floating-point number knows nothing about the matrix.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,10 @@ __all__ = ["Spectrum", "leave_one_out", "spectrum"]
 class Spectrum:
     """K = V diag(values) V^T, N x N, symmetric positive semi-definite but for rounding.
 
-    values: ascending. vectors: V, by columns. noise: the size of rounding errors in `values`.
+    Attributes:
+        values: ascending.
+        vectors: V, by columns.
+        noise: the size of rounding errors in `values`.
     """
 
     values: Float[Array, " N"]
@@ -31,13 +36,14 @@ class Spectrum:
         return jnp.mean(self.values)
 
     def shifted(self, ridge: Array | float) -> Float[Array, " N"]:
-        """Eigenvalues of K + ridge I, raised to `noise` where they lie below it: smaller ones are
-        rounding errors."""
+        """Eigenvalues of K + ridge I, raised to `noise` where they lie below it.
+
+        Smaller ones are rounding errors.
+        """
         return jnp.maximum(self.values + ridge, self.noise)
 
     def apply(self, weights: Float[Array, " N"], y: Float[Array, "N C"]) -> Float[Array, "N C"]:
-        """V diag(weights) V^T y: a function of K, given by its values at the eigenvalues, times
-        y."""
+        """V diag(weights) V^T y: a function of K, by its values at the eigenvalues, times y."""
         return self.vectors @ (weights[:, None] * (self.vectors.T @ y))
 
     def diagonal_of(self, weights: Float[Array, " N"]) -> Float[Array, " N"]:
@@ -57,7 +63,8 @@ def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
     al. 1999, *LAPACK Users' Guide*, section 4.7) and, for entries that are rounded independently,
     the edge of Wigner's semicircle. Errors of the entries that are larger, such as those of tangent
     kernels between points that almost agree, show in negative eigenvalues: where these are more
-    negative than that, the noise is their size."""
+    negative than that, the noise is their size.
+    """
     values, vectors = jnp.linalg.eigh(matrix)
     size = matrix.shape[0]
     spread = jnp.abs(values[-1]) + 2 * size**0.5 * jnp.mean(jnp.abs(diagonal(matrix)))
@@ -68,8 +75,9 @@ def spectrum(matrix: Float[Array, "N N"]) -> Spectrum:
 def leave_one_out(
     kernel: Spectrum, y: Float[Array, "N C"], ridge: Array | float
 ) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-    """Mean and variance of each y_n given all the others, y ~ N(0, K + ridge I): with A = (K +
-    ridge I)^-1,
+    """Mean and variance of each y_n given all the others, y ~ N(0, K + ridge I).
+
+    With A = (K + ridge I)^-1,
 
         mean = y_n - (A y)_n / A_nn,    variance = 1 / A_nn.
 

@@ -1,8 +1,10 @@
-"""What is known in closed form of finite, infinite and bottlenecked networks, as functions of
-arrays.
+"""What is known in closed form of finite, infinite and bottlenecked networks.
+
+All are functions of arrays.
 
 Each module is one piece of theory; each function names its equation and its source. Nothing here
-needs a model."""
+needs a model.
+"""
 
 from dkp.theory import (
     bottleneck_dynamics,

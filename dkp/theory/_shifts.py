@@ -16,8 +16,9 @@ def mean_over_shifts(
     *,
     adjoint: bool = False,
 ) -> Float[np.ndarray, "PS PS *more"]:
-    """(1/D) sum_d K_(i,r+d),(j,s+d) over the D offsets of a centred filter, on the first two axes;
-    or its adjoint, with r - d and s - d.
+    """(1/D) sum_d K_(i,r+d),(j,s+d) over the D offsets of a centred filter, on the first two axes.
+
+    Or its adjoint, with r - d and s - d.
 
     Raises:
         ValueError: for filters that are longer than the circle.

@@ -6,7 +6,7 @@ kernel of F does, through g and the gradient of f: bottlenecks let infinite netw
 representations.
 
 Source: Littwin et al. 2021 (arXiv 2107.00364); the recursion, the linear case and its invariant are
-    derived here.
+derived here.
 """
 
 import math
@@ -28,9 +28,23 @@ __all__ = ["LinearFlow", "Training", "acceleration", "flow", "linear_flow", "tra
 
 @value
 class Training:
-    """The network after 0, 1, …, T steps. outputs: F at the training points, (T + 1, N).
-    bottleneck: g there, (T + 1, N, d). new_outputs: F at the new points, (T + 1, M). loss: sum of
-    squares / 2."""
+    """The network after 0, 1, …, T steps.
+
+    Attributes:
+        outputs: F at the training points, (T + 1, N).
+        bottleneck: g there, (T + 1, N, d).
+        new_outputs: F at the new points, (T + 1, M).
+        loss: sum of squares / 2.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.train(kernels.Erf(), jnp.eye(2), g, y, step=0.5, steps=3)
+        >>> trained.outputs.shape, trained.bottleneck.shape
+        ((4, 2), (4, 2, 1))
+    """
 
     outputs: Float[Array, "T N"]
     bottleneck: Float[Array, "T N d"]
@@ -49,8 +63,9 @@ def train(
     new_kernel: Float[Array, "M N"] | None = None,
     new_bottleneck: Float[Array, "M d"] | None = None,
 ) -> Training:
-    """Gradient descent on sum_i (F(x_i) - y_i)^2 / 2 in the NTK parametrisation. With chi_i =
-    F(x_i) - y_i,
+    """Gradient descent on sum_i (F(x_i) - y_i)^2 / 2 in the NTK parametrisation.
+
+    With chi_i = F(x_i) - y_i,
 
         g_t+1(x) = g_t(x) - eta sum_i Theta_g(x, x_i) chi_i grad f_t(g_t(x_i))
         f_t(z)   = - eta sum_s<t sum_i Theta_f(z, g_s(x_i)) chi_i(s)
@@ -66,9 +81,10 @@ def train(
             outputs.
         bottleneck: g_0 at the training points, d independent draws from the NNGP of g.
         y: targets.
-        step: eta. steps: T.
-        new_kernel, new_bottleneck: Theta_g between new points and training points, and g_0 there,
-            drawn jointly.
+        step: eta.
+        steps: T.
+        new_kernel: Theta_g between new points and training points.
+        new_bottleneck: g_0 at the new points, drawn jointly with `bottleneck`.
 
     Raises:
         ValueError: for shapes that do not fit, a step or a number of steps that is not positive,
@@ -77,6 +93,16 @@ def train(
     Warns:
         RuntimeWarning: when the step lies above 2 / lambda_max of the tangent kernel at the start,
             Theta_f(g_0, g_0), and says what that is.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.train(kernels.Erf(), jnp.eye(2), g, y, step=0.5, steps=3)
+        >>> print(np.asarray(trained.loss).round(3))
+        [2.5   2.25  2.097 1.773]
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     checks.positive_number("step", step)
@@ -98,8 +124,9 @@ def flow(
     new_kernel: Float[Array, "M N"] | None = None,
     new_bottleneck: Float[Array, "M d"] | None = None,
 ) -> Training:
-    """Gradient flow, the limit of :func:`train` for small steps at the time t = eta times their
-    number:
+    """Gradient flow, the limit of :func:`train` for small steps.
+
+    At the time t = eta times their number,
 
         dg_t(x)/dt = - sum_i Theta_g(x, x_i) chi_i(t) grad f_t(g_t(x_i))
         f_t(z)     = - int_0^t sum_i Theta_f(z, g_s(x_i)) chi_i(s) ds
@@ -110,13 +137,24 @@ def flow(
     compared with itself.
 
     Args:
-        time: until when. steps: of equal length. The others are those of :func:`train`.
+        time: until when.
+        steps: of equal length. The others are those of :func:`train`.
 
     Returns:
         the network at the times 0, time / steps, …, time.
 
     Raises:
         ValueError: as :func:`train` does.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> from dkp import kernels
+        >>> from dkp.theory import bottleneck_dynamics
+        >>> g, y = jnp.array([[1.0], [-1.0]]), jnp.array([1.0, 2.0])
+        >>> trained = bottleneck_dynamics.flow(kernels.Erf(), jnp.eye(2), g, y, time=1.0, steps=3)
+        >>> print(np.asarray(trained.loss).round(3))
+        [2.5   2.292 2.172 1.985]
     """
     both = _checked_training(kernel, bottleneck, y, new_kernel, new_bottleneck)
     step = checks.positive_number("time", time) / checks.positive_int("steps", steps)
@@ -136,8 +174,7 @@ def _flow(
     n, d = y.shape[0], g0.shape[1]
 
     def now(g: Array, visited: Array, weights: Array, last: Scalar) -> tuple[Array, Array, Array]:
-        """f at all points, chi, and the velocity of g, where the present counts with the weight
-        `last`."""
+        """f at all points, chi, and the velocity of g; the present has the weight `last`."""
         past = jax.vmap(lambda z: _recalled(activation, z, visited, weights))(g[:n])
         present = jnp.eye(n, dtype=y.dtype) + last * _tangent_kernel(activation, g[:n], g[:n])
         chi = jnp.linalg.solve(present, past - y)
@@ -205,9 +242,22 @@ def _tangent_kernel(
 
 
 class LinearFlow(NamedTuple):
-    """Gradient flow of a linear bottleneck at some times: beta (T, D) with F(x) = beta.x, relative
-    to its start, w (T, d) and U (T, d, D) behind it, and the loss (T,). w w^T - U U^T does not
-    change."""
+    """Gradient flow of a linear bottleneck at some times; w w^T - U U^T does not change.
+
+    Attributes:
+        times: t, (T,).
+        beta: (T, D) with F(x) = beta.x, relative to its start.
+        w: (T, d), behind it.
+        u: U, (T, d, D), behind it.
+        loss: (T,).
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.bottleneck_dynamics import linear_flow
+        >>> path = linear_flow(np.eye(2), np.ones(2), np.eye(2), np.ones(2), time=1.0, steps=20)
+        >>> path.times.shape, path.beta.shape
+        ((21,), (21, 2))
+    """
 
     times: Float[np.ndarray, " T"]
     beta: Float[np.ndarray, "T D"]
@@ -225,22 +275,34 @@ def linear_flow(
     time: float,
     steps: int = 1000,
 ) -> LinearFlow:
-    """f(z) = w.z / sqrt(d) and g(x) = U x / sqrt(D), each the limit of a linear network of two
-    layers, so that their tangent kernels are twice the kernels: with beta = U^T w / sqrt(d D) and m
-    = X^T chi,
+    """Gradient flow of f(z) = w.z / sqrt(d) and g(x) = U x / sqrt(D).
+
+    Each is the limit of a linear network of two layers, so that their tangent kernels are twice the
+    kernels: with beta = U^T w / sqrt(d D) and m = X^T chi,
 
         dw/dt = -(2 / sqrt(d D)) U m,   dU/dt = -(2 / sqrt(d D)) w m^T,
         d beta/dt = -(2 / (d D)) (U^T U + |w|^2 I) m
 
-    The output is centred: chi = X (beta - beta_0) - y. As d grows with unit Gaussian starts, U^T U
-    / d -> I and |w|^2 / d -> 1, a constant tangent kernel 4 x.x' / D.
+    The output is centred: chi = X (beta - beta_0) - y. As d grows with unit Gaussian starts,
+    U^T U / d -> I and |w|^2 / d -> 1, a constant tangent kernel 4 x.x' / D.
 
     Args:
-        x, y: inputs and targets. u0, w0: where U and w start.
-        time: until when. steps: of the Runge-Kutta method of order four.
+        x: inputs.
+        y: targets.
+        u0: where U starts.
+        w0: where w starts.
+        time: until when.
+        steps: of the Runge-Kutta method of order four.
 
     Raises:
         ValueError: for shapes that do not fit, and numbers that are not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.bottleneck_dynamics import linear_flow
+        >>> path = linear_flow(np.eye(2), np.ones(2), np.eye(2), np.ones(2), time=1.0, steps=20)
+        >>> print(path.loss[[0, -1]].round(3))
+        [1.    0.002]
     """
     x, y = checks.finite_array("x", x, ndim=2), checks.finite_array("y", y, ndim=1)
     u, w = checks.finite_array("u0", u0, ndim=2), checks.finite_array("w0", w0, ndim=1)
@@ -284,8 +346,9 @@ def acceleration(
     repeats: int = 10,
     seed: int = 0,
 ) -> float:
-    """Time until the loss is `fraction` of its start, relative to that without a bottleneck: on
-    whitened data, X^T X = D I, with a target of |beta| = `norm`, a mean over starts.
+    """Time until the loss is `fraction` of its start, relative to that without a bottleneck.
+
+    On whitened data, X^T X = D I, with a target of |beta| = `norm`, a mean over starts.
 
     Below 1, a bottleneck accelerates: only where the target is large beside its dimension, since
     the rate along beta is about 4 |beta| sqrt(D / d) against 4. With small targets a small d is
@@ -294,10 +357,20 @@ def acceleration(
 
     Args:
         width: d; infinity gives 1.
-        norm: |beta|. n_features: D. fraction: between 0 and 1. repeats: starts. seed: of them.
+        norm: |beta|.
+        n_features: D.
+        fraction: between 0 and 1.
+        repeats: starts.
+        seed: of them.
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> import math
+        >>> from dkp.theory.bottleneck_dynamics import acceleration
+        >>> acceleration(math.inf, norm=3.0)
+        1.0
     """
     size, n = checks.positive_number("norm", norm), checks.positive_int("n_features", n_features)
     if not 0 < fraction < 1:
@@ -335,8 +408,7 @@ def _checked_training(
     if kernel.shape != (n, n) or bottleneck.shape[0] != n or bottleneck.shape[1] < 1:
         raise ValueError(
             f"Expected kernel of shape {(n, n)} and bottleneck of shape ({n}, d). Got "
-            f"{kernel.shape} and "
-            f"{bottleneck.shape}."
+            f"{kernel.shape} and {bottleneck.shape}."
         )
     if (new_kernel is None) != (new_bottleneck is None):
         raise ValueError("Expected both new_kernel and new_bottleneck, or none of them. Got one.")
@@ -345,8 +417,7 @@ def _checked_training(
         if (new_kernel.shape, new_bottleneck.shape) != shapes:
             raise ValueError(
                 f"Expected new_kernel and new_bottleneck of shapes {shapes[0]} and {shapes[1]}. "
-                "Got "
-                f"{new_kernel.shape} and {new_bottleneck.shape}."
+                f"Got {new_kernel.shape} and {new_bottleneck.shape}."
             )
     else:
         new_kernel, new_bottleneck = kernel[:0], bottleneck[:0]

@@ -1,17 +1,19 @@
 """Finite Bayesian networks: draws from their prior, and exact posterior sampling by repriorisation.
 
 A network with Gaussian weights, hidden features h(x) of the last hidden layer and a Gaussian
-likelihood of noise s has readout features T = [sqrt(weight_var / n) h, sqrt(bias_var) 1], (N, n +
-1). Given the hidden weights phi, the readout can be integrated out, and the posterior of phi is
+likelihood of noise s has readout features T = [sqrt(weight_var / n) h, sqrt(bias_var) 1],
+(N, n + 1). Given the hidden weights phi, the readout can be integrated out, and the posterior of
+phi is
 
-    p(phi | y) proportional to exp(-Phi(phi)) N(phi; 0, I),   Phi = - sum_c log N(y_c; 0, T T^T + s^2 I)
+    p(phi | y) proportional to exp(-Phi(phi)) N(phi; 0, I),
+    Phi = - sum_c log N(y_c; 0, T T^T + s^2 I)
 
 whose distance from the prior falls with the width: the wider the network, the better a move that
-leaves the prior invariant works. The readout is drawn exactly, given phi: w = A^-1 T^T y + s L^-T
-e, A = T^T T + s^2 I = L L^T.
+leaves the prior invariant works. The readout is drawn exactly, given phi:
+w = A^-1 T^T y + s L^-T e, A = T^T T + s^2 I = L L^T.
 
 Source: Hron, Novak, Pennington & Sohl-Dickstein 2022 (arXiv 2206.07673); moves: Pezzetti, Favaro &
-    Peluchetti 2024 (arXiv 2408.14325), with the exact Phi, which their code leaves out in its pCNL.
+Peluchetti 2024 (arXiv 2408.14325), with the exact Phi, which their code leaves out in its pCNL.
 """
 
 import dataclasses
@@ -40,10 +42,19 @@ class Network:
     Args:
         widths: of the hidden layers, at least one.
         activation: an elementwise function, such as ``jax.nn.gelu``.
-        weight_var, bias_var: of all layers; bias_var may be 0.
+        weight_var: of all layers, positive.
+        bias_var: of all layers; it may be 0.
 
     Raises:
         ValueError: for widths that are not positive, and variances out of range.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network
+        >>> network = Network((8, 8), jnp.tanh)
+        >>> network.sample_outputs(jax.random.key(0), jnp.ones((3, 2)), 5).shape
+        (5, 3)
     """
 
     widths: tuple[int, ...]
@@ -66,8 +77,10 @@ class Network:
         )
 
     def hidden(self, phi: Float[Array, " K"], x: Float[Array, "N D"]) -> list[Float[Array, "N n"]]:
-        """Features of every hidden layer, for weights and biases `phi`, which are N(0, 1) under the
-        prior."""
+        """Features of every hidden layer, for weights and biases `phi`.
+
+        These are N(0, 1) under the prior.
+        """
         features, found, used = x, [], 0
         for n in self.widths:
             fan_in = features.shape[1]
@@ -121,8 +134,23 @@ class Network:
 
 
 class Chain(NamedTuple):
-    """States of a Markov chain of hidden weights, (S, K), their potentials Phi, (S,), and the mean
-    acceptance."""
+    """States of a Markov chain of hidden weights.
+
+    Attributes:
+        phi: the weights, (S, K).
+        potential: Phi of each, (S,).
+        acceptance: its mean.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network, Repriorised
+        >>> network = Network((4,), jnp.tanh)
+        >>> posterior = Repriorised(network, jnp.eye(2), jnp.ones((2, 1)), noise=0.5)
+        >>> chain = posterior.sample(jax.random.key(0), 3, step=0.1)
+        >>> chain.phi.shape, chain.potential.shape
+        ((3, 12), (3,))
+    """
 
     phi: Float[Array, "S K"]
     potential: Float[Array, " S"]
@@ -135,10 +163,23 @@ class Repriorised:
 
     Args:
         network: its hidden layers.
-        x: inputs (N, D). y: targets (N, C). noise: s, its standard deviation.
+        x: inputs (N, D).
+        y: targets (N, C).
+        noise: s, its standard deviation.
 
     Raises:
         ValueError: when x and y differ in length, or the noise is not positive.
+
+    Examples:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from dkp.theory.finite import Network, Repriorised
+        >>> network = Network((4,), jnp.tanh)
+        >>> posterior = Repriorised(network, jnp.eye(2), jnp.ones((2, 1)), noise=0.5)
+        >>> posterior.size
+        12
+        >>> posterior.potential(jnp.zeros(posterior.size)).shape
+        ()
     """
 
     network: Network

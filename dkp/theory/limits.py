@@ -1,12 +1,13 @@
-"""What becomes of a deep Gaussian process of two layers as it gets wide: limiting kernels, and how
-far it is from them.
+"""What becomes of a deep Gaussian process of two layers as it gets wide.
+
+Limiting kernels, and how far it is from them.
 
 Layer 1 has W units with a kernel k1 of variance o1; layer 2 has a squared-exponential kernel,
 either summed over units ("additive", the mean of W kernels of one unit each) or isotropic in all of
 them with the length-scale l2 sqrt(W).
 
 Source: Pleiss & Cunningham 2021 (NeurIPS, "The limitations of large width in neural networks"),
-    additive kernel; the others are derived here.
+additive kernel; the others are derived here.
 """
 
 from typing import Any
@@ -27,8 +28,9 @@ __all__ = [
 def additive_kernel(
     k1: Any, *, variance1: float = 1.0, variance2: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """E k2(f, f') for k2 = (o2 / W) sum_i exp(-(f_i - f_i')^2 / (2 l2^2)): the covariance for every
-    width, and the kernel of the limit,
+    """E k2(f, f') for k2 = (o2 / W) sum_i exp(-(f_i - f_i')^2 / (2 l2^2)).
+
+    The covariance for every width, and the kernel of the limit,
 
         o2 l2 / sqrt(l2^2 + 2 (o1 - k1))
 
@@ -37,6 +39,11 @@ def additive_kernel(
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.additive_kernel([1.0, 0.5]).round(3))
+        [1.    0.707]
     """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     return np.asarray(o2 * l2 / np.sqrt(l2**2 + 2 * gap))
@@ -55,6 +62,11 @@ def isotropic_kernel(
         o2 (1 + 2 (o1 - k1) / (W l2^2))^(-W / 2)
 
     Args and errors: as in :func:`additive_kernel`.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.isotropic_kernel([1.0, 0.5], width=4).round(3))
+        [1.   0.64]
     """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     n = checks.positive_int("width", width)
@@ -64,7 +76,13 @@ def isotropic_kernel(
 def limiting_isotropic_kernel(
     k1: Any, *, variance1: float = 1.0, variance2: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """:func:`isotropic_kernel` of infinite width: o2 exp(-(o1 - k1) / l2^2)."""
+    """:func:`isotropic_kernel` of infinite width: o2 exp(-(o1 - k1) / l2^2).
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.limiting_isotropic_kernel([1.0, 0.5]).round(3))
+        [1.    0.607]
+    """
     gap, o2, l2 = _check_kernel(k1, variance1, variance2, lengthscale2)
     return np.asarray(o2 * np.exp(-gap / l2**2))
 
@@ -72,8 +90,9 @@ def limiting_isotropic_kernel(
 def difference_kurtosis(
     k1: Any, width: int, *, variance1: float = 1.0, lengthscale2: float = 1.0
 ) -> Float[np.ndarray, "..."]:
-    """Excess kurtosis of f2(x) - f2(x') in the additive process: 3 Var v / (E v)^2 for the variance
-    v given layer 1,
+    """Excess kurtosis of f2(x) - f2(x') in the additive process: 3 Var v / (E v)^2.
+
+    For the variance v given layer 1,
 
         (3 / W) (r(2) - r(1)^2) / (1 - r(1))^2,   r(q) = (1 + 2 q (o1 - k1) / l2^2)^(-1/2)
 
@@ -84,6 +103,11 @@ def difference_kurtosis(
 
     Raises:
         ValueError: for numbers out of range, and points that do not differ.
+
+    Examples:
+        >>> from dkp.theory import limits
+        >>> print(limits.difference_kurtosis(0.5, width=4).round(3))
+        0.676
     """
     gap, _, l2 = _check_kernel(k1, variance1, 1.0, lengthscale2)
     if np.any(gap <= 0):

@@ -1,16 +1,17 @@
-"""The matrix generalised inverse Gaussian law, and the posterior of a network with one hidden
-layer, which is one.
+"""The matrix generalised inverse Gaussian law.
+
+It is the posterior of a network with one hidden layer.
 
 MGIG(lambda, A, B) on positive definite matrices X of size P has the density, up to a constant,
 
     |X|^(lambda - (P + 1) / 2) exp(-tr(A X + B X^-1) / 2)
 
-A deep linear network with N_1 hidden units and N_2 outputs has the exact posterior K_1 | Y ~
-MGIG((N_1 - N_2) / 2, N_1 K_0^-1, N_2 K_2), where K_2 = Y Y^T / N_2 and there is no noise.
+A deep linear network with N_1 hidden units and N_2 outputs has the exact posterior
+K_1 | Y ~ MGIG((N_1 - N_2) / 2, N_1 K_0^-1, N_2 K_2), where K_2 = Y Y^T / N_2 and there is no noise.
 
 Source: Barndorff-Nielsen, Blaesild, Jensen & Jorgensen 1982; posterior: derived from Aitchison 2020
-    (arXiv 1910.08013).
-The sampler uses the conditional laws of a Schur complement and its row, as in Butler 1998.
+(arXiv 1910.08013). The sampler uses the conditional laws of a Schur complement and its row, as in
+Butler 1998.
 """
 
 from typing import NamedTuple
@@ -28,8 +29,19 @@ _BATCHES = 20
 
 
 class MeanEstimate(NamedTuple):
-    """A mean by Markov chain Monte Carlo, and the standard error of each entry, from the means of
-    20 batches."""
+    """A mean by Markov chain Monte Carlo.
+
+    Attributes:
+        mean: of the states.
+        standard_error: of each entry, from the means of 20 batches.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.matrix_gig import MatrixGIG
+        >>> estimate = MatrixGIG(1.0, np.eye(2), np.eye(2)).mean(seed=0, n=40)
+        >>> estimate.mean.shape, estimate.standard_error.shape
+        ((2, 2), (2, 2))
+    """
 
     mean: Float[np.ndarray, "P P"]
     standard_error: Float[np.ndarray, "P P"]
@@ -40,11 +52,19 @@ class MatrixGIG:
 
     Args:
         order: lambda.
-        a: A, positive definite. b: B, positive definite.
+        a: A, positive definite.
+        b: B, positive definite.
 
     Raises:
         ValueError: for matrices that are not positive definite or differ in size, or an order that
             is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.matrix_gig import MatrixGIG
+        >>> law = MatrixGIG(1.0, np.eye(2), np.eye(2))
+        >>> print(f"{law.log_density(np.eye(2)):.3f}")
+        -2.000
     """
 
     def __init__(
@@ -60,8 +80,10 @@ class MatrixGIG:
         return len(self.a)
 
     def log_density(self, x: Float[np.ndarray, "P P"]) -> float:
-        """log density of a positive definite matrix: up to a constant for P > 1, normalised for P =
-        1."""
+        """log density of a positive definite matrix.
+
+        It is up to a constant for P > 1, and normalised for P = 1.
+        """
         x = _definite("x", x)
         log_det = 2 * np.sum(np.log(np.diag(np.linalg.cholesky(x))))
         value = (self.order - (self.size + 1) / 2) * log_det
@@ -69,8 +91,9 @@ class MatrixGIG:
         return float(value - self._log_constant())
 
     def sample(self, seed: int, n: int, *, warmup: int = 100) -> Float[np.ndarray, "N P P"]:
-        """n successive states of a Gibbs sampler, after `warmup` sweeps, each over all rows: a
-        chain whose law is this one. For P = 1 they are independent.
+        """n successive states of a Gibbs sampler, after `warmup` sweeps, each over all rows.
+
+        They are a chain whose law is this one. For P = 1 they are independent.
 
         With the row and column i apart, X = [[x, r^T], [r, D]], u = D^-1 r and s = x - r^T u, the
         laws are
@@ -106,8 +129,10 @@ class MatrixGIG:
         )
 
     def _start(self) -> np.ndarray:
-        """The mode of the law with lambda = (P + 1) / 2: the geometric mean of A^-1 and B, X A X =
-        B."""
+        """The mode of the law with lambda = (P + 1) / 2: X with X A X = B.
+
+        It is the geometric mean of A^-1 and B.
+        """
         root = _root(self.a)
         inverse = np.linalg.inv(root)
         x = inverse @ _root(root @ self.b @ root) @ inverse
@@ -144,15 +169,24 @@ class MatrixGIG:
 def hidden_gram_posterior(
     k0: Float[np.ndarray, "P P"], target: Float[np.ndarray, "P P"], width: int, n_outputs: int
 ) -> MatrixGIG:
-    """The exact posterior of K_1 in a linear network with one hidden layer, given its outputs
-    without noise.
+    """The exact posterior of K_1 in a linear network with one hidden layer.
+
+    Its outputs are given without noise.
 
     Args:
-        k0: K_0, positive definite. target: K_2 = Y Y^T / N_2, positive definite: add the noise's
-            variance. width: N_1, at least P. n_outputs: N_2.
+        k0: K_0, positive definite.
+        target: K_2 = Y Y^T / N_2, positive definite: add the noise's variance.
+        width: N_1, at least P.
+        n_outputs: N_2.
 
     Raises:
         ValueError: for matrices that are not positive definite, and widths below P.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory.matrix_gig import hidden_gram_posterior
+        >>> hidden_gram_posterior(np.eye(2), np.eye(2), width=8, n_outputs=2).size
+        2
     """
     k0, target = _definite("k0", k0), _definite("target", target)
     n1, n2 = checks.positive_int("width", width), checks.positive_int("n_outputs", n_outputs)

@@ -1,7 +1,7 @@
 """How networks are parametrised and trained, in the numbers that practitioners set.
 
-In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one W ~
-N(0, s_w^2 / n) itself is trained.
+In the NTK parametrisation W = (s_w / sqrt n) omega with omega ~ N(0, 1); in the standard one
+W ~ N(0, s_w^2 / n) itself is trained.
 
 Source: Lee et al. 2020 (arXiv 2007.15801). Layer-wise decay and critical size are derived here.
 """
@@ -30,18 +30,26 @@ __all__ = [
 def standard_weight_decay(
     decay: float | int, fan_in: Sequence[int], *, weight_var: float | int = 1.0
 ) -> Float[np.ndarray, " L"]:
-    """Weight decay of every layer in the standard parametrisation that equals `decay` in the NTK
-    parametrisation:
+    """Weight decay of every layer, in the standard parametrisation, for one of the NTK's.
+
+    They are equal because
 
         (lambda / 2) sum_l |omega_l|^2 = sum_l (lambda n_l / s_w^2 / 2) |W_l|^2
 
     The same holds for biases with 1 / s_b^2 in place of n_l / s_w^2.
 
     Args:
-        decay: lambda. fan_in: n_l, the number of inputs of each layer. weight_var: s_w^2.
+        decay: lambda.
+        fan_in: n_l, the number of inputs of each layer.
+        weight_var: s_w^2.
 
     Raises:
         ValueError: for numbers that are not positive.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.standard_weight_decay(0.1, [10, 20], weight_var=2.0))
+        [0.5 1. ]
     """
     n = positive_widths("fan_in", fan_in)
     return (
@@ -54,8 +62,9 @@ def standard_weight_decay(
 def critical_learning_rate(
     ntk: Float[np.ndarray, "N N"], *, momentum: float = 0.0, warn_at: Any = None
 ) -> float:
-    """The largest step with which gradient descent on (1/2) sum_i (f_i - y_i)^2 converges in the
-    linear regime:
+    """The largest step with which gradient descent converges in the linear regime.
+
+    For (1/2) sum_i (f_i - y_i)^2 it is
 
         eta* = 2 (1 + momentum) / lambda_max
 
@@ -71,6 +80,12 @@ def critical_learning_rate(
 
     Warns:
         RuntimeWarning: when `warn_at` lies above the critical step.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import parametrisation
+        >>> parametrisation.critical_learning_rate(np.diag([4.0, 1.0]))
+        0.5
     """
     if not 0 <= checks.nonnegative_number("momentum", momentum) < 1:
         raise ValueError(f"Expected momentum of at least 0 and below 1. Got {momentum}.")
@@ -81,8 +96,7 @@ def critical_learning_rate(
     if warn_at is not None and checks.positive_number("warn_at", warn_at) > critical:
         warnings.warn(
             f"The step {warn_at:.4g} lies above the critical one, {critical:.4g}: gradient "
-            "descent diverges, or leaves "
-            "the linear regime.",
+            "descent diverges, or leaves the linear regime.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -90,8 +104,9 @@ def critical_learning_rate(
 
 
 def critical_data_size(scale: float, exponent: float, noise: float) -> float:
-    """Number of points at which rounding errors reach the smallest eigenvalue of a kernel matrix,
-    and factorisations begin to fail:
+    """Number of points at which factorisations of a kernel matrix begin to fail.
+
+    Rounding errors reach the smallest eigenvalue at
 
         m C m^-alpha = 2 sqrt(m) sigma   at   m* = (C / (2 sigma))^(2 / (2 alpha - 1))
 
@@ -100,10 +115,17 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
     regularisation is the remedy.
 
     Args:
-        scale: C. exponent: alpha, above 1/2. noise: sigma, such as 1e-7 in float32.
+        scale: C.
+        exponent: alpha, above 1/2.
+        noise: sigma, such as 1e-7 in float32.
 
     Raises:
         ValueError: for numbers out of range.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> round(parametrisation.critical_data_size(scale=1.0, exponent=1.5, noise=1e-3), 1)
+        500.0
     """
     c, sigma = checks.positive_number("scale", scale), checks.positive_number("noise", noise)
     if checks.positive_number("exponent", exponent) <= 0.5:
@@ -115,22 +137,43 @@ def critical_data_size(scale: float, exponent: float, noise: float) -> float:
 
 
 def early_stopping_filter(eigenvalues: Any, time: float) -> Float[np.ndarray, "..."]:
-    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted after gradient
-    flow for a time t."""
+    """1 - exp(-t lambda): how much of the targets along an eigenvector is fitted at time t.
+
+    Training is gradient flow.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.early_stopping_filter([0.1, 10.0], time=1.0).round(3))
+        [0.095 1.   ]
+    """
     return np.asarray(
         -np.expm1(-checks.nonnegative_number("time", time) * _eigenvalues(eigenvalues))
     )
 
 
 def ridge_filter(eigenvalues: Any, regularisation: float) -> Float[np.ndarray, "..."]:
-    """lambda / (lambda + eps): how much of them kernel regression with a ridge eps fits."""
+    """lambda / (lambda + eps): how much of them kernel regression with a ridge eps fits.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> print(parametrisation.ridge_filter([0.1, 10.0], regularisation=1.0).round(3))
+        [0.091 0.909]
+    """
     values = _eigenvalues(eigenvalues)
     return np.asarray(values / (values + checks.positive_number("regularisation", regularisation)))
 
 
 def equivalent_regularisation(time: float) -> float:
-    """eps = 1 / t: the ridge whose filter agrees with that of early stopping to first order in
-    small eigenvalues. At lambda = eps they are 1/2 and 1 - 1/e = 0.632."""
+    """eps = 1 / t: the ridge whose filter agrees with that of early stopping.
+
+    They agree to first order in small eigenvalues. At lambda = eps they are 1/2 and
+    1 - 1/e = 0.632.
+
+    Examples:
+        >>> from dkp.theory import parametrisation
+        >>> parametrisation.equivalent_regularisation(10.0)
+        0.1
+    """
     return 1 / checks.positive_number("time", time)
 
 

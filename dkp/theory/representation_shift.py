@@ -1,10 +1,12 @@
-"""How far the posterior moves the kernels of a wide deep linear network from their prior means:
-first order in 1 / n.
+"""How far the posterior moves the kernels of a wide deep linear network.
+
+First order in 1 / n, relative to their prior means.
 
 Weights are N(0, 1) in the NTK parametrisation, the likelihood Gaussian with precision beta. With
 G_xx = X X^T / n_0, G_yy = Y Y^T / n_d and Gamma = G_xx + I / beta,
 
-    E[K_l | Y] = K_l + (sum_j<=l n_d / n_j) K_l Phi K_l + O(1 / n^2),   Phi = Gamma^-1 (G_yy - Gamma) Gamma^-1
+    E[K_l | Y] = K_l + (sum_j<=l n_d / n_j) K_l Phi K_l + O(1 / n^2),
+    Phi = Gamma^-1 (G_yy - Gamma) Gamma^-1
 
 Source: Zavatone-Veth, Canatar, Ruben & Pehlevan 2021 (arXiv 2106.00651).
 """
@@ -41,6 +43,15 @@ def posterior_grams(
     Raises:
         ValueError: for matrices that are not positive semi-definite or differ in size, and numbers
             that are not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import representation_shift
+        >>> gxx, gyy = np.eye(2), np.diag([4.0, 1.0])
+        >>> grams = representation_shift.posterior_grams(gxx, gyy, [10, 10], n_outputs=1, beta=10.0)
+        >>> print(grams[0].round(3))
+        [[1.24  0.   ]
+         [0.    0.992]]
     """
     gxx = gram_matrix("gxx", gxx)
     shift = gxx @ _phi(gxx, gyy, beta) @ gxx
@@ -55,8 +66,9 @@ def conv_posterior_grams(
     beta: float,
     filter_size: int,
 ) -> Float[np.ndarray, "L P S P S"]:
-    """The same for convolutional layers on a circle of S locations, before a dense layer of the
-    flattened features.
+    """The same for convolutional layers on a circle of S locations.
+
+    A dense layer of the flattened features follows.
 
     With A the mean over the D shifts of a filter, as in
     :func:`dkp.theory.deep_linear.conv_gram_moments`, the prior mean of K_l is A^l(gxx), the outputs
@@ -72,10 +84,20 @@ def conv_posterior_grams(
         gxx: Gram matrix of P data at S locations, divided by the number of input channels.
         widths: n_1, …, n_L: channels.
         filter_size: D, at most S, centred.
-        gyy, n_outputs, beta: as in :func:`posterior_grams`.
+        gyy: as in :func:`posterior_grams`.
+        n_outputs: as there.
+        beta: as there.
 
     Raises:
         ValueError: as there, and for shapes or filters that do not fit.
+
+    Examples:
+        >>> import numpy as np
+        >>> from dkp.theory import representation_shift
+        >>> gxx, gyy = np.ones((1, 3, 1, 3)), np.array([[4.0]])
+        >>> grams = representation_shift.conv_posterior_grams(gxx, gyy, [10], 1, 10.0, 3)
+        >>> print(grams[0, 0, 0, 0, 0].round(3))
+        1.24
     """
     p, s = np.shape(gxx)[:2]
     k = locations_gram("gxx", gxx)

@@ -125,7 +125,10 @@ def test_fingerprints_of_functions_that_call_themselves_and_hold_sets():
         return repeated
 
     assert fingerprint(power(2)) == fingerprint(power(2)) != fingerprint(power(3))
-    code = "from dkp._core.identity import fingerprint; print(fingerprint(lambda name: name in {'a', 'b', 'c'}))"
+    code = (
+        "from dkp._core.identity import fingerprint; "
+        "print(fingerprint(lambda name: name in {'a', 'b', 'c'}))"
+    )
     found = {
         subprocess.check_output(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}
@@ -157,9 +160,11 @@ PRIORS = """
 import numpyro.distributions as dist
 from dkp import kernels
 from dkp._core.identity import fingerprint
-prior = dist.TransformedDistribution(dist.LogNormal(0.0, {scale}), dist.transforms.AffineTransform({loc}, 1.0))
+affine = dist.transforms.AffineTransform({loc}, 1.0)
+prior = dist.TransformedDistribution(dist.LogNormal(0.0, {scale}), affine)
 laws = [prior, dist.Gamma(2.0, 3.0), dist.TruncatedNormal(0.5, 1.0, low=0.1)]
-print(fingerprint("fit", [kernels.SquaredExponential(lengthscale=law) for law in laws], [], [], {{}}))
+layers = [kernels.SquaredExponential(lengthscale=law) for law in laws]
+print(fingerprint("fit", layers, [], [], {{}}))
 """
 
 

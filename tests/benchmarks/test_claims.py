@@ -16,9 +16,14 @@ from benchmarks.claims.finding import Finding
 from tests.support import relaxed
 
 FOUND = Finding(
-    claim="a claim", paper="a paper", computed="|a| number", number="1.0 ± 0.1", reproduced=False, values={"n": 1.0},
+    claim="a claim",
+    paper="a paper",
+    computed="|a| number",
+    number="1.0 ± 0.1",
+    reproduced=False,
+    values={"n": 1.0},
     deviation="not here",
-)  # fmt: skip
+)
 
 
 def test_kernels_vary_as_the_closed_forms_say(monkeypatch):

@@ -465,7 +465,10 @@ def test_too_few_degrees_of_freedom_for_the_inverse(df):
     "df", [1.5, 0, 0.0, -1, float("nan"), np.array([1.0, 2.0]), np.array([2.0, 7.0])]
 )
 def test_degrees_of_freedom_without_a_wishart_law(df):
-    message = "Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 = 2. Got df="
+    message = (
+        "Expected degrees of freedom to be one integer of at least 1, or larger than size - 1 = 2. "
+        "Got df="
+    )
     with pytest.raises(ValueError, match=message):
         WishartFactor(jnp.asarray(df) if isinstance(df, np.ndarray) else df, jnp.eye(3))
 

@@ -37,9 +37,17 @@ def run(checkpoint=None, patience=None, steps=60):
     saved = None if checkpoint is None else Saved(checkpoint, "fit")
     batches = Batches(20, 6, 1)
     return minimise(
-        loss, {"a": jnp.ones(3)}, OPTIMIZER, key=KEY, steps=steps, data=(ROWS,), batches=batches, chunk=7,
-        patience=patience, saved=saved,
-    )  # fmt: skip
+        loss,
+        {"a": jnp.ones(3)},
+        OPTIMIZER,
+        key=KEY,
+        steps=steps,
+        data=(ROWS,),
+        batches=batches,
+        chunk=7,
+        patience=patience,
+        saved=saved,
+    )
 
 
 def same(a, b):
@@ -84,9 +92,15 @@ def test_a_killed_loop_goes_on_and_ends_the_same(patience, tmp_path, monkeypatch
 def test_several_loops_side_by_side(tmp_path, monkeypatch):
     def together(checkpoint=None):
         return minimise_many(
-            loss, [{"a": jnp.ones(3)}, {"a": jnp.zeros(3)}], OPTIMIZER, keys=list(jax.random.split(KEY)), steps=30,
-            data=[(ROWS,), (2 * ROWS,)], chunk=7, saved=None if checkpoint is None else Saved(checkpoint, "fit"),
-        )  # fmt: skip
+            loss,
+            [{"a": jnp.ones(3)}, {"a": jnp.zeros(3)}],
+            OPTIMIZER,
+            keys=list(jax.random.split(KEY)),
+            steps=30,
+            data=[(ROWS,), (2 * ROWS,)],
+            chunk=7,
+            saved=None if checkpoint is None else Saved(checkpoint, "fit"),
+        )
 
     path = tmp_path / "x.checkpoint"
     killed_at(2, monkeypatch, path, lambda: together(Checkpoint(path, 1e-9, "call")))
@@ -172,8 +186,10 @@ def test_a_killed_fit_goes_on_in_either_stage(write, tmp_path, monkeypatch):
 
     def fit(**options):
         with relaxed():
-            return dkp.fit_vi(model, data, key=KEY, n_inducing=4, steps=30, start_steps=30, chunk=10, progress=False,
-                              batch_size=6, **options)  # fmt: skip
+            return dkp.fit_vi(
+                model, data, key=KEY, n_inducing=4, steps=30, start_steps=30, chunk=10,
+                progress=False, batch_size=6, **options,
+            )  # fmt: skip
 
     killed_at(write, monkeypatch, path, lambda: fit(checkpoint=path, every=1e-9))
     resumed, whole = fit(checkpoint=path), fit()

@@ -239,9 +239,14 @@ def test_rates_start_at_counts_by_exposure():
 def test_predictions_with_an_exposure():
     with relaxed():
         posterior = dkp.fit_vi(
-            process(likelihoods.Poisson(rate=1.0)), counting(), key=KEY, n_inducing=4, steps=20, progress=False,
+            process(likelihoods.Poisson(rate=1.0)),
+            counting(),
+            key=KEY,
+            n_inducing=4,
+            steps=20,
+            progress=False,
             optimizer=relaxed_optimizer(still()),
-        )  # fmt: skip
+        )
         one, ten = (
             dkp.predict(posterior, X, key=KEY, n_samples=3, exposure=e)
             for e in (None, np.full(N, 10.0))

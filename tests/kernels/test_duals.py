@@ -87,17 +87,31 @@ CASES = [
     *(Case(Monomial(n), *powers(n)) for n in (0, 1, 2, 5)),
     Case(Polynomial(QUARTIC.coef), QUARTIC, QUARTIC.deriv()),
     Case(Erf(), special.erf, lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x)),
-    Case(GELU(), lambda x: x * stats.norm.cdf(x), lambda x: stats.norm.cdf(x) + x * stats.norm.pdf(x)),
-    Case(ELU(), lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), lambda x: np.exp(np.minimum(x, 0))),
+    Case(
+        GELU(), lambda x: x * stats.norm.cdf(x), lambda x: stats.norm.cdf(x) + x * stats.norm.pdf(x)
+    ),
+    Case(
+        ELU(),
+        lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+        lambda x: np.exp(np.minimum(x, 0)),
+    ),
     Case(Gaussian(), lambda x: np.exp(-x * x / 2), lambda x: -x * np.exp(-x * x / 2)),
     Case(Exponential(), np.exp, np.exp),
     Case(Sine(), np.sin, np.cos),
-    Case(Sine(1.3, 0.7, 0.4), lambda x: 1.3 * np.sin(0.7 * x + 0.4), lambda x: 0.91 * np.cos(0.7 * x + 0.4)),
+    Case(
+        Sine(1.3, 0.7, 0.4),
+        lambda x: 1.3 * np.sin(0.7 * x + 0.4),
+        lambda x: 0.91 * np.cos(0.7 * x + 0.4),
+    ),
     Case(Cosine(), np.cos, lambda x: -np.sin(x)),
-    Case(Cosine(1.3, 0.7, 0.4), lambda x: 1.3 * np.cos(0.7 * x + 0.4), lambda x: -0.91 * np.sin(0.7 * x + 0.4)),
+    Case(
+        Cosine(1.3, 0.7, 0.4),
+        lambda x: 1.3 * np.cos(0.7 * x + 0.4),
+        lambda x: -0.91 * np.sin(0.7 * x + 0.4),
+    ),
     Case(Activation(jnp.sin), np.sin, np.cos),
     Case(Activation(jnp.tanh, terms=256), np.tanh, tanh_slope, tolerance=1e-10),
-]  # fmt: skip
+]
 
 # (cosine, k_xx, k_yy)
 INSIDE = np.array(
@@ -396,7 +410,10 @@ def test_axes_of_length_one_are_broadcast():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: RectifiedMonomial(-1), r"RectifiedMonomial\(degree\) to be an integer from 0 to 100. Got -1"),
+        (
+            lambda: RectifiedMonomial(-1),
+            r"RectifiedMonomial\(degree\) to be an integer from 0 to 100. Got -1",
+        ),
         (lambda: Monomial(True), r"Monomial\(degree\) to be an integer from 0 to 100. Got True"),
         (lambda: Polynomial([]), r"Polynomial\(coefficients\) to hold at least one number"),
         (lambda: Polynomial([1.0, np.nan]), r"Polynomial\(coefficients\) to be finite"),
@@ -409,10 +426,13 @@ def test_axes_of_length_one_are_broadcast():
         (lambda: Activation(jnp.sum), r"elementwise .* which gives \(\)"),
         (lambda: Activation(lambda u: u > 0), r"elementwise .* bool"),
         (lambda: Activation(math.tanh), r"elementwise .* which raises"),
-        (lambda: Activation(jnp.tanh, terms=0), r"Activation\(terms=…\) to be an integer of at least 1"),
+        (
+            lambda: Activation(jnp.tanh, terms=0),
+            r"Activation\(terms=…\) to be an integer of at least 1",
+        ),
         (lambda: Activation(jnp.tanh, terms=300), r"Activation\(terms=…\) to be 256 at most"),
     ],
-)  # fmt: skip
+)
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=f"Expected .*{message}"):
         make()

@@ -22,9 +22,15 @@ START = RNG.normal(size=(D, DIM))
 def function_space(activation, steps, step=STEP):
     g, new = X @ START / np.sqrt(D), NEW @ START / np.sqrt(D)
     return dynamics.train(
-        activation, jnp.asarray(X @ X.T / D), jnp.asarray(g), jnp.asarray(Y), step=step, steps=steps,
-        new_kernel=jnp.asarray(NEW @ X.T / D), new_bottleneck=jnp.asarray(new),
-    )  # fmt: skip
+        activation,
+        jnp.asarray(X @ X.T / D),
+        jnp.asarray(g),
+        jnp.asarray(Y),
+        step=step,
+        steps=steps,
+        new_kernel=jnp.asarray(NEW @ X.T / D),
+        new_bottleneck=jnp.asarray(new),
+    )
 
 
 def real_network(phi, width, steps, seed=0):
@@ -113,9 +119,15 @@ def test_steps_above_the_critical_one_are_told():
 def flowing(activation, time, steps):
     g, new = X @ START / np.sqrt(D), NEW @ START / np.sqrt(D)
     return dynamics.flow(
-        activation, jnp.asarray(X @ X.T / D), jnp.asarray(g), jnp.asarray(Y), time=time, steps=steps,
-        new_kernel=jnp.asarray(NEW @ X.T / D), new_bottleneck=jnp.asarray(new),
-    )  # fmt: skip
+        activation,
+        jnp.asarray(X @ X.T / D),
+        jnp.asarray(g),
+        jnp.asarray(Y),
+        time=time,
+        steps=steps,
+        new_kernel=jnp.asarray(NEW @ X.T / D),
+        new_bottleneck=jnp.asarray(new),
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,17 +237,24 @@ def trained(kernel, **options):
         (lambda: trained(jnp.eye(3), step=0.0), "step"),
         (lambda: trained(jnp.eye(3), step=0.1, new_kernel=jnp.ones((1, 3))), "both new_kernel"),
         (
-            lambda: trained(jnp.eye(3), step=0.1, new_kernel=jnp.ones((1, 2)), new_bottleneck=jnp.ones((1, 1))),
+            lambda: trained(
+                jnp.eye(3), step=0.1, new_kernel=jnp.ones((1, 2)), new_bottleneck=jnp.ones((1, 1))
+            ),
             "shapes",
         ),
         (lambda: linear(time=-1.0), "time"),
         (lambda: flowing(kernels.Erf(), 0.0, 10), "time"),
         (lambda: flowing(kernels.Erf(), 1.0, 0), "steps"),
-        (lambda: dynamics.linear_flow(np.ones((2, 3)), np.ones(2), np.ones((1, 2)), np.ones(1), time=1.0), "u0"),
+        (
+            lambda: dynamics.linear_flow(
+                np.ones((2, 3)), np.ones(2), np.ones((1, 2)), np.ones(1), time=1.0
+            ),
+            "u0",
+        ),
         (lambda: dynamics.acceleration(3, 1.0, fraction=1.0), "fraction"),
         (lambda: dynamics.acceleration(0, 1.0), "width"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("_unchecked")
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):

@@ -229,15 +229,21 @@ def test_targets_outside_of_the_range_of_the_inputs_are_left_out_and_said():
         (lambda: deep_linear.gram_moments(K0, []), "at least one"),
         (lambda: deep_linear.gram_moments(np.full((2, 2), np.nan), [2]), "k0"),
         (lambda: deep_linear.posterior_grams(K0, np.eye(2), [1.0, 1.0]), "one shape"),
-        (lambda: deep_linear.posterior_grams(np.zeros((3, 3)), TARGET, [1.0, 1.0]), "other than zero"),
+        (
+            lambda: deep_linear.posterior_grams(np.zeros((3, 3)), TARGET, [1.0, 1.0]),
+            "other than zero",
+        ),
         (lambda: deep_linear.posterior_grams(K0, TARGET, [1.0, -1.0]), "positive numbers"),
         (lambda: deep_linear.log_joint(K0, TARGET[None], TARGET, [1.0]), "Expected 2 widths"),
         (lambda: deep_linear.log_joint(K0, np.zeros((1, 3, 3)), TARGET, [1.0, 1.0]), "singular"),
-        (lambda: deep_linear.conv_gram_moments(K0[:, None, :, None], [2], 2), "filter_size of at most 1"),
+        (
+            lambda: deep_linear.conv_gram_moments(K0[:, None, :, None], [2], 2),
+            "filter_size of at most 1",
+        ),
         (lambda: deep_linear.conv_gram_moments(np.ones((2, 1, 1, 2)), [2], 1), "shape"),
         (lambda: deep_linear.few_outputs(K0, TARGET, 0, 1), "positive numbers"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("_unchecked")
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):

@@ -58,8 +58,9 @@ def test_early_stopping_and_ridge_agree_for_small_eigenvalues():
     time, small = 50.0, np.array([1e-5, 1e-4])
     ridge = parametrisation.equivalent_regularisation(time)
     stopped, regularised = (
-        parametrisation.early_stopping_filter(small, time), parametrisation.ridge_filter(small, ridge),
-    )  # fmt: skip
+        parametrisation.early_stopping_filter(small, time),
+        parametrisation.ridge_filter(small, ridge),
+    )
     np.testing.assert_allclose(stopped, regularised, rtol=5e-3)
     assert parametrisation.ridge_filter(ridge, ridge) == 0.5
     assert parametrisation.early_stopping_filter(ridge, time) == pytest.approx(1 - np.exp(-1))
