@@ -32,6 +32,24 @@ jax.config.update("jax_compilation_cache_dir", _PROGRAMS)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+_FAST_TIER = "not slow"  # pyproject.toml's -m
+_FEWER_OPTIMISATIONS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+"""In the fast tier most programs run once, so XLA's and LLVM's work on their speed does not pay.
+Where it does, in the slow tier, the programs are those that users have."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the options of XLA, which reads them when it compiles the first program."""
+    if config.getoption("markexpr") == _FAST_TIER:
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = " ".join((*_FEWER_OPTIMISATIONS, given)).strip()
+
+
 def pytest_unconfigure() -> None:
     """Delete the programs."""
     shutil.rmtree(_PROGRAMS, ignore_errors=True)

@@ -11,6 +11,7 @@ from dkp.kernels import (
     Chain,
     InputKernel,
     Linear,
+    PointwiseKernel,
     Product,
     Repeat,
     Scale,
@@ -111,3 +112,19 @@ def test_keywords_choose_the_sort_too():
 def test_what_does_not_compose(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class Cubed(PointwiseKernel):
+    def evaluate(self, kxy, kxx, kyy):
+        return kxy**3
+
+    def evaluate_diagonal(self, kxx):
+        return kxx**3
+
+
+def test_an_own_pointwise_kernel_says_only_its_values():
+    assert_same(Cubed()(GRAM), jax.tree.map(lambda block: block**3, GRAM))
+    np.testing.assert_allclose(
+        Cubed().derivative(GRAM.ti, jnp.diag(GRAM.ii), GRAM.tt[:, None]), 3 * GRAM.ti**2
+    )
+    np.testing.assert_allclose(Cubed().derivative_diagonal(GRAM.tt), 3 * GRAM.tt**2)

@@ -69,6 +69,7 @@ all_kinds = pytest.mark.parametrize("kind", ["exact", "collapsed", "minibatches"
 )
 def test_shapes(kind, columns):
     p, shape = prediction(kind, columns), (6,) if columns is None else (6, columns)
+    assert isinstance(p, dkp.Prediction)
     assert p.mean.shape == p.variance.shape == shape
     assert p.samples.shape == (12, *shape)
     assert p.quantile(0.3).shape == shape and p.quantile([0.3]).shape == (1, *shape)

@@ -49,6 +49,7 @@ def test_targets_are_centred_one_hot_codes():
 
 def test_the_temperature_maximises_the_held_out_likelihood():
     classifier = dkp.calibrate(posterior(), validation=(NEW, NEW_LABELS))
+    assert isinstance(classifier, dkp.CalibratedClassifier)
     index = np.searchsorted(["low", "mid", "top"], NEW_LABELS)
     means = dkp.predict(posterior(), NEW, key=KEY).mean
 
@@ -136,6 +137,7 @@ def test_an_ensemble_of_identical_copies_is_its_member():
     same = dkp.fit_augmented(
         lambda d: dkp.condition(MODEL, d, diag_reg=0.02), data(), lambda key, x: x, key=KEY
     )
+    assert isinstance(same, dkp.AugmentedPosterior)
     assert len(same.members) == 4 and same.summary()["members"] == 4
     a, b = dkp.calibrate(same), dkp.calibrate(posterior())
     np.testing.assert_allclose(a.probabilities(NEW), b.probabilities(NEW), rtol=1e-5)

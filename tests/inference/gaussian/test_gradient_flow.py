@@ -186,6 +186,7 @@ def test_hyperparameters_to_be_learned_stand_at_their_start():
 
 def test_arviz_and_summary():
     flow = dkp.gradient_flow(model(), raw(), time=3.0)
+    assert isinstance(flow, dkp.GradientFlowEnsemble)
     assert flow.summary()["smallest_eigenvalue"] > 0 and flow.summary()["time"] == 3.0
     data = dkp.to_arviz(flow, key=KEY, n_samples=5)
     assert data["posterior_predictive"]["y"].shape == (1, 5, 9)

@@ -69,6 +69,7 @@ def pair_evidence(squared_distance):
 def test_without_anything_to_integrate_out_it_is_exact():
     model, data = process(rbf()), dataset()
     found = evidence(model, data)
+    assert isinstance(found, dkp.Evidence)
     assert found.log_evidence == dkp.condition(model, data).log_marginal_likelihood
     assert found.standard_error == 0 and isinstance(found.posterior, ExactPosterior)
     assert found.summary()["standard_error"] == 0

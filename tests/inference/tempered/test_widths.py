@@ -64,6 +64,7 @@ def test_the_benchmarks_importance_sampling_is_that_of_the_prior_too():
 
 def test_probabilities_are_softmax_of_the_evidence():
     found = comparison()
+    assert isinstance(found, dkp.WidthComparison)
     weights = np.exp(found.log_evidence - found.log_evidence.max())
     np.testing.assert_allclose(found.probability, weights / weights.sum())
     assert found.best == found.widths[np.argmax(found.log_evidence)]
