@@ -232,3 +232,20 @@ def test_each_of_several_problems_is_what_it_is_alone(count, batched):
             alone.stopped,
         )
     assert found.skipped > 0
+
+
+def test_a_run_whose_steps_were_all_skipped_has_failed():
+    def nowhere(parameters, key, batch):
+        return jnp.sum(parameters["a"]) * jnp.nan, {"jitter": jnp.zeros(())}
+
+    result = loop.minimise(
+        nowhere,
+        {"a": jnp.ones(2)},
+        optax.sgd(0.1),
+        key=jax.random.key(0),
+        steps=5,
+        data=(jnp.ones((3, 1)),),
+        chunk=2,
+    )
+    assert (result.stopped, result.skipped, len(result.trace)) == ("failed", 5, 5)
+    np.testing.assert_array_equal(result.parameters["a"], 1.0)

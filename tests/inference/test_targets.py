@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pytest
 from numpyro.infer.util import log_density
@@ -304,3 +305,46 @@ def test_bad_input(case):
     attempt, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         attempt()
+
+
+class LogNormal(likelihoods.PointwiseLikelihood):
+    """Positive targets: the density at 0, and its gradient, are no numbers."""
+
+    standardises_targets = False
+    scale: float = 0.3
+
+    def law(self, f):
+        return dist.LogNormal(f, jnp.full_like(f, self.scale))
+
+
+def positive_with_holes(scale=0.3):
+    described = dkp.DeepKernelProcess(
+        layers=[kernels.SquaredExponential(lengthscale=1.0)], likelihood=LogNormal(scale=scale)
+    )
+    y = np.exp(np.where(np.arange(2 * N).reshape(N, 2) % 5 == 1, np.nan, RNG.normal(size=(N, 2))))
+    data = dkp.Dataset.from_arrays(RNG.normal(size=(N, 2)), y, standardize_targets=False)
+    return described, data
+
+
+def fit_positive(scale=0.3):
+    with relaxed():
+        return dkp.fit_vi(
+            *positive_with_holes(scale), key=KEY, n_inducing=3, steps=4, start_steps=0, chunk=4
+        )
+
+
+def test_missing_targets_of_a_positive_law_skip_no_step():
+    posterior = fit_positive()
+    assert posterior.skipped == 0 and posterior.stopped == "finished"
+    assert np.all(np.isfinite(posterior.elbo_trace)) and posterior.warnings == ()
+    described, data = posterior.model, posterior.data
+    f = jnp.zeros((N, 2))
+    found = described.likelihood.log_density(data.y, f)
+    expected = np.nansum(stats.lognorm(0.3).logpdf(np.asarray(data.y)), axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_a_fit_whose_steps_were_all_skipped_says_so():
+    with pytest.warns(RuntimeWarning, match=r"all steps of the fit were skipped.*of the start"):
+        posterior = fit_positive(scale=np.nan)
+    assert posterior.stopped == "failed" and posterior.skipped == 4

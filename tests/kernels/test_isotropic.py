@@ -8,6 +8,7 @@ import pytest
 from scipy.special import gamma, kv
 from sklearn.gaussian_process import kernels as sk
 
+from dkp._core.description import Learn
 from dkp.gram.gram import Gram, Inputs
 from dkp.kernels import Linear, Matern, RationalQuadratic, SquaredExponential
 
@@ -57,7 +58,11 @@ def test_rational_quadratic_tends_to_the_squared_exponential():
 @pytest.mark.parametrize("make", [*SMOOTH, lambda **k: Matern(0.5, **k)])
 def test_the_diagonal_is_the_variance(make, dtype):
     kernel = make(variance=1.7)
-    kernel = jax.tree.map(lambda leaf: jnp.asarray(getattr(leaf, "init", leaf), dtype), kernel)
+    kernel = jax.tree.map(
+        lambda leaf: jnp.asarray(getattr(leaf, "init", leaf), dtype),
+        kernel,
+        is_leaf=lambda node: isinstance(node, Learn),
+    )
     gram = Linear()(Inputs(i=jnp.asarray(X, dtype)))
     diagonal = jnp.diagonal(gram.ii)
     mapped = kernel(Gram(ii=gram.ii, ti=gram.ii, tt=diagonal))
