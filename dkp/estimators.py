@@ -159,8 +159,11 @@ class DKPRegressor(RegressorMixin, _Estimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predictive means, and with `return_std` the standard deviations of y (noise included), in
-        the units of y."""
+        """Predictive means, in the units of y.
+
+        Args:
+            return_std: return the standard deviations of y (noise included), too.
+        """
         found = self._predict(X)
         return (found.mean, np.sqrt(found.variance)) if return_std else found.mean
 

@@ -1,8 +1,8 @@
 """Posteriors as files: everything that prediction needs, the data included, and nothing that runs.
 
-See :mod:`dkp._core.records` for what a file may hold. Kernels, bottlenecks, likelihoods and guides of a
-user's own join by being defined; other classes and functions by :func:`register`. The engines say
-before they run where a model cannot be saved.
+See :mod:`dkp._core.records` for what a file may hold. Kernels, bottlenecks, likelihoods and guides
+of a user's own join by being defined; other classes and functions by :func:`register`. The engines
+say before they run where a model cannot be saved.
 """
 
 import os
@@ -37,8 +37,10 @@ def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
 
 
 def save_with(posterior: Posterior, path: str | os.PathLike[str], beside: Any) -> None:
-    """:func:`save`, with something beside it in the same file: containers of numbers, text and
-    arrays, or None."""
+    """:func:`save`, with something beside it in the same file.
+
+    It may be containers of numbers, text and arrays, or None.
+    """
     if not isinstance(posterior, Posterior):
         raise ValueError(
             "Expected posterior to come from an engine, such as dkp.fit_vi. Got "

@@ -1,9 +1,13 @@
-"""Arrays and a header in one file: a zip of ``.npy`` members and of ``header.json``, nothing
-compressed, no pickle.
+"""Arrays and a header in one file: a zip of ``.npy`` members and of ``header.json``.
+
+Nothing is compressed, and there is no pickle.
+
+Nothing is compressed, and there is no pickle.
 
 What is read is checked before it is used, so that a damaged file, or one that somebody made up,
 raises ValueError and does nothing else: members are never written anywhere, they take no more
-memory than the file is long, every member has its checksum, and arrays hold numbers only."""
+memory than the file is long, every member has its checksum, and arrays hold numbers only.
+"""
 
 import io
 import json
@@ -29,8 +33,11 @@ def write(
     header: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Write a file whole or not at all: under a temporary name beside `path`, which is then
-    renamed.
+    """Write a file whole or not at all.
+
+    It is written under a temporary name beside `path`, and then renamed.
+
+    It is written under a temporary name beside `path`, and then renamed.
 
     Args:
         kind: what the file is, which :func:`read` asks for.

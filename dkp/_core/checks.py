@@ -2,7 +2,8 @@
 
 Whatever can be read as numbers becomes a float64 array: lists, numpy and JAX arrays, integers,
 booleans, and data frames and series, which are recognised by their ``to_numpy`` and never imported.
-Everything else is a ValueError that names the argument, what came instead, and the remedy."""
+Everything else is a ValueError that names the argument, what came instead, and the remedy.
+"""
 
 import math
 import numbers
@@ -77,8 +78,10 @@ def _is_real_number(value: Any) -> bool:
 
 
 def random_key(name: str, value: Any) -> None:
-    """Raise ValueError unless `value` is one random key, of ``jax.random.key`` or the older
-    ``jax.random.PRNGKey``."""
+    """Raise ValueError unless `value` is one random key.
+
+    Keys of ``jax.random.key`` and of the older ``jax.random.PRNGKey`` will do.
+    """
     typed = is_typed_key(value)
     raw = (
         isinstance(value, (jax.Array, np.ndarray))
@@ -126,8 +129,7 @@ def same_shape(name_a: str, a: np.ndarray, name_b: str, b: np.ndarray) -> None:
 
 
 def column_names(value: Any) -> tuple[str, ...] | None:
-    """The column names of a data frame, the name of a series; None when `value` carries no
-    names."""
+    """The column names of a data frame, the name of a series; None where there are none."""
     if not hasattr(value, "to_numpy"):
         return None
     if hasattr(value, "columns"):
@@ -198,8 +200,9 @@ def finite_array(
 
 
 def matrix(name: str, value: Any, *, allow_nan: bool = False) -> Float[np.ndarray, "N D"]:
-    """`value` as a float64 matrix, one row a data point; N numbers on one axis are N rows of one
-    column.
+    """`value` as a float64 matrix, one row a data point.
+
+    N numbers on one axis are N rows of one column.
 
     Raises:
         ValueError: see :func:`finite_array`.

@@ -15,8 +15,11 @@ R = TypeVar("R")
 
 _KEPT = 32
 _QUICK = {"xla_cpu_use_fusion_emitters": False}
-"""XLA's older emitters of loops: on CPUs they compile in two thirds of the time, and their programs are
-as fast. To be removed when the newer ones compile as quickly (slower in XLA of jax 0.9 and 0.12)."""
+"""XLA's older emitters of loops: on CPUs they compile in two thirds of the time.
+
+Their programs are as fast. To be removed when the newer ones compile as quickly (slower in XLA of
+jax 0.9 and 0.12).
+"""
 
 
 def compiled(

@@ -5,7 +5,8 @@ description that a user wrote they hold a number, a :func:`learn` marker or a Nu
 in a *resolved* description, the only kind that computes anything, they hold arrays. Its *part*
 fields are further descriptions, and all other fields are static. Unflattening does not call
 ``__init__``, so a class may check what its user wrote in ``__post_init__`` and is never asked to
-check a tracer."""
+check a tracer.
+"""
 
 import abc
 import dataclasses
@@ -22,9 +23,11 @@ from dkp._core.records import Sort, register, register_sort
 __all__ = ["DOMAINS", "Learn", "Pace", "Spec", "hyperparameter", "learn", "part"]
 
 Pace = Literal["kernel", "matrix", "deviation", "concentration"]
-"""How fast an optimiser moves a parameter, said where the parameter is made: those of kernels (and
-inducing points), entries of the matrices of guides, what is measured in standard deviations of a guide,
-and logarithms of concentrations."""
+"""How fast an optimiser moves a parameter, said where the parameter is made.
+
+The paces are those of kernels (and inducing points), of entries of the matrices of guides, of what
+is measured in standard deviations of a guide, and of logarithms of concentrations.
+"""
 
 DOMAINS: dict[str, Callable[[np.ndarray], Any]] = {
     "positive": lambda v: v > 0,
@@ -142,13 +145,17 @@ class Spec(abc.ABC):
         return {}
 
     def initial_values(self, x: Any, y: Any) -> dict[str, Any]:
-        """Starting values computed from the standardised data, by field name; 1 where nothing is
-        said."""
+        """Starting values computed from the standardised data, by field name.
+
+        A field of which nothing is said starts at 1.
+        """
         return {}
 
     def check_hyperparameters(self) -> None:
-        """Raise ValueError when a number or an initial value lies outside its domain; call it in
-        ``__post_init__``."""
+        """Raise ValueError when a number or an initial value lies outside its domain.
+
+        A class calls it in ``__post_init__``.
+        """
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             if field.metadata.get("role") != "hyperparameter":
                 continue

@@ -1,4 +1,7 @@
-"""The fingerprint of a call: what its model, data and options say, by which a file recognises it."""
+"""The fingerprint of a call: what its model, data and options say.
+
+A file recognises the call by it.
+"""
 
 import dataclasses
 import functools
@@ -41,8 +44,10 @@ def plain(array: Any) -> np.ndarray:
 
 
 def _feed(digest: Any, node: Any, inside: tuple[types.FunctionType, ...]) -> None:
-    """Take in a node, within functions that are being taken in: one that calls itself closes over
-    itself."""
+    """Take in a node, within functions that are being taken in.
+
+    A function that calls itself closes over itself.
+    """
     kind, parts = _parts(node, inside)
     digest.update(f"{len(kind)}:{kind}".encode())
     if isinstance(parts, bytes):
@@ -95,8 +100,10 @@ def _name(node: Any) -> str:
 
 
 def _attributes(node: Any) -> list[Any]:
-    """Of a part of NumPyro: all but what it computed once and keeps, in the order of their names,
-    because NumPyro's own differs from process to process."""
+    """Of a part of NumPyro: all but what it computed once and keeps, in the order of their names.
+
+    NumPyro's own order differs from process to process.
+    """
     return [
         part
         for name, value in sorted(vars(node).items())

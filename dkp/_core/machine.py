@@ -1,5 +1,4 @@
-"""The machine: how much memory is free, how many threads the linear algebra under XLA uses, and
-JAX's configuration in threads."""
+"""The machine: free memory, threads of linear algebra, and JAX's configuration in threads."""
 
 import contextlib
 import os
@@ -23,8 +22,9 @@ _CONTEXTS = (
 
 
 def allowed_memory(max_memory: float | None) -> float:
-    """Bytes that a result may take: what the user allows; by default half of what is free on the
-    first device and on this machine.
+    """Bytes that a result may take: what the user allows.
+
+    By default it is half of what is free on the first device and on this machine.
 
     Raises:
         ValueError: when `max_memory` is not a finite number above 0.
@@ -35,8 +35,10 @@ def allowed_memory(max_memory: float | None) -> float:
 
 
 def free_memory(*, device: bool) -> float:
-    """Bytes that are free for arrays on the first device, or on this machine; infinity where nobody
-    knows."""
+    """Bytes that are free for arrays on the first device, or on this machine.
+
+    It is infinity where nobody knows.
+    """
     statistics = jax.devices()[0].memory_stats() if device else None
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
@@ -76,7 +78,8 @@ def one_blas_thread() -> AbstractContextManager[object]:
     XLA on processors factorises by SciPy's BLAS, whose threads wait in busy loops: for matrices of
     a few hundred rows they cost more than they give, and several chains side by side ran 3.5 times
     slower (2 cores, N = 100). Without threadpoolctl, which comes with scikit-learn, nothing
-    changes."""
+    changes.
+    """
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:

@@ -1,7 +1,8 @@
 """A progress bar for loops that run in chunks on the host.
 
 On a terminal and in a notebook it is tqdm's bar, rewritten in place. Anywhere else (a log file, a
-batch job) it is off unless asked for, and then prints at most ten lines."""
+batch job) it is off unless asked for, and then prints at most ten lines.
+"""
 
 import sys
 import time
@@ -54,14 +55,20 @@ class Progress:
             self._bar.close()
 
     def offset(self, steps: int) -> "Progress":
-        """The same bar for a later stage: what it counts from now on comes after the first
-        `steps`."""
+        """The same bar for a later stage.
+
+        What it counts from now on comes after the first `steps`.
+        """
         self._offset = steps
         return self
 
     def update(self, done: int, **values: Any) -> None:
-        """Say that `done` of the steps of this stage are behind us, counted from its start, and
-        show `values` to 4 digits."""
+        """Show how far this stage is.
+
+        Args:
+            done: steps of this stage that are behind us, counted from its start.
+            values: numbers to show, to 4 digits.
+        """
         done += self._offset
         shown = ", ".join(f"{name}={float(value):.4g}" for name, value in values.items())
         if self._bar is not None:

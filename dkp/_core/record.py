@@ -1,8 +1,8 @@
-"""Immutable records: of results, and of arrays that pass through ``jit``, ``vmap`` and ``scan``.
+"""Immutable records: of results, and of arrays in ``jit``, ``vmap`` and ``scan``.
 
 A :func:`value` is like ``jax.tree_util.register_dataclass``, but unflattening does not call
-``__init__``: a record that leaves ``vmap`` has batch axes that its annotations do not mention, and a
-record that JAX rebuilds may hold tracers or placeholders.
+``__init__``: a record that leaves ``vmap`` has batch axes that its annotations do not mention, and
+a record that JAX rebuilds may hold tracers or placeholders.
 """
 
 import dataclasses
@@ -24,8 +24,10 @@ def static(default: Any = dataclasses.MISSING) -> Any:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
 def record(cls: type[T]) -> type[T]:
-    """Make a class a frozen, keyword-only dataclass that equals itself alone and that files can
-    hold."""
+    """Make a class a frozen, keyword-only dataclass that files can hold.
+
+    Such a record equals itself alone.
+    """
     return register(dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls))
 
 
@@ -36,7 +38,10 @@ def record(cls: type[T]) -> type[T]:
     field_specifiers=(static, dataclasses.field),
 )
 def value(cls: type[T]) -> type[T]:
-    """Make a class a :func:`record` and a pytree; all fields but :func:`static` ones are children."""
+    """Make a class a :func:`record` and a pytree.
+
+    All fields but :func:`static` ones are children.
+    """
     made = record(cls)
     fields = dataclasses.fields(made)  # type: ignore[arg-type]
     children = [f.name for f in fields if not f.metadata.get("static")]

@@ -1,4 +1,4 @@
-"""The codec of files: trees of records as JSON and arrays, and the register of what a file may name.
+"""The codec of files: trees of records as JSON and arrays, and what a file may name.
 
 A tree is made of records (dataclasses of this package, and those that users register), containers,
 numbers, text, arrays and random keys. A file says which they are and holds their fields; reading it
@@ -93,7 +93,8 @@ def register(member: T) -> T:
     Raises:
         ValueError: for anything else.
 
-    Example:
+    Examples:
+        >>> import jax
         >>> import dkp
         >>> @dkp.io.register
         ... def softplus_squared(u):
@@ -220,22 +221,28 @@ def _member(name: str) -> Any:
         name = _today(name)
     if name not in _REGISTER:
         raise Refused(
-            f"{name}, which is not known here: import the module that defines it first, and register "
-            "it with dkp.io.register where it is no kernel, bottleneck, likelihood or guide."
+            f"{name}, which is not known here: import the module that defines it first, and "
+            "register it with dkp.io.register where it is no kernel, bottleneck, likelihood or "
+            "guide."
         )
     return _REGISTER[name]
 
 
 def _today(name: str) -> str:
-    """The name of a class of this package from that in an old file, which had its module, and other
-    classes for kernels of features."""
+    """The name of a class of this package from that in an old file.
+
+    Old names had the module of the class, and there were other classes for kernels of features.
+    """
     room, *_, last = name.split(".")
     return f"{room}.{last.removeprefix('_Input')}"
 
 
 def _name(member: Any) -> str:
-    """Of a class or a function: within this package the room and the name, so that files outlive
-    moves of modules; elsewhere the module and the name."""
+    """Of a class or a function: the name under which files know it.
+
+    Within this package it is the room and the name, so that files outlive moves of modules;
+    elsewhere the module and the name.
+    """
     member = _unwrapped(member)
     module = getattr(member, "__module__", None) or ""
     name = getattr(member, "__qualname__", "")
@@ -250,8 +257,8 @@ def _unknown(node: Any) -> str:
     is_named = isinstance(node, (type, types.FunctionType)) or hasattr(node, "__wrapped__")
     what = _name(node) if is_named else f"{type(node).__name__} ({_name(type(node))})"
     return (
-        f"Expected parts that a file can name: of this package, priors of numpyro.distributions, or "
-        f"registered with dkp.io.register. Got {what}."
+        f"Expected parts that a file can name: of this package, priors of numpyro.distributions, "
+        f"or registered with dkp.io.register. Got {what}."
     )
 
 
@@ -270,7 +277,7 @@ def _array(node: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
 def _device_array(array: np.ndarray) -> jax.Array:
     if array.dtype == np.float64 and jnp.result_type(float) != np.float64:
         raise Refused(
-            'arrays of float64: set jax.config.update("jax_enable_x64", True) first, as when it was '
-            "saved."
+            'arrays of float64: set jax.config.update("jax_enable_x64", True) first, as when it '
+            "was saved."
         )
     return jnp.asarray(array)

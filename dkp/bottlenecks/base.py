@@ -2,7 +2,8 @@
 
 A bottleneck gives the prior of the factor of the inducing block, and draws the data blocks from the
 conditional prior given that factor. Nothing else in the package knows what kind of bottleneck a
-layer is."""
+layer is.
+"""
 
 import abc
 from typing import Any, cast
@@ -28,8 +29,10 @@ class Bottleneck(Spec):
 
     @property
     def n_features(self) -> int | None:
-        """nu where G = F F^T / nu for nu features F: the rank of G is at most nu. None where G has no
-        such factor, or nu is not known before a program runs."""
+        """nu where G = F F^T / nu for nu features F: the rank of G is at most nu.
+
+        None where G has no such factor, or nu is not known before a program runs.
+        """
         return None
 
     def n_columns(self, n_points: int) -> int:
@@ -59,7 +62,8 @@ class Bottleneck(Spec):
         """Draw a factor of G at Q >= P points together, given any root of its leading P x P block.
 
         The entries of Bartlett factors are independent, and the factor of more points begins with
-        that of fewer: the further rows come from the prior."""
+        that of fewer: the further rows come from the prior.
+        """
         scale = cholesky(kernel)
         law: Any = self.prior(scale)
         known = bartlett_factor(
@@ -76,8 +80,9 @@ class Bottleneck(Spec):
         factor: Float[Array, "P M"],
         whitened: Float[Array, "P M"] | None = None,
     ) -> Gram:
-        """G with its data blocks drawn from the conditional prior given G_ii = S S^T, each data
-        point by itself.
+        """G with its data blocks drawn from the conditional prior given G_ii = S S^T.
+
+        Each data point is drawn by itself.
 
         `whitened` is L^-1 S where it is known already; computed on demand otherwise.
         """

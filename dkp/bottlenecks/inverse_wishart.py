@@ -19,8 +19,9 @@ __all__ = ["InverseWishart"]
 
 
 class InverseWishart(Bottleneck):
-    """G ~ IW(delta K, delta + P + 1), so that E[G] = K and delta does not change under
-    marginalisation.
+    """G ~ IW(delta K, delta + P + 1), so that E[G] = K.
+
+    The concentration delta does not change under marginalisation.
 
     Args:
         delta: concentration, positive: Var[G_ii] = 2 K_ii^2 / (delta - 2) for delta > 2, and delta
@@ -31,6 +32,12 @@ class InverseWishart(Bottleneck):
         ValueError: when a number or an initial value for `delta` is not positive and finite.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590), deep inverse Wishart process.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import dkp
+        >>> print(dkp.InverseWishart(delta=5.0).n_columns(3))
+        3
     """
 
     delta: Any = hyperparameter(default=learn(), pace="concentration")

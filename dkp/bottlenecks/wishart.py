@@ -20,8 +20,7 @@ __all__ = ["Wishart"]
 
 
 class Wishart(Bottleneck):
-    """G ~ W(K / nu, nu), so that E[G] = K: the Gram matrix of a linear layer of nu units, its
-    width.
+    """G ~ W(K / nu, nu), so that E[G] = K: a linear layer of finite width nu.
 
     G = F F^T / nu for nu features drawn from N(0, K). With nu below the number of points G is
     singular, of rank nu; nu -> infinity is the deterministic network.
@@ -36,7 +35,12 @@ class Wishart(Bottleneck):
         ValueError: when `width` is anything else: not positive, or learned.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); Ober & Aitchison 2021 (arXiv
-        2107.10125), section 2.
+    2107.10125), section 2.
+
+    Examples:
+        >>> import dkp
+        >>> print(dkp.Wishart(2).n_columns(3))
+        2
     """
 
     width: Any = hyperparameter()

@@ -3,7 +3,8 @@
 The guide of a bottleneck is a small object that makes parameters (a dictionary of arrays) and,
 given them and the kernel matrix that enters, the law of the Gram matrix and its prior in the same
 coordinates. A new one is a subclass of
-:class:`BottleneckGuide` and, to have a name, one row of ``GUIDES``."""
+:class:`BottleneckGuide` and, to have a name, one row of ``GUIDES``.
+"""
 
 from dkp.guides.base import BottleneckGuide, GuidePosterior
 from dkp.guides.choose import GUIDES, GuideChoice, choose_guides

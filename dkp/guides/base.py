@@ -18,11 +18,19 @@ Parameters = dict[str, Array]
 
 
 class GuidePosterior(NamedTuple):
-    """The law q of the guide and the law p of the prior, over the same random matrix, given the
-    kernel K = L L^T that enters the bottleneck.
+    """The law q of the guide and the law p of the prior, over the same random matrix.
+
+    Both are given the kernel K = L L^T that enters the bottleneck.
+
+    Attributes:
+        q: of the guide.
+        p: of the prior.
+        unit: times a draw it is the whitened root L^-1 S of G = S S^T.
+        jitter: what the guide's factorisation needed.
 
     `unit` times a draw is the whitened root L^-1 S of G = S S^T. jitter: what the guide's
-    factorisation needed."""
+    factorisation needed.
+    """
 
     q: Distribution
     p: Distribution
@@ -63,8 +71,10 @@ class BottleneckGuide(abc.ABC):
 
     @abc.abstractmethod
     def init(self, layer: Any, kernel: Float[Array, "P P"]) -> Parameters:
-        """Parameters of a narrow law, where K enters: around K, or around the best matrix of the
-        rank of G."""
+        """Parameters of a narrow law, where K enters.
+
+        It is around K, or around the best matrix of the rank of G.
+        """
 
     @abc.abstractmethod
     def posterior(

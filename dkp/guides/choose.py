@@ -79,4 +79,7 @@ def _named(choice: GuideChoice) -> BottleneckGuide | None:
 
 def _unfit(guide: BottleneckGuide, layer: Bottleneck) -> str:
     fitting = [name for name, other in GUIDES.items() if other.fits(layer)]
-    return f"Expected a guide for {layer!r}, such as {', '.join(fitting)}. Got {guide.name!r}, which does not fit it."
+    return (
+        f"Expected a guide for {layer!r}, such as {', '.join(fitting)}. "
+        f"Got {guide.name!r}, which does not fit it."
+    )

@@ -1,5 +1,7 @@
-"""The guide of a deep Gaussian process: features of a Wishart bottleneck, one by one, instead of
-their Gram matrix."""
+"""The guide of a deep Gaussian process: features of a Wishart bottleneck, one by one.
+
+Their Gram matrix is not a variable of its own.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,8 +23,9 @@ __all__ = ["FeatureGuide"]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureGuide(BottleneckGuide):
-    """q(F | K) for G = F F^T, where the nu columns of F are Gaussian processes: f_j ~ N(0, K / nu)
-    under the prior.
+    """q(F | K) for G = F F^T, where the nu columns of F are Gaussian processes.
+
+    Under the prior they are f_j ~ N(0, K / nu).
 
     Pseudo-observations of F with values v and precision Lam Lam^T, shared by the columns, give
 
@@ -32,7 +35,7 @@ class FeatureGuide(BottleneckGuide):
     counts the others.
 
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing points for deep Gaussian
-        processes.
+    processes.
     """
 
     @property

@@ -1,5 +1,7 @@
-"""Where the guides of Wishart bottlenecks start: G of low rank cannot be K, but can have its main
-directions."""
+"""Where the guides of Wishart bottlenecks start.
+
+G of low rank cannot be K, but can have its main directions.
+"""
 
 from typing import Any
 
@@ -10,8 +12,8 @@ from dkp._core.types import Array, Float
 from dkp.guides.base import Parameters
 
 __all__ = [
-    "PRECISION_PACES",
     "INITIAL_PRECISION",
+    "PRECISION_PACES",
     "initial_precision",
     "precision_tril",
     "principal_root",
@@ -28,7 +30,10 @@ PRECISION_PACES: dict[str, Pace] = {"log_precision": "concentration", "precision
 
 
 def initial_precision(size: int, dtype: Any) -> Parameters:
-    """Parameters of Lam = 3 I: its size apart from its shape, so that both can be found quickly."""
+    """Parameters of Lam = 3 I.
+
+    Its size stands apart from its shape, so that both can be found quickly.
+    """
     log_precision = jnp.log(jnp.asarray(INITIAL_PRECISION, dtype))
     return {"log_precision": log_precision, "precision": jnp.eye(size, dtype=dtype)}
 
@@ -39,8 +44,9 @@ def precision_tril(parameters: Parameters) -> Float[Array, "P P"]:
 
 
 def principal_root(kernel: Float[Array, "P P"], columns: int) -> Float[Array, "P M"]:
-    """S with S S^T nearest to K - mean among matrices of rank `columns`: kernel principal
-    components, scaled by the roots of their eigenvalues.
+    """S with S S^T nearest to K - mean among matrices of rank `columns`.
+
+    It consists of kernel principal components, scaled by the roots of their eigenvalues.
 
     K itself has a nearly constant first component where it is smooth, which distances do not see.
     With as many columns as rows, S S^T is K. Tiny eigenvalues are raised to 1e-4 of the largest, so

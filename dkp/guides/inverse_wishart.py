@@ -28,7 +28,8 @@ class InverseWishartGuide(BottleneckGuide):
     small change of a length-scale costs nothing: with a free V it costs thousands of nats, in the
     directions where K is small, and a fit that starts well is thrown out of its optimum. M starts
     at the identity, which centres the guide on the deterministic network (and never at 0, where its
-    gradient vanishes)."""
+    gradient vanishes).
+    """
 
     initial_gamma: ClassVar[float] = 50.0
 

@@ -1,5 +1,7 @@
-"""The guide of the outputs: Gaussian observations of the whitened function values at the inducing
-points."""
+"""The guide of the outputs: Gaussian observations of whitened function values.
+
+They are those at the inducing points.
+"""
 
 import jax.numpy as jnp
 
@@ -9,8 +11,9 @@ __all__ = ["OutputGuide"]
 
 
 class OutputGuide:
-    """u = L v with K = L L^T, q(v_c) proportional to N(v_c; 0, I) exp(b_c^T v_c - v_c^T H v_c / 2)
-    for outputs c.
+    """u = L v with K = L L^T, and a Gaussian law of v.
+
+    For outputs c, q(v_c) is proportional to N(v_c; 0, I) exp(b_c^T v_c - v_c^T H v_c / 2).
 
     b (P, C) and H (positive semi-definite, (P, P) where the outputs share it, else (C, P, P)) are
     natural parameters: sums over data points, in which a step along the natural gradient is a
@@ -20,7 +23,8 @@ class OutputGuide:
     is linear in b and H of each: their means over draws are optimal. Observations of u itself, as
     in global inducing points, fit every draw of K where the inducing points are the data, but their
     means are not optimal where they are fewer: on kin8nm and power the bound then fell by 0.05 to
-    0.1 nats a point over thousands of steps."""
+    0.1 nats a point over thousands of steps.
+    """
 
     def init(self, size: int, n_latent: int, dtype: jnp.dtype, *, shared: bool) -> Parameters:
         """The prior. `shared`: one precision for all outputs."""

@@ -37,8 +37,9 @@ _MIXED_PACES: dict[str, Pace] = {"mixed": "matrix", "logit": "kernel"}
 
 @dataclasses.dataclass(frozen=True)
 class WishartGuide(BottleneckGuide):
-    """q(G | K): G = S S^T with S = R A T B, T with independent entries, and R from the kernel
-    matrix K.
+    """q(G | K): G = S S^T with S = R A T B, and R from the kernel matrix K.
+
+    The entries of T are independent.
 
         T_jj^2 ~ Gamma(alpha_j, beta_j),   T_ij ~ N(mu_ij, sigma_ij^2),   A, B lower-triangular
 
@@ -57,8 +58,8 @@ class WishartGuide(BottleneckGuide):
               and V does not fit them, the divergence is of the order of their inverse.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), equation for Q(G_l | G_l-1); mixing of rows
-        and columns: Ober, Anson, Milsom & Aitchison 2023 (arXiv 2305.14454). Shrinkage by
-        precisions follows Ober & Aitchison 2021 (arXiv 2005.08140), where it is that of features.
+    and columns: Ober, Anson, Milsom & Aitchison 2023 (arXiv 2305.14454). Shrinkage by precisions
+    follows Ober & Aitchison 2021 (arXiv 2005.08140), where it is that of features.
     """
 
     rows: str | None = None
@@ -164,8 +165,10 @@ class WishartGuide(BottleneckGuide):
     def _relative_tril(
         self, width: Array, parameters: Parameters, kernel: Float[Array, "P P"], scale: Cholesky
     ) -> tuple[Array, Array]:
-        """sqrt(nu) L^-1 R, lower-triangular, and the jitter: the identity where the guide is the
-        prior."""
+        """sqrt(nu) L^-1 R, lower-triangular, and the jitter.
+
+        It is the identity where the guide is the prior.
+        """
         if self.mixing == "precision":
             return shrinkage_tril(scale.tril.T @ precision_tril(parameters) / jnp.sqrt(width))
         odds = jnp.exp(parameters["logit"])

@@ -1,9 +1,9 @@
-"""Checkpoints: a call that was killed, made again, goes on where it was and ends as if nothing had
-happened.
+"""Checkpoints: a call that was killed, made again, goes on where it was.
 
-The state of an engine is a tree of records and arrays, saved between compiled chunks. A file belongs to one
-call (model, data, key and options); the file before it is kept, for the case that the last one is
-damaged."""
+It ends as if nothing had happened. The state of an engine is a tree of records and arrays, saved
+between compiled chunks. A file belongs to one call (model, data, key and options); the file before
+it is kept, for the case that the last one is damaged.
+"""
 
 import contextlib
 import os
@@ -65,8 +65,10 @@ class Checkpoint:
         return self._terminated or time.monotonic() - self._last >= self._every
 
     def save(self, stage: str, content: Any) -> None:
-        """Write a file, and end the process where SIGTERM asked for it. A disk that is full costs
-        the file, with a warning, and not the run."""
+        """Write a file, and end the process where SIGTERM asked for it.
+
+        A disk that is full costs the file, with a warning, and not the run.
+        """
         try:
             if self.path.exists():
                 self.path.replace(self.previous)
@@ -115,8 +117,9 @@ class Checkpoint:
 def checkpoint_of(
     path: str | os.PathLike[str] | None, every: float, *call: Any
 ) -> contextlib.AbstractContextManager[Checkpoint | None]:
-    """The checkpoint of a call (an engine's name, its model, data, keys and options), as a context;
-    nothing where there is no path.
+    """The checkpoint of a call, as a context; nothing where there is no path.
+
+    The call is an engine's name, its model, data, keys and options.
 
     Raises:
         ValueError: as :class:`Checkpoint` does.

@@ -16,8 +16,9 @@ __all__ = ["Problem"]
 
 @record
 class Problem:
-    """A model and a data set that fit together, and the hyperparameters that are asked for once a
-    call; made by :meth:`of`, which checks them.
+    """A model and a data set that fit together, with the hyperparameters, asked for once a call.
+
+    It is made by :meth:`of`, which checks them.
 
     Attributes:
         model: as the user wrote it.
@@ -62,8 +63,10 @@ class Problem:
         return {name: h for name, h in self.hyperparameters.items() if h.is_inferred}
 
     def check_plain(self, remedy: str) -> None:
-        """Raise ValueError when a target is missing or rows have weights, for engines that take
-        neither."""
+        """Raise ValueError when a target is missing or rows have weights.
+
+        It is for engines that take neither.
+        """
         if self.data.has_missing:
             missing = int(np.isnan(np.asarray(self.data.y)).sum())
             raise ValueError(
@@ -89,7 +92,7 @@ def _check_targets(model: DeepKernelProcess, data: Dataset) -> None:
 
 
 def _warn_where_unstorable(model: DeepKernelProcess) -> None:
-    """A fit that takes hours is lost with its process where it cannot be saved: say so before it."""
+    """Warn before a fit that cannot be saved: it may take hours, and is lost with its process."""
     reason = unstorable(model)
     if reason is not None:
         warnings.warn(

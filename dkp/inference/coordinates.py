@@ -1,5 +1,6 @@
-"""The unknowns of a network as one vector z whose prior is close to N(0, I): what Monte Carlo
-samplers move.
+"""The unknowns of a network as one vector z: what Monte Carlo samplers move.
+
+The prior of z is close to N(0, I).
 
 Every bottleneck contributes the Bartlett factor A of its Gram matrix, whose entries are independent
 and whose law does not depend on the layers below: its normals as they are, and the logarithms of
@@ -13,7 +14,8 @@ outputs, other likelihoods see f = L_K e, with e in z.
 where the correction, the log-ratio of the exact prior density and the normal one, comes from the
 diagonals and the hyperparameters only. Where a Wishart bottleneck has an integer width nu its
 factor may instead be N x nu features, whose prior is exactly normal: more coordinates than the
-factor has, since rotated features have one Gram matrix."""
+factor has, since rotated features have one Gram matrix.
+"""
 
 import functools
 import math
@@ -49,11 +51,17 @@ __all__ = ["Coordinates", "Network"]
 
 @value
 class Network:
-    """What a point z stands for: the model with its hyperparameters, the factors of its Gram
-    matrices, and K of the outputs.
+    """What a point z stands for.
 
-    f: latent functions at the data, (N, Q), or None where Gaussian noise integrates them out.
-    correction: log-ratio of the prior density of z and N(z; 0, I)."""
+    Attributes:
+        model: with the hyperparameters of the point.
+        values: of the hyperparameters, by name.
+        factors: of the Gram matrices.
+        kernel: K of the outputs.
+        f: latent functions at the data, (N, Q), or None where Gaussian noise integrates them out.
+        correction: log-ratio of the prior density of z and N(z; 0, I).
+        jitter: the largest added to a diagonal.
+    """
 
     model: DeepKernelProcess
     values: dict[str, Array]
@@ -66,8 +74,9 @@ class Network:
 
 @value
 class Coordinates:
-    """The map from z to networks on given data, and the densities that go with it; see the head of
-    this module. Made by :meth:`of`.
+    """The map from z to networks on given data, and the densities that go with it.
+
+    See the head of this module. It is made by :meth:`of`.
 
     Attributes:
         model: with a number or a distribution for every hyperparameter.
@@ -147,8 +156,7 @@ class Coordinates:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of coordinates of every hyperparameter, bottleneck, and of the latent
-        functions."""
+        """Number of coordinates of each hyperparameter, bottleneck, and of the latent functions."""
         n, targets = self.data.n, self.data.n_outputs
         hyper = [math.prod(h.shape) for h in self.hyperparameters.values()]
         widths = [(layer, self._feature_columns(layer)) for layer in self.model.bottlenecks]
@@ -191,8 +199,10 @@ class Coordinates:
         )
 
     def log_densities(self, z: Float[Array, " K"]) -> tuple[Scalar, Scalar]:
-        """The correction and log p(y | network(z)); -infinity where they are not finite, so that no
-        sampler goes there."""
+        """The correction and log p(y | network(z)).
+
+        Both are -infinity where they are not finite, so that no sampler goes there.
+        """
         network = self.network(z)
         likelihood = self.log_likelihood(network)
         good = jnp.isfinite(likelihood) & jnp.isfinite(network.correction)
@@ -298,8 +308,7 @@ class Coordinates:
     def _noise(
         self, layer: Bottleneck, df: Float[Array, " M"], part: Array
     ) -> tuple[Array, Scalar]:
-        """The matrix that the prior's transforms turn into a factor, and the correction of its
-        coordinates."""
+        """The matrix that the prior's transforms turn into a factor, and the correction."""
         columns = self._feature_columns(layer)
         if columns is not None:
             return part.reshape(self.data.n, columns), jnp.zeros((), self.dtype)
@@ -331,11 +340,13 @@ class Coordinates:
         return jnp.concatenate([below, (jnp.log(on[:positive]) - centre) / spread, on[positive:]])
 
     def _n_signed(self, layer: Bottleneck) -> int:
-        """How many diagonal entries, the last ones of the factor, are sampled with a sign: those
-        with one degree of freedom, which are absolute values of normal numbers.
+        """How many diagonal entries, the last ones of the factor, are sampled with a sign.
+
+        They are those with one degree of freedom, which are absolute values of normal numbers.
 
         The Gram matrix does not see the sign of a column; the logarithm of the entry has a steep
-        wall on one side."""
+        wall on one side.
+        """
         width = layer.n_features
         return int(width is not None and width <= self.data.n)
 

@@ -1,5 +1,4 @@
-"""A posterior made of draws: networks on all the data, as points z of their
-:class:`Coordinates`."""
+"""A posterior made of draws: networks on all the data, as points of :class:`Coordinates`."""
 
 import dataclasses
 from typing import Any
@@ -31,8 +30,11 @@ _BLOCK = 50  # draws whose N x N output laws are in memory at a time
 class DrawsPosterior:
     """Equally weighted draws from a posterior, in chains.
 
-    model: without learned hyperparameters, which have no draws. z: (chains, draws, K) points of
-    `coordinates`."""
+    Attributes:
+        model: without learned hyperparameters, which have no draws.
+        coordinates: the map from points to networks, with the data.
+        z: points of `coordinates`, (chains, draws, K).
+    """
 
     model: DeepKernelProcess
     coordinates: Coordinates
@@ -70,8 +72,7 @@ class DrawsPosterior:
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a
-        stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw."""
         n, parts = draws.inducing.shape[0], []
         for start in range(0, n, _BLOCK):
             # one shape, one compilation
@@ -92,8 +93,7 @@ class DrawsPosterior:
         return self.coordinates.in_data_order(rows)
 
     def leave_one_out(self, draws: Draw) -> Float[Array, "S N"]:
-        """log p(y_n | y of all other rows, network), standardised units, for each draw of a
-        network.
+        """log p(y_n | y of all other rows, network), standardised units, for each draw.
 
         The importance weights of leaving row n out of the posterior over networks are its inverses:
         with Gaussian noise, PSIS-LOO needs these and not the density given a draw of f, which
@@ -103,7 +103,7 @@ class DrawsPosterior:
             ValueError: when the noise is not Gaussian.
 
         Source: Rasmussen & Williams 2006, equation 5.12; integrated importance sampling: Vehtari et
-            al. 2016.
+        al. 2016.
         """
         if not self.model.likelihood.is_gaussian:
             raise ValueError(f"Expected a Gaussian likelihood. Got {self.model.likelihood!r}.")

@@ -42,8 +42,10 @@ class LoopState:
 def make_step(
     loss: Loss, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[LoopState, dict[str, Array]]]:
-    """``step(state, key, batch) -> (state, info)``; a step with a loss or gradient that is not
-    finite is skipped."""
+    """``step(state, key, batch) -> (state, info)``.
+
+    A step with a loss or gradient that is not finite is skipped.
+    """
 
     def step(state: LoopState, key: PRNGKeyArray, batch: Any) -> tuple[LoopState, dict[str, Array]]:
         (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(
@@ -121,11 +123,13 @@ def minimise_many(
     progress: Progress | None = None,
     saved: "Saved | None" = None,
 ) -> list[LoopResult]:
-    """:func:`minimise` for several problems of one shape, vectorised: one program makes a step of
-    all of them.
+    """:func:`minimise` for several problems of one shape, vectorised.
+
+    One program makes a step of all of them.
 
     Each problem has its own parameters, key, data and batches, skips its own steps and keeps its
-    own best state. With `patience` all stop when the last one has converged."""
+    own best state. With `patience` all stop when the last one has converged.
+    """
     count = len(parameters)
     if count == 1:
         alone = None if batches is None else batches[0]
@@ -261,7 +265,11 @@ def _run(
     rows: Array | None,
     data: Any,
 ) -> tuple[LoopState, dict[str, Array]]:
-    """The state after a chunk, and what its steps say. rows: of the batch of each step."""
+    """The state after a chunk, and what its steps say.
+
+    Args:
+        rows: of the batch of each step.
+    """
     run = functools.partial(_run_one, chunk, loss)
     return (jax.vmap(run) if chunk.stacked else run)(state, key, rows, data)
 

@@ -18,6 +18,7 @@ _REFERENCE_DRAWS = 1_000
 
 
 def inferred_hyperparameters(model: DeepKernelProcess, data: Dataset) -> dict[str, Hyperparameter]:
+    """The hyperparameters of a model on data that have a prior, by name."""
     found = hyperparameters(model, data.d, data.n_outputs)
     return {name: h for name, h in found.items() if h.is_inferred}
 
@@ -33,13 +34,16 @@ def reference(index: int, h: Hyperparameter, data: Dataset) -> tuple[Array, Arra
 
 
 def log_chi_moments(df: Float[Array, " M"]) -> tuple[Float[Array, " M"], Float[Array, " M"]]:
-    """Mean of log A for A^2 ~ chi^2(df), and its standard deviation to three terms of the series of
-    the trigamma function: any smooth function will do, since the density of the coordinates is
-    exact."""
+    """Mean and standard deviation of log A for A^2 ~ chi^2(df).
+
+    The deviation has three terms of the series of the trigamma function: any smooth function will
+    do, since the density of the coordinates is exact.
+    """
     half = df / 2
     variance = (1 + (1 / 2 + 1 / (6 * half)) / half) / half
     return (digamma(half) + math.log(2)) / 2, jnp.sqrt(variance) / 2
 
 
 def log_normal(z: Array) -> Scalar:
+    """Log-density of N(0, I) at z, summed over all entries."""
     return -(jnp.sum(z**2) + z.size * math.log(2 * math.pi)) / 2

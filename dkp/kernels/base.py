@@ -72,7 +72,10 @@ class Kernel(Spec):
         """
 
     def __call__(self, argument: Gram | Inputs) -> Gram:
-        """The kernel matrix, block by block: K(G) of a Gram matrix, or the first one, of features."""
+        """The kernel matrix, block by block: K(G) of a Gram matrix, or the first one.
+
+        The first one is that of features.
+        """
         return (
             self._of_inputs(argument) if isinstance(argument, Inputs) else self._of_gram(argument)
         )

@@ -1,5 +1,4 @@
-"""The deep kernel process: layers and a likelihood, the walk through them, and kernels of networks
-without bottlenecks."""
+"""The deep kernel process, the walk through its layers, and kernels of networks."""
 
 from dkp.model.process import DeepKernelProcess
 

@@ -1,5 +1,7 @@
-"""The models to start from, in one place: the command line, the benchmarks and the examples use
-these."""
+"""The models to start from, in one place.
+
+The command line, the benchmarks and the examples use these.
+"""
 
 from dkp import kernels, likelihoods
 from dkp._core.checks import positive_int
@@ -13,8 +15,9 @@ __all__ = ["ard_gaussian_process", "deep_wishart_process", "default_model"]
 
 
 def default_model(kernel: Kernel | None = None) -> DeepKernelProcess:
-    """A deep inverse Wishart process with one bottleneck between two squared-exponential kernels,
-    and Gaussian noise.
+    """A deep inverse Wishart process with one bottleneck, and Gaussian noise.
+
+    The bottleneck stands between two squared-exponential kernels.
 
     The learned concentration starts near the deterministic network.
 
@@ -46,8 +49,9 @@ def ard_gaussian_process(kernel: Kernel | None = None) -> DeepKernelProcess:
 
 
 def deep_wishart_process(width: float | int, depth: int = 3) -> DeepKernelProcess:
-    """`depth` squared-exponential kernels with a Wishart bottleneck between any two, and Gaussian
-    noise: the prior of a deep Gaussian process of `depth` layers with `width` units each.
+    """Squared-exponential kernels with a Wishart bottleneck between any two, and Gaussian noise.
+
+    It is the prior of a deep Gaussian process of `depth` layers with `width` units each.
 
     Layers start as nearly linear maps, with length-scales of 3 where the mean square of the
     features is about 1 and variances of 9, so that features change little from one to the next.

@@ -2,7 +2,8 @@
 
 A hyperparameter's name is its path in the description, such as ``layers.0.weights`` or
 ``likelihood.noise``. A number is fixed, ``learn(init)`` is optimised, a NumPyro distribution is
-inferred."""
+inferred.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -38,8 +39,10 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 @dataclasses.dataclass(frozen=True)
 class Hyperparameter:
-    """One hyperparameter as the user wrote it: a number, ``learn`` or a distribution, with its
-    domain and shape, and how fast an optimiser moves it."""
+    """One hyperparameter as the user wrote it: a number, ``learn`` or a distribution.
+
+    With it go its domain and shape, and how fast an optimiser moves it.
+    """
 
     name: str
     value: Any
@@ -81,8 +84,10 @@ class Hyperparameter:
         return jnp.asarray(dist.biject_to(self.constraint).inv(value))
 
     def initial(self, x: Array, y: Array) -> Array:
-        """Starting value of a learned hyperparameter: the user's, else one computed from the data,
-        else 1."""
+        """Starting value of a learned hyperparameter.
+
+        It is the user's, else one computed from the data, else 1.
+        """
         start = self.value.init
         if start is None:
             start = self.owner.initial_values(x, y).get(self.name.rsplit(".", 1)[-1], 1.0)
@@ -92,8 +97,10 @@ class Hyperparameter:
 
 
 def hyperparameters(model: Spec, n_features: int, n_outputs: int) -> dict[str, Hyperparameter]:
-    """All hyperparameters of a description, by name, in the order of the description; nothing is
-    checked, so that they may be arrays of a program that is being traced."""
+    """All hyperparameters of a description, by name, in the order of the description.
+
+    Nothing is checked, so that they may be arrays of a program that is being traced.
+    """
     found: dict[str, Hyperparameter] = {}
 
     def visit(owner: Spec, field: dataclasses.Field, name: str, value: Any) -> Any:
@@ -118,8 +125,10 @@ def check_hyperparameters(found: Mapping[str, Hyperparameter]) -> None:
 def resolve(
     model: SpecT, values: Mapping[str, Array], dtype: jnp.dtype, n_features: int, n_outputs: int
 ) -> SpecT:
-    """The description with every hyperparameter replaced by an array: from `values`, or the number
-    that it is."""
+    """The description with every hyperparameter replaced by an array.
+
+    The array is one of `values`, or the number that the hyperparameter is.
+    """
 
     def visit(owner: Spec, field: dataclasses.Field, name: str, value: Any) -> Any:
         shape = owner.hyperparameter_shapes(n_features, n_outputs).get(field.name, ())

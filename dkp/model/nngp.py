@@ -1,9 +1,9 @@
-"""Kernels of infinitely wide networks: the NNGP kernel and the neural tangent kernel of a list of
-layers.
+"""Kernels of infinitely wide networks: the NNGP kernel and the neural tangent kernel.
 
 Both are functions of a list of layers without bottlenecks, such as ``[Affine(2.0), ReLU(),
 Affine(1.0)]``. Matrices are computed tile by tile, a compiled program for every layer; the second
-half of a symmetric matrix is a copy."""
+half of a symmetric matrix is a copy.
+"""
 
 import functools
 import math
@@ -64,7 +64,7 @@ def nngp_kernel(
             does not fit into memory, or a path with the beginning of another matrix.
 
     Source: Lee et al. 2018 (arXiv 1711.00165), equation 5; for images Novak et al. 2019 (arXiv
-        1810.05148).
+    1810.05148).
     """
     return _matrices(layers, x1, x2, ("nngp",), tile, out, progress)[0]
 
@@ -78,14 +78,15 @@ def ntk_kernel(
     out: Any = None,
     progress: bool | None = False,
 ) -> np.ndarray:
-    """The neural tangent kernel of an infinitely wide network, sum_p (df(x1)/dp) (df(x2)/dp) over
-    its parameters p.
+    """The neural tangent kernel of an infinitely wide network.
+
+    It is sum_p (df(x1)/dp) (df(x2)/dp) over the parameters p of the network.
 
     Arguments, result and errors are those of :func:`nngp_kernel`. Only layers with weights
     (``Affine``, ``Conv``, ``LocallyConnected``) have parameters; without any the kernel is 0.
 
     Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; for images Arora et al.
-        2019 (arXiv 1904.11955).
+    2019 (arXiv 1904.11955).
     """
     return _matrices(layers, x1, x2, ("ntk",), tile, out, progress)[0]
 
@@ -94,7 +95,9 @@ def nngp_and_ntk_kernels(
     layers: Any, x1: Any, x2: Any = None, *, tile: int | None = None, progress: bool | None = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both kernels, at little more than the cost of the tangent kernel, which needs the other one.
-    See there."""
+
+    See :func:`nngp_kernel` and :func:`ntk_kernel`.
+    """
     nngp, ntk = _matrices(layers, x1, x2, ("nngp", "ntk"), tile, None, progress)
     return nngp, ntk
 
@@ -135,8 +138,9 @@ def _matrices(
 def kernel_block(
     layers: Sequence[Any], x: Array, y: Array, equal: Array | None = None, *, tangent: bool = False
 ) -> Pairs:
-    """What the layers make of features x (M, …) and y (N, …): an ordinary JAX function, under any
-    transformation.
+    """What the layers make of features x (M, …) and y (N, …).
+
+    It is an ordinary JAX function, under any transformation.
 
     Args:
         layers: kernels whose hyperparameters are numbers or arrays.
@@ -253,21 +257,27 @@ def _given(out: Any, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _entries(layers: Sequence[Any], x: Array) -> int:
-    """Numbers that one pair of points needs: for images one a location, or one a pair of
-    locations."""
+    """Numbers that one pair of points needs.
+
+    For images it is one a location, or one a pair of locations.
+    """
     locations = math.prod(x.shape[1:3]) if x.ndim == 4 else 1
     return locations**2 if any(layer.pools for layer in layers) else locations
 
 
 def _fingerprint(layers: Any, x: Array, y: Array, rest: tuple[Any, ...]) -> str:
-    """Of everything that a matrix depends on; what a function of the user's own does is known by the
-    kernel of a few points."""
+    """Of everything that a matrix depends on.
+
+    What a function of the user's own does is known by the kernel of a few points.
+    """
     probe = kernel_block(layers, x[:2], y[:2]).xy
     return fingerprint(layers, x, y, rest, __version__, probe)
 
 
 def _padded(x: Array, size: int) -> Array:
-    """With rows of ones behind the last point, so that every tile has the same shape (zeros may
-    divide by zero)."""
+    """With rows of ones behind the last point, so that every tile has the same shape.
+
+    Zeros may divide by zero.
+    """
     missing = -x.shape[0] % size
     return jnp.concatenate([x, jnp.ones((missing, *x.shape[1:]), x.dtype)]) if missing else x

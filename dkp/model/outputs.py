@@ -1,9 +1,11 @@
-"""The output Gaussian process given the last kernel matrix: f ~ N(0, K), summarised by inducing
-outputs u.
+"""The output Gaussian process given the last kernel matrix, f ~ N(0, K).
+
+It is summarised by inducing outputs u.
 
 Every posterior over u leads to Gaussian marginals at a point t of one form, :class:`OutputLaw`. Two
 constructions: a guide of whitened outputs, good for any likelihood and for minibatches, and the
-optimal posterior under Gaussian noise."""
+optimal posterior under Gaussian noise.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +29,15 @@ __all__ = [
 
 @value
 class OutputLaw:
-    """f_t ~ N(k_ti a, k_tt - ||p_t||^2 + ||Q p_t||^2), p_t = R k_it, the variance shared by all
-    outputs or not.
+    """f_t ~ N(k_ti a, k_tt - ||p_t||^2 + ||Q p_t||^2), p_t = R k_it.
 
-    weights: a, (P, C). removed: R, and added: Q or None for zero; (P, P), or one for each output,
-    (C, P, P)."""
+    The variance is shared by all outputs or not.
+
+    Attributes:
+        weights: a, (P, C).
+        removed: R, (P, P), or one for each output, (C, P, P).
+        added: Q, of such a shape, or None for zero.
+    """
 
     weights: Float[Array, "P C"]
     removed: Float[Array, "*stack P P"]
@@ -56,8 +62,9 @@ class OutputLaw:
 def whitened_posterior(
     scale: Cholesky, linear: Float[Array, "P C"], precision: Float[Array, "*stack P P"]
 ) -> tuple[OutputLaw, Scalar, Scalar]:
-    """Posterior of u = L v for v ~ N(0, I) after Gaussian observations of v: q(v_c) = N(B^-1 b_c,
-    B^-1), B = I + H.
+    """Posterior of u = L v for v ~ N(0, I) after Gaussian observations of v.
+
+    It is q(v_c) = N(B^-1 b_c, B^-1) with B = I + H.
 
         KL(q || N(0, I)) = sum_c [log|B| + tr B^-1 - P + m_c^T m_c] / 2,   m = B^-1 b
 
@@ -90,17 +97,19 @@ def whitened_posterior(
 def collapsed_bound(
     gram: Gram, scale: Cholesky, y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """Bound on log p(y | K) with the optimal q(u) under Gaussian noise, and the law of f that
-    attains it.
+    """Bound on log p(y | K) with the optimal q(u) under Gaussian noise, and its law of f.
 
         sum_c log N(y_c; 0, Q + s^2 I) - C tr(K_tt - Q) / (2 s^2),   Q = K_ti K_ii^-1 K_it
 
-    Args:
-        gram: K with data blocks. scale: Cholesky factor of K_ii. y: (N, C). noise_variance: s^2,
-            one for all outputs.
+    The quadratic form is computed as a sum of squares, which does not cancel in float32.
 
-    Source: Titsias 2009. The quadratic form is computed as a sum of squares, which does not cancel
-        in float32.
+    Args:
+        gram: K with data blocks.
+        scale: Cholesky factor of K_ii.
+        y: (N, C).
+        noise_variance: s^2, one for all outputs.
+
+    Source: Titsias 2009.
     """
     assert gram.ti is not None and gram.tt is not None
     n, n_outputs = y.shape
@@ -119,8 +128,10 @@ def collapsed_bound(
 def exact_outputs(
     kernel: Float[Array, "N N"], y: Float[Array, "N C"], noise_variance: Float[Array, ""]
 ) -> tuple[Scalar, OutputLaw]:
-    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y, all of it (Rasmussen &
-    Williams 2006, equation 2.30)."""
+    """log N(y; 0, K + s^2 I), summed over outputs, and the law of f given y, all of it.
+
+    Source: Rasmussen & Williams 2006, equation 2.30.
+    """
     covariance = kernel + noise_variance * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
     _, solution, inverse_factor = _log_density_and_solution(covariance, y)
     return gaussian_log_density(covariance, y), OutputLaw(weights=solution, removed=inverse_factor)
@@ -154,8 +165,10 @@ def observed_log_density(covariance: Float[Array, "N N"], y: Float[Array, "N C"]
 
 
 def _observed_block(covariance: Array, column: Array) -> tuple[Array, Array, Array]:
-    """The covariance of the targets that are not NaN, with 1 on the diagonal for the others, which
-    are 0; and which they are."""
+    """The covariance of the targets that are not NaN, and which they are.
+
+    For the others, which are 0, it has 1 on the diagonal.
+    """
     seen = jnp.isfinite(column)
     mask = seen.astype(covariance.dtype)
     block = covariance * (mask[:, None] * mask[None, :]) + jnp.diag(1 - mask)

@@ -1,5 +1,4 @@
-"""The deep kernel process: a list of layers and a likelihood, as a description and as a NumPyro
-model."""
+"""The deep kernel process: layers and a likelihood, as a description and as a NumPyro model."""
 
 import warnings
 from collections.abc import Sequence
@@ -28,8 +27,9 @@ __all__ = ["DeepKernelProcess"]
 
 
 class DeepKernelProcess(Spec):
-    """A deep kernel process with Gaussian process outputs: f ~ N(0, K) given the last kernel K, y |
-    f by the likelihood.
+    """A deep kernel process with Gaussian process outputs.
+
+    Given the last kernel K, f ~ N(0, K), and y | f has the likelihood.
 
     Args:
         layers: kernels and bottlenecks, in the order of computation. The first may be an input
@@ -156,8 +156,10 @@ def _observe_inducing(
 
 
 def _observe(likelihood: Likelihood, f: Array, y: Array | None, missing: bool) -> Array:
-    """Targets given latent functions; those that are missing stand as some number of the support in
-    the site and have no density."""
+    """Targets given latent functions.
+
+    Those that are missing stand as some number of the support in the site and have no density.
+    """
     if y is None or not missing:
         return _sample("y", likelihood.conditional(f).to_event(1), y)
     law = likelihood.law(f)

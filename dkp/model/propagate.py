@@ -2,7 +2,8 @@
 
 :func:`propagate` is the only place that walks through the layers. What a bottleneck means (a
 NumPyro sample site, a draw from a guide, a given posterior draw) is the caller's: it passes a
-function."""
+function.
+"""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -30,8 +31,10 @@ def from_features(layers: Sequence[Any]) -> tuple[Kernel, Sequence[Any]]:
 
 
 def propagate(layers: Sequence[Any], inputs: Inputs, bottleneck: BottleneckFunction) -> Gram:
-    """Push features through resolved layers; ``bottleneck(l, layer, kernel)`` gives the Gram matrix
-    of the l-th bottleneck (from 1)."""
+    """Push features through resolved layers.
+
+    ``bottleneck(l, layer, kernel)`` gives the Gram matrix of the l-th bottleneck (from 1).
+    """
     count = 0
     first, rest = from_features(layers)
     gram = first(inputs)

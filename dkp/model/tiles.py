@@ -1,5 +1,4 @@
-"""Large matrices of pairs of points, filled tile by tile in a fixed order, and the memory that this
-takes."""
+"""Large matrices of pairs of points, filled tile by tile, and the memory that this takes."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -127,8 +126,10 @@ def tile_shape(
 
 
 def _tile_of(pairs: int, shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of a tile: a square, or up to eight times as long where a few points meet
-    many."""
+    """Rows and columns of a tile.
+
+    It is a square, or up to eight times as long where a few points meet many.
+    """
     side = math.isqrt(pairs)
     short = min(side, *shape)
     long = side if short == side else min(max(shape), pairs // short, 8 * side)

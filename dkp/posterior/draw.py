@@ -1,5 +1,7 @@
-"""One draw of a network from a posterior, and the latent functions that follow from it, in the same
-way for every engine."""
+"""One draw of a network from a posterior, and the latent functions that follow from it.
+
+They follow in the same way for every engine.
+"""
 
 import jax
 
@@ -18,12 +20,18 @@ __all__ = ["Draw", "latent_moments", "resolve_draw"]
 
 @value
 class Draw:
-    """One posterior draw of a network (or a stack of draws, along a leading axis of every array).
+    """One posterior draw of a network, or a stack of draws.
 
-    values: hyperparameters by name. inducing: (P, D), or images (P, H, W, D). factors: S_l of every
-    bottleneck, any root of its Gram matrix, G = S S^T, with rows as in `inducing`. outputs: law of
-    f; None where the posterior itself computes the latent functions. f: latent functions at the
-    inducing points, (P, Q), where they are part of the draw."""
+    A stack has a leading axis of draws in every array.
+
+    Attributes:
+        values: hyperparameters by name.
+        inducing: (P, D), or images (P, H, W, D).
+        factors: S_l of every bottleneck, any root of its Gram matrix, G = S S^T, with rows as in
+            `inducing`.
+        outputs: law of f; None where the posterior itself computes the latent functions.
+        f: latent functions at the inducing points, (P, Q), where they are part of the draw.
+    """
 
     values: dict[str, Array]
     inducing: Float[Array, "..."]
@@ -44,8 +52,10 @@ def latent_moments(
     x: Float[Array, "B *space D"],
     n_outputs: int,
 ) -> tuple[Float[Array, "B Q"], Float[Array, "B Q"]]:
-    """Mean and variance of the latent functions at `x`, given one draw; `key` is for the data
-    blocks of the Grams."""
+    """Mean and variance of the latent functions at `x`, given one draw.
+
+    The key is for the data blocks of the Gram matrices.
+    """
 
     def bottleneck(index: int, layer: Bottleneck, kernel: Gram) -> Gram:
         layer_key = jax.random.fold_in(key, index)

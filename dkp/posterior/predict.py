@@ -2,7 +2,8 @@
 
 The predictive law of a point is a mixture with one component per posterior draw. The random numbers
 behind a row of x depend on the contents of the row alone, so a prediction does not change with the
-other rows or with the chunks in which they are computed."""
+other rows or with the chunks in which they are computed.
+"""
 
 from typing import Any
 
@@ -87,8 +88,9 @@ def predict(
 def prior_predictive(
     model: DeepKernelProcess, x: Any, *, key: PRNGKeyArray, n_samples: int = 100, n_outputs: int = 1
 ) -> Float[np.ndarray, "S N C"]:
-    """Draws of y from the prior, jointly over all rows of x (cost cubic in N); learned
-    hyperparameters stand at their start.
+    """Draws of y from the prior, jointly over all rows of x.
+
+    The cost is cubic in N. Learned hyperparameters stand at their start.
 
     Args:
         x: (N, D), taken as they are, or a ``Dataset``, whose standardised inputs are used and whose

@@ -28,12 +28,19 @@ _BISECTIONS, _DOUBLINGS = 60, 60
 
 @record
 class Prediction:
-    """Predictive law of y at N points, in the original units; arrays are (N,) where y was given as
-    a vector, else (N, C).
+    """Predictive law of y at N points, in the original units.
 
-    x: the N points, standardised. latent_mean, latent_variance: of the latent functions,
-    standardised units, one row a
-        posterior draw, (S, N, Q).
+    Arrays are (N,) where y was given as a vector, else (N, C).
+
+    Attributes:
+        posterior: of any engine.
+        draws: of the posterior, S of them.
+        x: the N points, standardised.
+        latent_mean: of the latent functions, in standardised units, one row a posterior draw, (S,
+            N, Q).
+        latent_variance: likewise.
+        key: for everything random that is drawn later.
+        n_samples: posterior draws that were asked for.
     """
 
     posterior: Posterior
@@ -61,8 +68,9 @@ class Prediction:
 
     @functools.cached_property
     def latent_covariance(self) -> np.ndarray:
-        """Joint covariance of the latent function at the N points, (N, N), or (C, N, N) for y of C
-        columns; units of y squared. Exact posteriors have one.
+        """Joint covariance of the latent function at the N points, in units of y squared.
+
+        It is (N, N), or (C, N, N) for y of C columns. Exact posteriors have one.
 
         Raises:
             ValueError: for other posteriors.
@@ -79,8 +87,10 @@ class Prediction:
 
     @functools.cached_property
     def samples(self) -> np.ndarray:
-        """Draws of y, (n_samples, N) or (n_samples, N, C); each row is one draw of a network, rows
-        of x independent given it."""
+        """Draws of y, (n_samples, N) or (n_samples, N, C).
+
+        Each row is one draw of a network, rows of x independent given it.
+        """
         model, sizes, _ = self._components
         which = jnp.arange(self.n_samples) % self.latent_mean.shape[0]
         keys = jax.random.split(self.key, self.n_samples)
@@ -122,8 +132,10 @@ class Prediction:
         return values if q.ndim else values[0]
 
     def log_density(self, y: Any) -> np.ndarray:
-        """log p(y_n | data) in the original units, one value a row: log mean over draws, by
-        log-sum-exp. Of several targets those that are NaN do not count.
+        """log p(y_n | data) in the original units, one value a row.
+
+        It is the log of a mean over draws, by log-sum-exp. Of several targets those that are NaN do
+        not count.
 
         Raises:
             ValueError: when the shape of y does not fit.
@@ -141,8 +153,9 @@ class Prediction:
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """Predictive probabilities of the classes, (N, K), of a likelihood of one column of
-        classes.
+        """Predictive probabilities of the classes, (N, K).
+
+        The likelihood is one of a single column of classes.
 
         Raises:
             ValueError: for other likelihoods.
@@ -165,9 +178,11 @@ class Prediction:
 
     @functools.cached_property
     def _components(self) -> tuple[Any, ...]:
-        """The model, its numbers of features and outputs, and a stack of what makes the components
-        of the mixture: of likelihoods whose f has to be drawn, the same draw whatever the other
-        rows are."""
+        """The model, its numbers of features and outputs, and the components of the mixture.
+
+        What makes the components is a stack: of likelihoods whose f has to be drawn, the same draw
+        whatever the other rows are.
+        """
         noise = None
         if self._first_law is None:
             n_draws, _, n_latent = self.latent_mean.shape
@@ -193,8 +208,10 @@ class Prediction:
 
     @property
     def _has_distribution_function(self) -> bool:
-        """Whether quantiles are roots of a smooth function: not of counts, nor where f has to be
-        drawn."""
+        """Whether quantiles are roots of a smooth function.
+
+        They are not for counts, nor where f has to be drawn.
+        """
         return (
             self._first_law is not None
             and not cast(Constraint, self._first_law.support).is_discrete
@@ -226,8 +243,10 @@ def _component(
     mean: Array,
     variance: Array,
 ) -> Any:
-    """p(y | draw): the latent function integrated out where the likelihood can, drawn where it
-    cannot, from standard normal `noise`."""
+    """p(y | draw): the latent function integrated out where the likelihood can.
+
+    Where it cannot, f is drawn from standard normal `noise`.
+    """
     likelihood = _likelihood(model, sizes, values, mean.dtype)
     law = likelihood.predictive(mean, variance)
     if law is not None:
@@ -246,8 +265,10 @@ def _map_components(
 def _mixture_quantile(
     model: DeepKernelProcess, sizes: tuple[int, int], stacked: Any, q: Array, centre: Array
 ) -> Array:
-    """By bisection, between bounds that move away from a `centre` until the quantile lies between
-    them: a law without a variance has quantiles all the same."""
+    """By bisection, between bounds that move away from a `centre` until the quantile lies between.
+
+    A law without a variance has quantiles all the same.
+    """
 
     def is_below(y: Array) -> Array:
         return jnp.mean(_map_components(model, sizes, stacked, lambda law: law.cdf(y)), axis=0) < q

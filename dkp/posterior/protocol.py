@@ -1,5 +1,7 @@
-"""What every engine returns: something that draws networks, conditioned on the data; and what some
-posteriors can do beside it. Others ask for these capabilities, and never for an engine."""
+"""What every engine returns: something that draws networks, conditioned on the data.
+
+Some posteriors can do more. Others ask for these capabilities, and never for an engine.
+"""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,15 +37,16 @@ class Posterior(Protocol):
         ...
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
-        """A stack of n independent draws; a posterior that is known exactly may return a single
-        one."""
+        """A stack of n independent draws.
+
+        A posterior that is known exactly may return a single one.
+        """
         ...
 
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a
-        stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw."""
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -110,8 +113,10 @@ class Bound(Protocol):
 
 @runtime_checkable
 class LinearPredictor(Protocol):
-    """A posterior whose means are linear in the targets: exact, trained by gradient flow, or an
-    ensemble of these."""
+    """A posterior whose means are linear in the targets.
+
+    It is exact, trained by gradient flow, or an ensemble of these.
+    """
 
     data: Dataset
 

@@ -1,5 +1,4 @@
-"""Latent functions at many points, with random numbers that depend on the contents of a row
-alone."""
+"""Latent functions at many points, with random numbers that depend on a row alone."""
 
 import functools
 from collections.abc import Callable
@@ -24,11 +23,11 @@ def moments_row_by_row(
     x: Float[Array, "B *space D"],
     chunk: int,
 ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-    """:func:`latent_moments` for a stack of draws, with random numbers of its own for every row of
-    x.
+    """:func:`latent_moments` for a stack of draws, with random numbers of its own for every row.
 
     They depend on the contents of the row alone, so that the result depends neither on the other
-    rows nor on `chunk`, the number of rows computed at a time."""
+    rows nor on `chunk`, the number of rows computed at a time.
+    """
     parts = [
         _moments(model, n_outputs, draws, key, rows)
         for rows in _padded_chunks(x, min(chunk, len(x)))
@@ -40,8 +39,7 @@ def moments_row_by_row(
 
 
 def in_chunks(function: Callable[[Array], Any], x: Float[Array, "B *space D"], chunk: int) -> Any:
-    """``function(x)``, an array or several with one row a point, from `chunk` rows of x at a
-    time."""
+    """``function(x)``, an array or several with one row a point, from `chunk` rows at a time."""
     parts = [function(x[start : start + chunk]) for start in range(0, len(x), chunk)]
     return jax.tree.map(lambda *blocks: jnp.concatenate(blocks), *parts)
 
@@ -70,8 +68,10 @@ def _moments(
 def normals_row_by_row(
     key: PRNGKeyArray, x: Float[Array, "B *space D"], n: int, size: int
 ) -> Float[Array, "S B Q"]:
-    """n sets of `size` standard normal numbers for every row of x, which depend on the contents of
-    the row alone."""
+    """n sets of `size` standard normal numbers for every row of x.
+
+    They depend on the contents of the row alone.
+    """
     row_keys = _row_keys(key, x)
     return jax.vmap(lambda row_key: jax.random.normal(row_key, (n, size), x.dtype), out_axes=1)(
         row_keys
@@ -83,8 +83,10 @@ def _row_keys(key: PRNGKeyArray, x: Float[Array, "B *space D"]) -> Key[Array, " 
 
 
 def _row_key(key: PRNGKeyArray, row: Float[Array, "*space D"]) -> PRNGKeyArray:
-    """A key that depends on the contents of a row: two 32-bit hashes of its bits are folded into
-    `key`."""
+    """A key that depends on the contents of a row.
+
+    Two 32-bit hashes of its bits are folded into `key`.
+    """
     # -0.0 + 0.0 is 0.0
     bits = jax.lax.bitcast_convert_type(row + jnp.zeros_like(row), jnp.uint32).reshape(-1)
     position = jax.random.bits(key, (2, bits.size), jnp.uint32)

@@ -1,2 +1,4 @@
-"""Exact Gaussian processes, and ensembles of networks trained by gradient flow, where there is no
-bottleneck."""
+"""Exact Gaussian processes, and ensembles of networks trained by gradient flow.
+
+Their models have no bottleneck.
+"""

@@ -1,5 +1,7 @@
-"""Ensembles of posteriors: the average over fits to several versions of the data, such as augmented
-images."""
+"""Ensembles of posteriors: the average over fits to several versions of the data.
+
+Versions are, for example, augmented images.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -44,8 +46,10 @@ class AugmentedPosterior:
         return self.members[0].diag_reg
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """Mean prediction of each y_n given all the others, standardised units: every member
-        predicts its own copy of the point, where new points are not augmented."""
+        """Mean prediction of each y_n given all the others, standardised units.
+
+        Every member predicts its own copy of the point, where new points are not augmented.
+        """
         return np.mean([member.leave_one_out_mean(diag_reg) for member in self.members], axis=0)
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:

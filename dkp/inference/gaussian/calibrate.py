@@ -1,9 +1,11 @@
-"""Classification by regression: a posterior over centred one-hot targets, and probabilities
-calibrated on points that it did not see.
+"""Classification by regression: a posterior over centred one-hot targets.
+
+Its probabilities are calibrated on points that it did not see.
 
 The regression's means m_c(x) rank the classes; probabilities are softmax(m_c(x) / T), where the
 temperature T maximises the likelihood of held-out labels: by default those of leave-one-out
-prediction, which costs no data."""
+prediction, which costs no data.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +29,11 @@ _LARGEST_LOG_GAIN = 12.0
 class CalibratedClassifier:
     """Class probabilities softmax(m(x) / temperature) of a regression posterior with mean m.
 
-    log_density, accuracy: means over the held-out labels that chose the temperature.
+    Attributes:
+        posterior: the regression.
+        temperature: that maximises the likelihood of the held-out labels.
+        log_density: mean over the held-out labels that chose the temperature.
+        accuracy: likewise.
     """
 
     posterior: LinearPredictor
@@ -46,8 +52,10 @@ class CalibratedClassifier:
         return self.posterior.data.classes
 
     def probabilities(self, x: Any, *, chunk: int = 1000) -> Float[np.ndarray, "B C"]:
-        """Class probabilities at B new points, in the original units; `chunk` rows are computed at
-        a time.
+        """Class probabilities at B new points, in the original units.
+
+        Args:
+            chunk: rows that are computed at a time.
 
         Raises:
             ValueError: when x does not have the features of the training data.
@@ -94,7 +102,7 @@ def calibrate(
             empty list of regularisations, or validation points that do not fit.
 
     Source: temperatures: Guo et al. 2017 (arXiv 1706.04599), section 4.2; one-hot regression: Lee
-        et al. 2020 (arXiv 2007.15801).
+    et al. 2020 (arXiv 2007.15801).
     """
     check_linear_predictor(posterior, diag_reg)
     if not posterior.data.classes:
@@ -147,7 +155,8 @@ def _best_temperature(means: np.ndarray, index: np.ndarray) -> tuple[float, floa
 
     One observation is added whose label is any class with equal probability: without it, classes
     that are perfectly separated would have temperature 0. The loss is convex in 1 / temperature, so
-    it has one minimum."""
+    it has one minimum.
+    """
     from scipy import optimize  # not by `import dkp`
 
     n = len(index)

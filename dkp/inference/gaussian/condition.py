@@ -1,10 +1,12 @@
-"""Exact inference where there is no bottleneck: a Gaussian process, the prior of an infinitely wide
-network, with Gaussian noise.
+"""Exact inference where there is no bottleneck: a Gaussian process with Gaussian noise.
+
+It is the prior of an infinitely wide network.
 
 Learned hyperparameters maximise the log marginal likelihood; inferred ones are not integrated out
 here, so they are refused. Kernel matrices are computed tile by tile, so that images and thousands
 of points fit; only learning the hyperparameters of the kernel itself takes a differentiable program
-for the whole matrix."""
+for the whole matrix.
+"""
 
 import time
 from typing import Any
@@ -66,7 +68,7 @@ def condition(
             hyperparameters with a distribution, too many data points, or numbers out of range.
 
     Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv
-        1711.00165), section 2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
+    1711.00165), section 2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
     """
     problem = check_exact(model, data, max_points)
     diag_reg = checks.nonnegative_number("diag_reg", diag_reg)
@@ -103,8 +105,12 @@ def _spectrum(model: DeepKernelProcess, data: Dataset, progress: bool | None) ->
 
 
 def check_exact(model: DeepKernelProcess, data: Dataset, max_points: int) -> Problem:
-    """The problem; raise ValueError unless the model is a Gaussian process with Gaussian noise, and
-    the data are few enough."""
+    """The problem of a Gaussian process.
+
+    Raises:
+        ValueError: unless the model is a Gaussian process with Gaussian noise, and the data are few
+            enough.
+    """
     problem = Problem.of(model, data)
     if model.bottlenecks:
         raise ValueError(

@@ -38,8 +38,10 @@ class ExactPosterior(GaussianPosterior):
 
     @property
     def ridge(self) -> float:
-        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N,
-        standardised units."""
+        """What was added to the diagonal of the kernel matrix: noise^2 + diag_reg tr K / N.
+
+        It is in standardised units.
+        """
         return float(ridge_of(self.fitted_model, self.diag_reg, self.kernel.mean_variance))
 
     @functools.cached_property
@@ -50,8 +52,10 @@ class ExactPosterior(GaussianPosterior):
         )
 
     def leave_one_out(self) -> tuple[Float[Array, "N C"], Float[Array, " N"]]:
-        """Mean and variance of each y_n given all the others, standardised units (Rasmussen &
-        Williams 2006, equation 5.12)."""
+        """Mean and variance of each y_n given all the others, standardised units.
+
+        Source: Rasmussen & Williams 2006, equation 5.12.
+        """
         return leave_one_out(self.kernel, self.data.y, self.ridge)
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:

@@ -1,9 +1,11 @@
-"""Ensembles of infinitely wide networks trained by gradient flow on squared errors: the tangent
-kernel's predictions.
+"""Ensembles of infinitely wide networks trained by gradient flow on squared errors.
+
+Their predictions are those of the tangent kernel.
 
 In the wide limit training is linear: every network f_t of the ensemble obeys df/dt = -Theta(., X)
 (f(X) - y) from a start f_0 ~ N(0, K), so that the ensemble stays Gaussian at every time. The
-moments are functions of the tangent kernel Theta and of the NNGP kernel K."""
+moments are functions of the tangent kernel Theta and of the NNGP kernel K.
+"""
 
 import dataclasses
 import math
@@ -60,8 +62,9 @@ class GradientFlowEnsemble(GaussianPosterior):
         return dataclasses.replace(self, time=_check_time(time))._warned()
 
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """Mean prediction of each y_n by an ensemble that was trained on all the others,
-        standardised units.
+        """Mean prediction of each y_n by an ensemble that was trained on all the others.
+
+        It is in standardised units.
 
         At infinite time this is ridge regression. At time t it is an integral over ridges s,
         because (1 - exp(-l t)) / l is the inverse Laplace transform of 1 / (s (s + l)): by 32 nodes
@@ -71,7 +74,7 @@ class GradientFlowEnsemble(GaussianPosterior):
             diag_reg: another regularisation than the ensemble's.
 
         Source: leave-one-out: Rasmussen & Williams 2006, equation 5.12; contour: Trefethen,
-            Weideman & Schmelzer 2006, *BIT* 46, section 3.
+        Weideman & Schmelzer 2006, *BIT* 46, section 3.
         """
         ridge = self._regularised(diag_reg).ridge
         if self.time == math.inf:
@@ -177,7 +180,7 @@ def gradient_flow(
             Gaussian noise, too many data points, or numbers out of range.
 
     Source: Lee et al. 2019 (arXiv 1902.06720), equations 14 to 16; regularised: Lee et al. 2020
-        (arXiv 2007.15801).
+    (arXiv 2007.15801).
     """
     problem = check_exact(model, data, max_points)
     time, diag_reg = _check_time(time), checks.nonnegative_number("diag_reg", diag_reg)
@@ -223,15 +226,20 @@ def diag_reg_of_time(time: float, kernel: Any) -> float:
 
 
 def time_of_diag_reg(diag_reg: float, kernel: Any) -> float:
-    """The time of training that acts like a relative ridge, the inverse of
-    :func:`diag_reg_of_time`; infinite for 0."""
+    """The time of training that acts like a relative ridge; infinite for 0.
+
+    It is the inverse of :func:`diag_reg_of_time`.
+    """
     ridge = checks.nonnegative_number("diag_reg", diag_reg) * _mean_variance(kernel)
     return 1 / ridge if ridge else math.inf
 
 
 def _contour(time: float) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes s and weights c with sum Re c F(s) = the inverse Laplace transform of F(s) / s at
-    `time`, for F that is real on the real axis and analytic off its negative half."""
+    """Nodes s and weights c of the inverse Laplace transform.
+
+    The sum Re c F(s) is that of F(s) / s at `time`, for F that is real on the real axis and
+    analytic off its negative half.
+    """
     count = 32
     # the other half of the nodes are conjugates
     angle = (2 * np.arange(count // 2) + 1) * np.pi / count

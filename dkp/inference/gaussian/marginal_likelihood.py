@@ -1,5 +1,7 @@
-"""Hyperparameters of a Gaussian process by maximum marginal likelihood: L-BFGS from several
-starts."""
+"""Hyperparameters of a Gaussian process by maximum marginal likelihood.
+
+L-BFGS runs from several starts.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,8 +33,14 @@ _STALLED_ITERATIONS, _STALLED_NATS = 10, 0.05
 
 @record
 class Optimum:
-    """values: learned hyperparameters by name, at the best start. starts: log marginal likelihood
-    of each start."""
+    """Where the optimiser ended.
+
+    Attributes:
+        values: learned hyperparameters by name, at the best start.
+        starts: log marginal likelihood of each start.
+        iterations: from the best start.
+        converged: whether the optimiser stopped by itself.
+    """
 
     values: dict[str, Array]
     starts: tuple[float, ...]
@@ -86,7 +94,8 @@ def log_marginal_likelihood(
     """log N(y; 0, K + ridge I), summed over outputs (Rasmussen & Williams 2006, equation 2.30).
 
     With the spectrum of K it costs no more than products with its eigenvectors; without, K is
-    computed from the hyperparameters and factorised."""
+    computed from the hyperparameters and factorised.
+    """
     resolved = resolve(model, values, data.x.dtype, data.d, data.n_outputs)
     if kernel is None:
         matrix = from_features(resolved.layers)[0](Inputs(i=data.x)).ii
@@ -106,8 +115,11 @@ def ridge_of(model: DeepKernelProcess, diag_reg: Any, mean_variance: Scalar) -> 
 
 
 def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Dataset) -> int:
-    """The best start. Where rows are repeated with equal targets the evidence has no upper bound as
-    the noise goes to 0; a start that went there says nothing, and counts only where all did."""
+    """The best start.
+
+    Where rows are repeated with equal targets the evidence has no upper bound as the noise goes to
+    0; a start that went there says nothing, and counts only where all did.
+    """
     best = int(np.argmax(heights))
     rows = np.asarray(data.x).reshape(data.n, -1)
     if len(heights) == 1 or not has_no_noise(best) or len(np.unique(rows, axis=0)) == data.n:
@@ -119,9 +131,11 @@ def _highest(heights: list[float], has_no_noise: Callable[[int], bool], data: Da
 def _has_no_noise(
     model: DeepKernelProcess, values: dict[str, Array], data: Dataset, diag_reg: float
 ) -> bool:
-    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix,
-    or on its way there: noise with less than a hundred-thousandth of the standard deviation of
-    f."""
+    """Whether what is added to the diagonal is smaller than rounding errors of the kernel matrix.
+
+    So counts what is on its way there: noise with less than a hundred-thousandth of the standard
+    deviation of f.
+    """
     fitted = substitute(model, values)
     variance = jnp.mean(kernel_variances(fitted, data.x))
     rounding = data.n * float(jnp.finfo(data.x.dtype).eps) * float(variance)
@@ -149,9 +163,12 @@ def _maximise(
     diag_reg: Any,
     kernel: Spectrum | None,
 ) -> tuple[dict[str, Array], Array, Array]:
-    """L-BFGS with a zoom line search, until the gradient is small against the number of points, or
-    ten iterations have gained less than 0.05 nats: weights of features that do not matter go on
-    growing or shrinking for hundreds."""
+    """L-BFGS with a zoom line search.
+
+    It ends when the gradient is small against the number of points, or ten iterations have gained
+    less than 0.05 nats: weights of features that do not matter go on growing or shrinking for
+    hundreds.
+    """
     names = hyperparameters(model, data.d, data.n_outputs)
     optimizer = optax.lbfgs()
     tolerance = jnp.asarray(1e-4 if data.x.dtype == jnp.float64 else 1e-3, data.x.dtype)

@@ -1,5 +1,4 @@
-"""What the engines without bottlenecks share: posteriors under which latent functions are jointly
-Gaussian."""
+"""What the engines without bottlenecks share: jointly Gaussian latent functions."""
 
 import abc
 import dataclasses
@@ -59,8 +58,9 @@ class GaussianPosterior(abc.ABC):
         """What was added to the diagonal of the matrix that is inverted, standardised units."""
 
     def with_diag_reg(self: P, diag_reg: float) -> P:
-        """The posterior with another regularisation and the same hyperparameters; the matrix is not
-        decomposed again.
+        """The posterior with another regularisation and the same hyperparameters.
+
+        The matrix is not decomposed again.
 
         Warns:
             RuntimeWarning: where rounding errors are as large as the smallest eigenvalue.
@@ -72,8 +72,11 @@ class GaussianPosterior(abc.ABC):
 
     @abc.abstractmethod
     def leave_one_out_mean(self, diag_reg: float | None = None) -> Float[np.ndarray, "N C"]:
-        """Mean prediction of each y_n given all the others, standardised units, with another
-        regularisation where one is given."""
+        """Mean prediction of each y_n given all the others, standardised units.
+
+        Args:
+            diag_reg: another regularisation than the posterior's.
+        """
 
     def sample(self, key: PRNGKeyArray, n: int) -> Draw:
         """The posterior itself: a stack of one."""
@@ -115,8 +118,7 @@ class GaussianPosterior(abc.ABC):
 
 
 def warn_where_noise_hides(kernel: Spectrum, ridge: float, stacklevel: int = 3) -> None:
-    """Warn when rounding errors are as large as the smallest eigenvalue of the matrix that is
-    inverted."""
+    """Warn when rounding errors are as large as the smallest eigenvalue of what is inverted."""
     smallest, noise = float(kernel.values[0]) + ridge, float(kernel.noise)
     if smallest <= noise:
         warnings.warn(

@@ -1,5 +1,7 @@
-"""Choosing the regularisation by leave-one-out prediction, which costs neither data nor
-decompositions."""
+"""Choosing the regularisation by leave-one-out prediction.
+
+It costs neither data nor decompositions.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +14,9 @@ __all__ = ["check_linear_predictor", "tune_diag_reg"]
 
 
 def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
-    """The posterior with the regularisation that has the least squared error in leave-one-out
-    prediction.
+    """The posterior with the regularisation that predicts best, each point from all the others.
+
+    It has the least squared error in leave-one-out prediction.
 
     Args:
         posterior: of ``dkp.condition``, ``dkp.gradient_flow`` or ``dkp.fit_augmented``.
@@ -31,8 +34,10 @@ def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
 
 
 def check_linear_predictor(posterior: Any, diag_regs: Sequence[float] | None) -> None:
-    """Raise ValueError unless the posterior predicts its own data one by one, and there is
-    something to choose from."""
+    """Raise ValueError unless the posterior predicts its own data one by one.
+
+    There must be something to choose from, too.
+    """
     if not isinstance(posterior, LinearPredictor):
         raise ValueError(
             "Expected a posterior of dkp.condition, dkp.gradient_flow or dkp.fit_augmented. "

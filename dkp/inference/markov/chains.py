@@ -1,9 +1,11 @@
-"""Running Markov chains: compiled chunks of transitions, side by side, with a host that looks in
-between.
+"""Running Markov chains: compiled chunks of transitions, side by side.
+
+A host looks in between them.
 
 Chains run in threads on processors (one thread each, as many at a time as there are cores) and
 vectorised on accelerators. The random numbers of a transition depend on its chain and its number
-alone."""
+alone.
+"""
 
 import concurrent.futures
 import contextlib
@@ -31,8 +33,10 @@ CHAIN_METHODS = ("auto", "parallel", "sequential", "vectorized")
 
 
 class ChainState(NamedTuple):
-    """State of one chain: its point, the averaging of its step size, its key, and the transitions
-    behind it."""
+    """State of one chain.
+
+    It is its point, the averaging of its step size, its key, and the transitions behind it.
+    """
 
     state: State
     tuner: Any
@@ -41,8 +45,10 @@ class ChainState(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """What `length` transitions of all chains left behind, on the host; the first axis counts
-    chains."""
+    """What `length` transitions of all chains left behind, on the host.
+
+    The first axis counts chains.
+    """
 
     z: Float[np.ndarray, "C T K"]
     gradient: Float[np.ndarray, "C T K"]
@@ -103,7 +109,8 @@ class Chains:
         Chains in threads do not wait for one another: one that is ahead goes on with its next
         chunk, while the slowest decides when a chunk of all chains is complete. Close the generator
         where it may not come to its end. Ctrl-C leaves the chains as they were after the last such
-        chunk."""
+        chunk.
+        """
         lengths = [min(self._length, total - start) for start in range(0, total, self._length)]
         steps = self._side_by_side if len(self._states) > 1 else self._alone
         with contextlib.closing(steps(lengths, adapting)) as finished:  # its threads end with it
@@ -123,8 +130,10 @@ class Chains:
     def _side_by_side(
         self, lengths: Sequence[int], adapting: bool
     ) -> Generator[list[tuple[ChainState, Chunk]], None, None]:
-        """Each chunk of each chain is a task, and puts the next one of its chain behind those that
-        wait."""
+        """Each chunk of each chain is a task.
+
+        It puts the next one of its chain behind those that wait.
+        """
         configured, stopped = this_configuration(), threading.Event()
         finished: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in self._states]
         tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()

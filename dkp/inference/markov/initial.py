@@ -3,7 +3,8 @@
 A variational posterior knows the Gram matrices at its inducing points. The entries of Bartlett
 factors are independent, and the factor of more points begins with that of fewer: so a draw is
 extended to the data by drawing the further rows from the prior, which is a draw of the conditional
-prior of all data points together."""
+prior of all data points together.
+"""
 
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""What Markov chains leave behind: draws, statistics of the transitions, and whether to trust
-them."""
+"""What Markov chains leave behind: draws, statistics, and whether to trust them."""
 
 import functools
 import math
@@ -19,15 +18,21 @@ _FEWEST = 4
 
 @record
 class MCMCPosterior(DrawsPosterior):
-    """Draws from the exact posterior, by chains that warmed up together: one metric, a step size
-    each.
+    """Draws from the exact posterior, by chains that warmed up together.
 
-    stats: of the kept transitions, (chains, draws): ``acceptance_rate``, ``diverging``, ``energy``,
-    ``n_steps``, ``tree_depth``, ``step_size``. functionals: numbers that do not change when
-    features are rotated, (chains, draws, …). method: of the transitions. divergences: of all
-    transitions after warm-up. jitter: the largest that was added to the diagonal of a kernel
-    matrix. stopped: "finished" or "interrupted". seconds: of warm-up and of sampling, compilation
-    included."""
+    They share one metric, and have a step size each.
+
+    Attributes:
+        method: of the transitions.
+        stats: of the kept transitions, (chains, draws): ``acceptance_rate``, ``diverging``,
+            ``energy``, ``n_steps``, ``tree_depth``, ``step_size``.
+        functionals: numbers that do not change when features are rotated, (chains, draws, …).
+        divergences: of all transitions after warm-up.
+        jitter: the largest that was added to the diagonal of a kernel matrix.
+        stopped: "finished" or "interrupted".
+        warmup_seconds: of warm-up, compilation included.
+        seconds: of sampling, likewise.
+    """
 
     method: str
     stats: dict[str, np.ndarray]
@@ -40,8 +45,13 @@ class MCMCPosterior(DrawsPosterior):
 
     @functools.cached_property
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """Rank-normalised split R-hat, bulk and tail effective sample size, mean and standard
-        deviation of every functional (Vehtari et al. 2021); arrays entry by entry."""
+        """Rank-normalised split R-hat, effective sample sizes, mean and standard deviation.
+
+        They are those of every functional, arrays entry by entry; the sizes are of the bulk and of
+        the tail.
+
+        Source: Vehtari et al. 2021.
+        """
         import arviz as az
 
         found = {}
@@ -143,8 +153,10 @@ class MCMCPosterior(DrawsPosterior):
 
 
 def _halves(draws: np.ndarray) -> np.ndarray:
-    """Chains as they are, or the two halves of one, (chains, draws): split R-hat splits them
-    again."""
+    """Chains as they are, or the two halves of one, (chains, draws).
+
+    Split R-hat splits them again.
+    """
     return draws if len(draws) > 1 else draws[:, : draws.shape[1] // 2 * 2].reshape(2, -1)
 
 

@@ -1,5 +1,4 @@
-"""Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc`` and the posterior that it
-returns."""
+"""Exact posteriors by Markov chain Monte Carlo: ``dkp.sample_hmc``."""
 
 import os
 import warnings
@@ -106,7 +105,7 @@ def sample_hmc(
             or a bottleneck that cannot be treated.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), Bartlett factors; the methods are cited in
-        ``dkp.inference.markov.transitions``.
+    ``dkp.inference.markov.transitions``.
     """
     problem = Problem.of(model, data)
     checks.random_key("key", key)
@@ -167,8 +166,9 @@ def sample_hmc(
 
 
 def with_priors(problem: Problem, init: VariationalPosterior | None) -> DeepKernelProcess:
-    """The model without learned hyperparameters: they stand where `init` has them, or get a default
-    prior.
+    """The model without learned hyperparameters.
+
+    They stand where `init` has them, or get a default prior.
 
     Warns:
         RuntimeWarning: when hyperparameters get a default prior.
@@ -180,7 +180,8 @@ def with_priors(problem: Problem, init: VariationalPosterior | None) -> DeepKern
         warnings.warn(
             f"{', '.join(learned)} are learn(), which has no prior: each gets a log-normal one "
             "with scale 1 around its start (or a standard normal one around it where it may be "
-            "negative). Give them distributions or numbers, or pass init=dkp.fit_vi(…) to keep the values that it found.",
+            "negative). Give them distributions or numbers, or pass init=dkp.fit_vi(…) to keep the "
+            "values that it found.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -1,5 +1,7 @@
-"""A session of chains: warm-up, sampling, what is kept, and what a checkpoint needs to go on with
-it."""
+"""A session of chains: warm-up, sampling, and what is kept.
+
+It knows what a checkpoint needs to go on with it.
+"""
 
 import contextlib
 import time
@@ -86,8 +88,9 @@ class Session:
         self._restore()
 
     def run(self, warmup: int, total: int, bar: Progress) -> str:
-        """Warm up, make `total` transitions, and say how it ended: "finished", or "interrupted"
-        with some draws kept.
+        """Warm up, make `total` transitions, and say how it ended.
+
+        It is "finished", or "interrupted" with some draws kept.
 
         Ctrl-C before any draw is kept ends the call.
         """

@@ -1,7 +1,10 @@
-"""Numbers that say how well a chain mixes and that do not change when features are rotated.
+"""Numbers that say how well a chain mixes.
+
+They do not change when features are rotated.
 
 Convergence is judged by them: entries of factors have no meaning of their own, and those that move
-most slowly are usually these."""
+most slowly are usually these.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +23,11 @@ _POINTS = 3
 
 
 def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
-    """Of every bottleneck's Gram matrix: log-determinant (of its non-zero eigenvalues), trace, and
-    centred alignment with the label kernel; the log-likelihood; the hyperparameters; the latent
-    function at a few training points.
+    """The functionals of a network.
+
+    They are: of every bottleneck's Gram matrix the log-determinant (of its non-zero eigenvalues),
+    trace, and centred alignment with the label kernel; the log-likelihood; the hyperparameters; the
+    latent function at a few training points.
 
     Values are scalars, or arrays for hyperparameters that are.
     """
@@ -39,8 +44,7 @@ def functionals(target: Coordinates, network: Network) -> dict[str, Array]:
 
 @compiled()
 def functionals_of(target: Coordinates, z: Float[Array, "S K"]) -> tuple[dict[str, Array], Scalar]:
-    """The functionals of a stack of points, and the largest jitter that a factorisation there
-    needed."""
+    """The functionals of a stack of points, and the largest jitter of a factorisation there."""
 
     def one(point: Array) -> tuple[dict[str, Array], Array]:
         network = target.network(point)
@@ -56,8 +60,10 @@ def _rows(target: Coordinates) -> np.ndarray:
 
 
 def _latent(target: Coordinates, network: Network) -> Float[Array, "N Q"]:
-    """f at the data, or its mean given y where Gaussian noise integrates it out: y - s^2 (K + s^2
-    I)^-1 y."""
+    """f at the data, or its mean given y where Gaussian noise integrates it out.
+
+    The mean is y - s^2 (K + s^2 I)^-1 y.
+    """
     if network.f is not None:
         return network.f
     noise = target.noise_variance(network)

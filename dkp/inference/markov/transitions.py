@@ -1,9 +1,11 @@
-"""Markov transitions that leave p(z | y) invariant: NUTS, HMC, elliptical slice sampling and
-preconditioned Crank-Nicolson.
+"""Markov transitions that leave p(z | y) invariant.
+
+They are NUTS, HMC, elliptical slice sampling and preconditioned Crank-Nicolson.
 
 All of them move a point z of :class:`~dkp.inference.coordinates.Coordinates`, whose prior is close
 to N(0, I). The first two follow gradients in a metric learned in warm-up; the last two propose from
-the normal prior and need none."""
+the normal prior and need none.
+"""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -29,8 +31,13 @@ __all__ = [
 
 
 class State(NamedTuple):
-    """A point z, the logarithm of the density that the method needs at z, and its gradient where it
-    needs that."""
+    """Where a chain is.
+
+    Attributes:
+        z: the point.
+        log_density: logarithm of the density that the method needs at z.
+        gradient: of it, where the method needs that.
+    """
 
     z: Float[Array, " K"]
     log_density: Scalar
@@ -38,8 +45,10 @@ class State(NamedTuple):
 
 
 class Metric(NamedTuple):
-    """Covariance estimate diag(scale) (I + V (diag(eigenvalues) - I) V^T) diag(scale) with
-    orthonormal columns V."""
+    """Covariance estimate diag(scale) (I + V (diag(eigenvalues) - I) V^T) diag(scale).
+
+    The columns of V, `vectors`, are orthonormal.
+    """
 
     scale: Float[Array, " K"]
     vectors: Float[Array, "K R"]
@@ -47,8 +56,15 @@ class Metric(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What happened in one transition. steps: evaluations of the density (or of its gradient).
-    energy: minus the log of the joint density (of position and momentum, for HMC and NUTS)."""
+    """What happened in one transition.
+
+    Attributes:
+        acceptance: probability of acceptance, or its mean over a trajectory.
+        diverging: whether the trajectory diverged.
+        energy: minus the log of the joint density (of position and momentum, for HMC and NUTS).
+        steps: evaluations of the density (or of its gradient).
+        depth: of the tree of NUTS.
+    """
 
     acceptance: Scalar
     diverging: Bool[Array, ""]
@@ -108,10 +124,15 @@ class _FromPrior:
 
 @dataclasses.dataclass(frozen=True)
 class NUTS(_Hamiltonian):
-    """The no-U-turn sampler (Hoffman & Gelman 2014), BlackJAX's implementation.
+    """The no-U-turn sampler, BlackJAX's implementation.
 
-    max_depth: largest number of doublings of the trajectory. Most directions of whitened
-    coordinates have the unit scale of the prior, in which half a turn takes pi / step_size steps.
+    Attributes:
+        target_acceptance: for which warm-up tunes the step size.
+        max_depth: largest number of doublings of the trajectory. Most directions of whitened
+            coordinates have the unit scale of the prior, in which half a turn takes pi / step_size
+            steps.
+
+    Source: Hoffman & Gelman 2014.
     """
 
     target_acceptance: float = 0.8
@@ -150,12 +171,16 @@ class NUTS(_Hamiltonian):
 
 @dataclasses.dataclass(frozen=True)
 class HMC(_Hamiltonian):
-    """Hamiltonian Monte Carlo with a trajectory of random length, uniform between 0 and twice
-    `trajectory`.
+    """Hamiltonian Monte Carlo with a trajectory of random length.
 
-    trajectory: mean time of integration. In the metric of warm-up the posterior has about unit
-    scale, and a quarter turn, pi / 2, makes draws of a normal law independent. max_steps: largest
-    number of steps in a trajectory."""
+    It is uniform between 0 and twice `trajectory`.
+
+    Attributes:
+        target_acceptance: for which warm-up tunes the step size.
+        trajectory: mean time of integration. In the metric of warm-up the posterior has about unit
+            scale, and a quarter turn, pi / 2, makes draws of a normal law independent.
+        max_steps: largest number of steps in a trajectory.
+    """
 
     target_acceptance: float = 0.8
     trajectory: float = 1.5708
@@ -191,11 +216,13 @@ class HMC(_Hamiltonian):
 
 @dataclasses.dataclass(frozen=True)
 class ESS(_FromPrior):
-    """Elliptical slice sampling (Murray, Adams & MacKay 2010), BlackJAX's implementation: no step
-    size, no gradient.
+    """Elliptical slice sampling, BlackJAX's implementation: no step size, no gradient.
 
     The ellipse passes through z and a draw of N(0, I); what the density has beyond that normal law
-    is sliced."""
+    is sliced.
+
+    Source: Murray, Adams & MacKay 2010.
+    """
 
     target_acceptance: float | None = None
     name = "ess"
@@ -221,11 +248,13 @@ class ESS(_FromPrior):
 
 @dataclasses.dataclass(frozen=True)
 class PCN(_FromPrior):
-    """Preconditioned Crank-Nicolson: z' = sqrt(1 - b^2) z + b e, e ~ N(0, I), which leaves N(0, I)
-    invariant.
+    """Preconditioned Crank-Nicolson: z' = sqrt(1 - b^2) z + b e, e ~ N(0, I).
 
-    b = step_size / sqrt(1 + step_size^2). Source: Cotter, Roberts, Stuart & White 2013; for wide
-    networks Pezzetti, Favaro & Peluchetti 2024 (arXiv 2408.14325)."""
+    It leaves N(0, I) invariant; b = step_size / sqrt(1 + step_size^2).
+
+    Source: Cotter, Roberts, Stuart & White 2013; for wide networks Pezzetti, Favaro & Peluchetti
+    2024 (arXiv 2408.14325).
+    """
 
     target_acceptance: float = 0.25
     name = "pcn"

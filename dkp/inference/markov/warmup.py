@@ -1,5 +1,4 @@
-"""Warm-up: windows in which chains find the typical set and their step size, and from which the
-metric is learned.
+"""Warm-up: windows in which chains find the typical set, their step size and the metric.
 
 In whitened coordinates the posterior covariance is the identity but for the directions that the
 data inform, which are few: the metric is a diagonal and a correction of low rank. It is estimated
@@ -10,8 +9,7 @@ with 1000 coordinates and 250 draws a learned one doubled the step size and halv
 effective sample size.
 
 Source: windows: Stan Development Team, Reference Manual, section on adaptation; metric: Seyboldt,
-    Carlson & Carpenter
-2026 (arXiv 2603.18845), algorithm 1.
+Carlson & Carpenter 2026 (arXiv 2603.18845), algorithm 1.
 """
 
 from typing import NamedTuple
@@ -31,15 +29,23 @@ _RANK = 32
 
 
 class Window(NamedTuple):
-    """Transitions of warm-up; `learns`: whether the metric is estimated from them at their end."""
+    """Transitions of warm-up.
+
+    Attributes:
+        length: how many there are.
+        learns: whether the metric is estimated from them at their end.
+    """
 
     length: int
     learns: bool
 
 
 def schedule(warmup: int) -> list[Window]:
-    """Windows of a warm-up of so many transitions: a first one for the step size, ever longer ones
-    that learn the metric, and a last one for the step size in the last metric."""
+    """Windows of a warm-up of so many transitions.
+
+    They are a first one for the step size, ever longer ones that learn the metric, and a last one
+    for the step size in the last metric.
+    """
     first, last = int(_FIRST * warmup), int(_LAST * warmup)
     windows, left, length = [Window(first, False)], warmup - first - last, _SHORTEST
     while left > 0:
@@ -51,8 +57,10 @@ def schedule(warmup: int) -> list[Window]:
 
 
 def metric_rank(warmup: int, chains: int, size: int) -> int:
-    """Rank of the correction of the metric; 0 where no window has the draws to learn a metric of
-    `size` coordinates."""
+    """Rank of the correction of the metric.
+
+    It is 0 where no window has the draws to learn a metric of `size` coordinates.
+    """
     return (
         min(_RANK, size) if any(_is_enough(w.length, chains, size) for w in schedule(warmup)) else 0
     )
@@ -65,8 +73,9 @@ def _is_enough(length: int, chains: int, size: int) -> bool:
 def estimate_metric(
     draws: Float[np.ndarray, "C T K"], gradients: Float[np.ndarray, "C T K"], rank: int
 ) -> Metric | None:
-    """The metric from the second half of a window of all chains; None where it has too few draws,
-    or some that are no numbers.
+    """The metric from the second half of a window of all chains.
+
+    It is None where the window has too few draws, or some that are no numbers.
 
     Args:
         rank: largest rank of the correction.

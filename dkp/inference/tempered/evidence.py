@@ -4,7 +4,8 @@ A pilot run of :mod:`dkp.inference.tempered.moves` chooses the temperatures and 
 after it, which use what it chose and nothing else of it, each give an unbiased estimate of the
 evidence, however few their particles: their mean is the answer, and their spread its error. (A run
 that adapts is biased: its particles have chosen the moves that they make. Measured: 1 nat at 256
-particles and a spread of 0.5.) Without anything to integrate out the evidence is exact."""
+particles and a spread of 0.5.) Without anything to integrate out the evidence is exact.
+"""
 
 import functools
 import math
@@ -40,11 +41,17 @@ _BATCH_BYTES = 500_000_000
 class Evidence:
     """An estimate of log p(y | x), in nats: all data, standardised targets.
 
-    log_evidence: log of the mean of the estimates of the runs. standard_error: its standard error,
-    0 where it is exact. posterior: the particles of all runs, a chain each; or the exact posterior.
-    temperatures: from 0 to 1. runs: log evidence of every run. within: the error of a run, computed
-    from its own chains. acceptance: lowest mean acceptance of a temperature. correlation: largest
-    correlation of the log-likelihood of successive states of a chain."""
+    Attributes:
+        log_evidence: log of the mean of the estimates of the runs.
+        standard_error: of `log_evidence`, 0 where it is exact.
+        posterior: the particles of all runs, a chain each; or the exact posterior.
+        temperatures: from 0 to 1.
+        runs: log evidence of every run.
+        within: the error of a run, computed from its own chains.
+        acceptance: lowest mean acceptance of a temperature.
+        correlation: largest correlation of the log-likelihood of successive states of a chain.
+        seconds: of all runs, compilation included.
+    """
 
     log_evidence: float
     standard_error: float
@@ -216,8 +223,8 @@ def _check_none_learned(problem: Problem) -> None:
         raise ValueError(
             "Expected a number or a distribution for every hyperparameter, since evidence is an "
             "integral over a prior. "
-            f"Got learn() for {', '.join(problem.learned)}: give it a prior, such as dist.LogNormal(0.0, "
-            "1.0), or a number."
+            f"Got learn() for {', '.join(problem.learned)}: give it a prior, such as "
+            "dist.LogNormal(0.0, 1.0), or a number."
         )
 
 

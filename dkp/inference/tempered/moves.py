@@ -1,7 +1,8 @@
-"""From the prior to the posterior by degrees: tempered sequential Monte Carlo in the coordinates z
-of networks.
+"""From the prior to the posterior by degrees: tempered sequential Monte Carlo.
 
-    pi_b(z) = N(z; 0, I) exp(correction(z)) p(y | z)^b / Z_b,    Z_b / Z_a = E_{pi_a} p(y | z)^(b - a)
+It moves in the coordinates z of networks.
+
+    pi_b(z) = N(z; 0, I) exp(correction(z)) p(y | z)^b / Z_b,   Z_b / Z_a = E_{pi_a} p(y | z)^(b-a)
 
 Particles of pi_a are weighted and resampled, and the ones that are kept start Markov chains that
 leave pi_b invariant: all states of all chains are the particles of pi_b (waste-free).
@@ -18,8 +19,8 @@ C is the identity but for some directions: all of them where there are few coord
 of the largest gradients, at the temperature before.
 
 Source: waste-free: Dau & Chopin 2022 (arXiv 2011.02328); rotations: Shahbaba, Lan, Johnson & Neal
-    2014 (arXiv 1106.5941); pCN: Cotter, Roberts, Stuart & White 2013; directions: Cui, Law &
-    Marzouk 2016 (arXiv 1411.3688).
+2014 (arXiv 1106.5941); pCN: Cotter, Roberts, Stuart & White 2013; directions: Cui, Law & Marzouk
+2016 (arXiv 1411.3688).
 """
 
 import functools
@@ -88,8 +89,10 @@ class Reference:
         return self._shrink(z - self.mean)
 
     def slope(self, u: Float[Array, " K"], slope: Float[Array, " K"]) -> Float[Array, " K"]:
-        """Gradient in z of what a density has beside N(z; 0, I), from the gradient in u of what it
-        has beside N(u; 0, I)."""
+        """Gradient in z of what a density has beside N(z; 0, I).
+
+        It is made from the gradient in u of what the density has beside N(u; 0, I).
+        """
         return self._shrink(slope - u) + self.forward(u)
 
     def _shrink(self, vector: Array) -> Array:
@@ -100,8 +103,13 @@ class Reference:
 class Moved:
     """States of M chains at T times as T x M particles, time by time, and how they moved.
 
-    slopes: gradients of the last states, (M, K), of log pi_b without its normal part; None for
-    moves without gradients."""
+    Attributes:
+        particles: the states.
+        slopes: gradients of the last states, (M, K), of log pi_b without its normal part; None for
+            moves without gradients.
+        acceptance: mean of the chains.
+        angle: of a rotation, as it was adapted.
+    """
 
     particles: Particles
     slopes: Float[Array, "M K"] | None
@@ -168,8 +176,10 @@ def _directions(size: int, slopes: np.ndarray | None) -> np.ndarray:
 
 @value
 class _State:
-    """A point u, or one for every chain, psi(u) with its gradient, and what z = m + C^(1/2) u is
-    worth."""
+    """A point u, or one for every chain, psi(u) with its gradient, and what z is worth.
+
+    Here z = m + C^(1/2) u.
+    """
 
     u: Float[Array, "*batch K"]
     psi: Float[Array, "*batch"]
@@ -233,8 +243,10 @@ def move_chains(
 
 
 def _leaps(move: str, angle: Scalar) -> Array:
-    """How many rotations make a quarter of a turn, after which a Gaussian has forgotten where it
-    was."""
+    """How many rotations make a quarter of a turn.
+
+    After it a Gaussian has forgotten where it was.
+    """
     return (
         jnp.asarray(1)
         if move == "pcn"

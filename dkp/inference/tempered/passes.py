@@ -1,5 +1,6 @@
-"""Runs of tempered sequential Monte Carlo: one that chooses temperatures and moves, and others that
-follow them.
+"""Runs of tempered sequential Monte Carlo.
+
+One chooses temperatures and moves, and others follow them.
 
 What they do is kept in a :class:`Journal`, from which a call that was killed goes on.
 """
@@ -85,9 +86,15 @@ class Plan:
 
 @record
 class Walk:
-    """Where a pass is: its particles, after so many stages. slopes: of the chains that ended there.
-    numbers: what every stage gave, a row each: log of the mean weight, its relative variance,
-    acceptance, correlation."""
+    """Where a pass is.
+
+    Attributes:
+        particles: after so many stages.
+        slopes: of the chains that ended there.
+        angle: of a rotation.
+        numbers: what every stage gave, a row each: log of the mean weight, its relative variance,
+            acceptance, correlation.
+    """
 
     particles: Particles
     slopes: np.ndarray | None = None
@@ -96,8 +103,9 @@ class Walk:
 
 
 class Journal:
-    """What a call has done so far: the stages of its pilot, the runs that are over, and the pass
-    that is not.
+    """What a call has done so far.
+
+    That is the stages of its pilot, the runs that are over, and the pass that is not.
 
     It starts from what the checkpoint holds, and keeps to its batches: others round differently.
     """
@@ -123,7 +131,10 @@ class Journal:
         return bool(self.stages) and self.stages[-1].temperature == 1
 
     def write(self, walk: Walk | None) -> None:
-        """Note where the pass is, or that it is over; to the file, when it is time for one."""
+        """Note where the pass is, or that it is over.
+
+        It goes to the file, when it is time for one.
+        """
         self.walk = walk
         if self._checkpoint is not None and self._checkpoint.is_due:
             self.save()
@@ -150,8 +161,10 @@ class Journal:
 
 
 def pilot(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> None:
-    """From the prior to the posterior, choosing every temperature and its moves on the way: the
-    stages of the journal."""
+    """From the prior to the posterior, choosing every temperature and its moves on the way.
+
+    These are the stages of the journal.
+    """
     if journal.pilot_is_over:
         return
     walk = journal.walk or Walk(particles=journal.plan.prior(jax.random.fold_in(key, 0)))
@@ -172,8 +185,10 @@ def pilot(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> N
 
 
 def run(journal: Journal, key: PRNGKeyArray, report: Callable[..., None]) -> None:
-    """From the prior to the posterior, by the temperatures and the moves of the pilot: one more run
-    of the journal."""
+    """From the prior to the posterior, by the temperatures and the moves of the pilot.
+
+    It is one more run of the journal.
+    """
     walk = journal.walk or Walk(particles=journal.plan.prior(jax.random.fold_in(key, 0)))
     for number in range(len(walk.numbers), len(journal.stages)):
         stage = journal.stages[number]
@@ -221,8 +236,10 @@ def _resample(key: PRNGKeyArray, weights: Float[np.ndarray, " S"], n: int) -> In
 
 
 def _next_temperature(likelihood: np.ndarray, now: float) -> float:
-    """Where the weights p(y | z)^(next - now) have the effective number of particles that is
-    wanted, or 1."""
+    """Where the weights have the effective number of particles that is wanted, or 1.
+
+    They are p(y | z)^(next - now).
+    """
     _check_finite(likelihood)
     finite = likelihood[np.isfinite(likelihood)]
     relative = finite - finite.max()

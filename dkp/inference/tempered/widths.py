@@ -3,7 +3,8 @@
     p(width | x, y) = p(width) p(y | x, width) / sum over the widths that are compared
 
 Only the width varies: the other parts of the model, the data and the random key are the same for
-all of them."""
+all of them.
+"""
 
 import math
 import numbers
@@ -36,10 +37,15 @@ WIDTHS = (1, 2, 4, 8, 16, 64, math.inf)
 class WidthComparison:
     """Widths side by side, one entry each.
 
-    widths: infinity is the network without the bottlenecks. log_evidence, log_evidence_se: nats,
-    all data, standardised targets. probability: of each width, given that it is one of them.
-    held_out_log_density: sum of log p(y | x) over the held-out points, original units; None without
-    such points. evidences: with posteriors to predict from."""
+    Attributes:
+        widths: infinity is the network without the bottlenecks.
+        log_evidence: nats, all data, standardised targets.
+        log_evidence_se: standard error of `log_evidence`.
+        probability: of each width, given that it is one of them.
+        held_out_log_density: sum of log p(y | x) over the held-out points, original units; None
+            without such points.
+        evidences: with posteriors to predict from.
+    """
 
     widths: Float[np.ndarray, " W"]
     log_evidence: Float[np.ndarray, " W"]
@@ -160,7 +166,9 @@ def compare_widths(
 
 
 def with_width(model: DeepKernelProcess, width: float | int) -> DeepKernelProcess:
-    """The model with another width of all Wishart bottlenecks; without them, for infinity.
+    """The model with another width of all Wishart bottlenecks.
+
+    For infinity it is the model without them.
 
     Raises:
         ValueError: when it has none, or when the width is none.

@@ -3,7 +3,8 @@
 One pass through the layers draws the Gram factors from the guides, adds up the divergences of guide
 and prior in closed form, and draws the data blocks from the conditional prior, where they cancel.
 The outputs are then integrated out: in closed form for Gaussian noise and the full batch
-(collapsed), under a guide of whitened outputs otherwise."""
+(collapsed), under a guide of whitened outputs otherwise.
+"""
 
 import functools
 from typing import Any
@@ -33,8 +34,10 @@ __all__ = ["LayerPass", "VariationalFamily"]
 
 @value
 class LayerPass:
-    """One draw through the layers: the resolved model, K entering the outputs, and what the draw
-    cost."""
+    """One draw through the layers.
+
+    It has the resolved model, K entering the outputs, and what the draw cost.
+    """
 
     model: DeepKernelProcess
     values: dict[str, Array]
@@ -77,8 +80,7 @@ class VariationalFamily:
         return hyperparameters(self.model, self.n_features, self.n_outputs)
 
     def init(self, data: Dataset, inducing: Float[Array, "P *space D"]) -> dict[str, Any]:
-        """Starting point: hyperparameters from the data, every guide centred on the deterministic
-        network."""
+        """Starting point: hyperparameters from the data, guides at the deterministic network."""
         learned, inferred = {}, {}
         for name, h in self.hyperparameters.items():
             if h.is_learned:
@@ -96,8 +98,10 @@ class VariationalFamily:
         return {**parameters, "bottlenecks": _initial_guides(self, parameters)}
 
     def paces(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """How fast an optimiser moves each of the parameters (see ``Pace``), but those of the
-        outputs, which take natural gradients."""
+        """How fast an optimiser moves each of the parameters (see ``Pace``).
+
+        Those of the outputs, which take natural gradients, are not among them.
+        """
         guides = parameters["bottlenecks"]
         return {
             "inducing": "kernel",
@@ -111,15 +115,18 @@ class VariationalFamily:
 
     @property
     def starts_deterministic(self) -> bool:
-        """Whether all guides start around G = K, so that a fit can start with the network without
-        noise."""
+        """Whether all guides start around G = K.
+
+        A fit can then start with the network without noise.
+        """
         return all(guide.starts_at_kernel for guide in self._guides)
 
     def deterministic(
         self, parameters: dict[str, Any], x: Float[Array, "B *space D"]
     ) -> tuple[DeepKernelProcess, Gram]:
-        """The network without noise in its bottlenecks: the model at these hyperparameters, and the
-        last kernel.
+        """The network without noise in its bottlenecks: the model, and the last kernel.
+
+        The model is the one at these hyperparameters.
 
         G is K, or what the guide is centred on where it cannot be.
         """
@@ -150,8 +157,10 @@ class VariationalFamily:
     def layer_pass(
         self, parameters: dict[str, Any], key: PRNGKeyArray, x: Float[Array, "B *space D"] | None
     ) -> LayerPass:
-        """One draw of hyperparameters and Gram matrices at the inducing points, and of the data
-        blocks at `x`."""
+        """One draw of hyperparameters and Gram matrices at the inducing points.
+
+        The data blocks are drawn at `x`.
+        """
         inducing = parameters["inducing"]
         values, kl = self.draw_values(parameters, jax.random.fold_in(key, 0))
         model = self.resolve(values, inducing.dtype)
@@ -192,12 +201,13 @@ class VariationalFamily:
         weights: Float[Array, " B"] | None = None,
         offset: Float[Array, "B 1"] | None = None,
     ) -> tuple[Scalar, Scalar]:
-        """Unbiased one-draw estimate of the evidence lower bound from a batch of the n data points,
-        and the jitter used.
+        """Unbiased one-draw estimate of the evidence lower bound, and the jitter used.
+
+        It takes a batch of the n data points.
 
         Args:
-            weights: how often each row counts. offset: what is added to the latent functions in the
-                likelihood.
+            weights: how often each row counts.
+            offset: what is added to the latent functions in the likelihood.
         """
         walk = self.layer_pass(parameters, key, x)
         key_outputs = jax.random.fold_in(key, len(walk.factors) + 1)
@@ -212,7 +222,8 @@ class VariationalFamily:
 
         The gradient in the parameters of the outputs is not that of the bound, but n (the number of
         data points) times the negative step along the natural gradient: from the parameters to
-        those that the batch asks for (:meth:`OutputBatch.sites`)."""
+        those that the batch asks for (:meth:`OutputBatch.sites`).
+        """
         scale = cholesky(kernel.ii)
         if self.collapsed:
             return collapsed_bound(kernel, scale, batch.y, self.noise_variance(model))[

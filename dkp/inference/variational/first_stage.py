@@ -1,11 +1,11 @@
-"""Where a variational fit starts: inducing points among the data, and a first stage that is cheaper
-than the second.
+"""Where a variational fit starts: inducing points among the data, and a cheap first stage.
 
 A random start ends in pure noise: the guides' noise hides the data until the hyperparameters fit,
 and the hyperparameters cannot fit through the noise. So the network is first fitted without noise
 in its bottlenecks (a sparse Gaussian process with a deep kernel, cheap and smooth), and the guides
 start as narrow laws around it. A bottleneck of low rank has no such start; its network is fitted to
-a subset of a large data set, with the outputs integrated out."""
+a subset of a large data set, with the outputs integrated out.
+"""
 
 import dataclasses
 import functools
@@ -53,9 +53,11 @@ FirstStage = Callable[..., list[LoopResult]]
 def inducing_points(
     data: Dataset, n_inducing: int, key: PRNGKeyArray
 ) -> Float[Array, "P *space D"]:
-    """Centres of k-means on the features (on a random subset of a large data set); the distinct
-    rows where there are no more. Each is the farthest from those before it: the factor of a Gram
-    matrix of low rank is made from its first rows, which should differ.
+    """Centres of k-means on the features; the distinct rows where there are no more.
+
+    The means are taken over a random subset of a large data set. Each point is the farthest from
+    those before it: the factor of a Gram matrix of low rank is made from its first rows, which
+    should differ.
 
     The number of points is the smaller of `n_inducing` and the number of distinct rows.
     """
@@ -78,8 +80,11 @@ def _centres(rows: np.ndarray, number: int, key: PRNGKeyArray) -> np.ndarray:
 def first_stage(
     family: VariationalFamily, data: Sequence[Dataset], start_steps: int
 ) -> FirstStage | None:
-    """Which first stage a fit has: none where it has no steps, or where noise cannot be left out of
-    the bottlenecks and there is no large data set whose outputs can be integrated out."""
+    """Which first stage a fit has.
+
+    It has none where it has no steps, or where noise cannot be left out of the bottlenecks and
+    there is no large data set whose outputs can be integrated out.
+    """
     if start_steps == 0:
         return None
     if family.starts_deterministic:
@@ -97,8 +102,9 @@ def fit_without_noise(
     batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    """Fit everything but the guides, which start around it, to the network without noise, for each
-    data set.
+    """Fit everything but the guides to the network without noise, for each data set.
+
+    The guides start around it.
 
     With Gaussian noise of complete targets without weights the outputs are integrated out, on a
     subset of a large data set, whatever the second stage does.
@@ -123,9 +129,11 @@ def fit_to_subset(
     batches: Sequence[Batches] | None,
     **loop: Any,
 ) -> list[LoopResult]:
-    """Fit everything to a subset of each data set, the outputs integrated out. With minibatches
-    alone, outputs that lag behind their kernels hide the data for thousands of steps where the
-    noise is small (naval: a bound of -42 nats a point where 4 is possible)."""
+    """Fit everything to a subset of each data set, the outputs integrated out.
+
+    With minibatches alone, outputs that lag behind their kernels hide the data for thousands of
+    steps where the noise is small (naval: a bound of -42 nats a point where 4 is possible).
+    """
     return _on_subsets(_minimise_negative_elbo, family, parameters, datasets, keys, loop)
 
 
@@ -137,8 +145,10 @@ def _on_subsets(
     keys: Sequence[PRNGKeyArray],
     loop: dict[str, Any],
 ) -> list[LoopResult]:
-    """`minimise` on a subset of each data set with the outputs integrated out, and then, where the
-    family does not integrate them out, their optimum for all data."""
+    """`minimise` on a subset of each data set with the outputs integrated out.
+
+    Their optimum for all data follows, where the family does not integrate them out.
+    """
     subsets = [_subset(data, key) for data, key in zip(datasets, keys, strict=True)]
     inner, collapsed = _without_outputs(family, parameters)
     starts = minimise(collapsed, inner, subsets, keys=keys, batches=None, **loop)
@@ -196,8 +206,10 @@ def _with_outputs(
     datasets: Sequence[Dataset],
     before: Sequence[dict[str, Any]],
 ) -> list[LoopResult]:
-    """The parameters with the optimal outputs for all data; with those before where a number is not
-    finite."""
+    """The parameters with the optimal outputs for all data.
+
+    Where a number is not finite, the outputs are those before.
+    """
     found = []
     for start, data, old in zip(starts, datasets, before, strict=True):
         optimal = optimal_outputs(family, start.parameters, data)
@@ -212,8 +224,10 @@ def _with_outputs(
 def optimal_outputs(
     family: VariationalFamily, parameters: dict[str, Any], data: Dataset
 ) -> dict[str, Array]:
-    """Outputs that are optimal for Gaussian noise, at the network without noise in its bottlenecks:
-    sums over the data, some rows at a time."""
+    """Optimal outputs for Gaussian noise, at the network without noise in its bottlenecks.
+
+    They are sums over the data, some rows at a time.
+    """
     parts = range(0, data.n, _ROWS_AT_A_TIME)
     sums = [
         _sites(family, parameters, data.x[i : i + _ROWS_AT_A_TIME], data.y[i : i + _ROWS_AT_A_TIME])

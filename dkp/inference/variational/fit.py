@@ -107,7 +107,7 @@ def fit_vi(
             where it is not possible.
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober &
-        Aitchison 2021 (arXiv 2005.08140).
+    Aitchison 2021 (arXiv 2005.08140).
     """
     options = FitOptions(
         n_inducing=n_inducing,

@@ -1,5 +1,6 @@
-"""Importance weights of a variational posterior: how far the guide is from the exact posterior,
-without sampling it.
+"""Importance weights of a variational posterior.
+
+They say how far the guide is from the exact posterior, without sampling it.
 
 A draw of the guide is extended to all the data by the joint conditional prior, which the guide
 shares with the model and which therefore cancels; the outputs are integrated out exactly. What is
@@ -9,7 +10,8 @@ left is
 
 over whitened factors T_l and inferred hyperparameters h. Its mean under the guide, E w, is the
 evidence p(y) at the learned hyperparameters, and the tail of w says whether the guide covers the
-posterior (Pareto k-hat)."""
+posterior (Pareto k-hat).
+"""
 
 from typing import Any
 
@@ -38,8 +40,9 @@ def log_weights(
     key: PRNGKeyArray,
     n: int = 200,
 ) -> Float[Array, " S"]:
-    """Logarithms of n importance weights of the guide of the Gram matrices; cost cubic in P + N
-    each.
+    """Logarithms of n importance weights of the guide of the Gram matrices.
+
+    The cost of each is cubic in P + N.
 
     Raises:
         ValueError: when the noise is not Gaussian: the outputs cannot be integrated out; or when a

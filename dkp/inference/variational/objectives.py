@@ -1,5 +1,7 @@
-"""What the stages of variational inference minimise: functions of parameters, a key and a batch,
-for the loop."""
+"""What the stages of variational inference minimise, for the loop.
+
+They are functions of parameters, a key and a batch.
+"""
 
 from typing import Any
 
@@ -35,8 +37,10 @@ class NegativeElbo:
 
 @value
 class NegativeBoundWithoutNoise:
-    """Minus the bound on log p(y) per data point, of `n`, of the network without noise in its
-    bottlenecks."""
+    """Minus the bound on log p(y) per data point, of `n`.
+
+    It is that of the network without noise in its bottlenecks.
+    """
 
     family: VariationalFamily
     n: int = static()

@@ -14,8 +14,15 @@ __all__ = ["OutputBatch"]
 
 @value
 class OutputBatch:
-    """What the outputs see of a batch of the n data points; see :meth:`VariationalFamily.elbo`.
-    key: for likelihoods that draw."""
+    """What the outputs see of a batch of the n data points.
+
+    Attributes:
+        y: targets, (B, C).
+        n: number of all data points.
+        weights: how often each row counts.
+        offset: what is added to the latent functions in the likelihood.
+        key: for likelihoods that draw.
+    """
 
     y: Float[Array, "B C"]
     n: int = static()
@@ -46,8 +53,10 @@ class OutputBatch:
         *,
         shared: bool = True,
     ) -> dict[str, Array]:
-        """Natural parameters of the outputs that a batch asks for, where f has these moments at its
-        points, and L, the factor of K_ii, is `scale`.
+        """Natural parameters of the outputs that a batch asks for.
+
+        The latent functions have these moments at the points of the batch, and L, the factor of
+        K_ii, is `scale`.
 
         With p_t = L^-1 k_it and the derivatives g_t and -h_t / 2 of E log p(y_t | f_t) in mean and
         variance,
@@ -58,9 +67,9 @@ class OutputBatch:
         whatever they were.
 
         Source: Khan & Lin 2017 (arXiv 1703.04265), conjugate-computation variational inference;
-            Salimbeni, Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the
-            latent functions, h is averaged over them. A likelihood that is not log-concave may have
-            h < 0, which counts as 0.
+        Salimbeni, Eleftheriadis & Hensman 2018 (arXiv 1803.09151). Where H is `shared` by the
+        latent functions, h is averaged over them. A likelihood that is not log-concave may have h <
+        0, which counts as 0.
         """
         assert kernel.ti is not None
 

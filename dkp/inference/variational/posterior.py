@@ -77,13 +77,14 @@ class VariationalPosterior:
     def latent_moments(
         self, draws: Draw, key: PRNGKeyArray, x: Float[Array, "B *space D"], chunk: int
     ) -> tuple[Float[Array, "S B Q"], Float[Array, "S B Q"]]:
-        """Mean and variance of the latent functions at standardised points, given each draw of a
-        stack."""
+        """Mean and variance of the latent functions at standardised points, given each draw."""
         return moments_row_by_row(self.model, self.data.n_outputs, draws, key, x, chunk)
 
     def elbo(self, key: PRNGKeyArray, n: int = 100) -> tuple[float, float]:
-        """Evidence lower bound on all data (nats, standardised targets) from n draws, and its
-        standard error."""
+        """Evidence lower bound on all data from n draws, and its standard error.
+
+        It is in nats, for standardised targets.
+        """
         n = checks.positive_int("n", n)
         values = np.asarray(
             _elbos(self.family, self.parameters, jax.random.split(key, n), self.data), float
@@ -91,8 +92,10 @@ class VariationalPosterior:
         return float(values.mean()), float(values.std(ddof=min(1, n - 1)) / np.sqrt(n))
 
     def log_weights(self, key: PRNGKeyArray, n: int = 200) -> Float[Array, " S"]:
-        """Logarithms of n importance weights of the guide of the Gram matrices; see
-        :func:`dkp.inference.variational.importance.log_weights`."""
+        """Logarithms of n importance weights of the guide of the Gram matrices.
+
+        See :func:`dkp.inference.variational.importance.log_weights`.
+        """
         return log_weights(self.family, self.parameters, self.data, key=key, n=n)
 
     def summary(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class FitOptions:
 
 
 def check_inducing(inducing: Sequence[Array]) -> None:
+    """Raise ValueError unless all data sets have as many inducing points as each other."""
     numbers = {len(points) for points in inducing}
     if len(numbers) > 1:
         raise ValueError(
@@ -81,8 +82,10 @@ def prepare(
     guide: GuideChoice | Sequence[GuideChoice] = "auto",
     stick_the_landing: bool = True,
 ) -> tuple[VariationalFamily, dict[str, Any], Batches | None]:
-    """The family, its parameters before any fitting, and the minibatches (None for the full
-    batch)."""
+    """The family, its parameters before any fitting, and the minibatches.
+
+    There are no minibatches (None) for the full batch.
+    """
     checks.positive_int("n_inducing", n_inducing)
     full = batch_size is None or checks.positive_int("batch_size", batch_size) >= data.n
     possible = full and model.likelihood.is_gaussian and data.is_plain

@@ -1,8 +1,10 @@
-"""Steps of variational inference: Adam, one rate for each kind of parameter, and natural gradients
-of the outputs.
+"""Steps of variational inference: Adam, and natural gradients of the outputs.
+
+Adam has one rate for each kind of parameter.
 
 Optimisers are functions, which equal themselves alone: equal ones are made once, so that fits share
-programs."""
+programs.
+"""
 
 import functools
 from collections.abc import Callable
@@ -91,8 +93,11 @@ def _declared(paces: dict[str, Any], parameters: dict[str, Any]) -> dict[str, An
 
 @functools.lru_cache(maxsize=32)
 def start_optimizer(steps: int, *, warmup: int) -> optax.GradientTransformation:
-    """Adam, from 0.02 to a tenth of it, for all parameters but those of the outputs, which take
-    natural gradients, and of the guides of bottlenecks and hyperparameters, which stay."""
+    """Adam, from 0.02 to a tenth of it, for the first stage.
+
+    It moves all parameters but those of the outputs, which take natural gradients, and of the
+    guides of bottlenecks and hyperparameters, which stay.
+    """
     schedule = _ramped(optax.cosine_decay_schedule(_START, steps, alpha=0.1), warmup)
     return optax.multi_transform(
         {"guides": optax.set_to_zero(), "others": natural_outputs(optax.adam(schedule), steps)},
@@ -106,8 +111,10 @@ def _ramped(schedule: optax.Schedule, warmup: int) -> optax.Schedule:
 
 
 def warmup_steps(steps: int) -> int:
-    """How many of so many steps go to outputs that start at nothing, while everything else hardly
-    moves."""
+    """How many of so many steps go to outputs that start at nothing.
+
+    Everything else hardly moves while they do.
+    """
     return min(_WARMUP, steps // 10)
 
 
@@ -115,11 +122,13 @@ def warmup_steps(steps: int) -> int:
 def natural_outputs(
     optimizer: optax.GradientTransformation, steps: int
 ) -> optax.GradientTransformation:
-    """`optimizer` for all parameters but those of the outputs, which take steps along their natural
-    gradient.
+    """`optimizer` for all parameters but those of the outputs.
+
+    The outputs take steps along their natural gradient.
 
     Their step length falls from 0.1 to 0.01, a weighted mean over about as many batches as it has
-    inverse units."""
+    inverse units.
+    """
 
     def step_length(count: Any) -> Array:
         done = jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1)
@@ -132,8 +141,10 @@ def natural_outputs(
 
 
 def _labels(of: dict[str, str]) -> Callable[[dict[str, Any]], Any]:
-    """A label for each parameter by the group that it stands in; "others" where the group has
-    none."""
+    """A label for each parameter by the group that it stands in.
+
+    It is "others" where the group has none.
+    """
     return lambda parameters: {
         name: jax.tree.map(lambda _, name=name: of.get(name, "others"), value)
         for name, value in parameters.items()
