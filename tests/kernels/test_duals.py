@@ -287,6 +287,7 @@ def everywhere(dtype):
 
 @all_cases
 @dtypes
+@pytest.mark.rows(8)
 def test_gradients_are_finite_everywhere(case, dtype):
     slopes, second = gradients(case.kernel, *everywhere(dtype))
     if case.slope is None:  # densities at 0 of minute variances, whose gradients are no numbers
@@ -296,6 +297,7 @@ def test_gradients_are_finite_everywhere(case, dtype):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_gradients_are_finite_differences(case):
     covariance = np.array(everywhere(jnp.float64))
     inside = slice(0, len(INSIDE))
