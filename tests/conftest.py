@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -25,8 +26,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     (
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_parallel_codegen_split_count=1",
+        # XLA ends the process at a flag that it does not know, and newer versions know this no more
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.9.") else "",
         os.environ.get("XLA_FLAGS", ""),
     )
 )
