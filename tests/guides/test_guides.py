@@ -111,6 +111,7 @@ def log_ratio(guide, layer, parameters, keys):
 
 
 @table([*CLOSED, (DENSE, dkp.Wishart(width=2))])
+@pytest.mark.rows(4)
 def test_keeps_the_protocol(guide, layer):
     assert isinstance(guide, BottleneckGuide) and guide.fits(layer)
     parameters = start(guide, layer)

@@ -317,6 +317,7 @@ def test_gradients_are_finite_differences(case):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_float32_is_float64(case):
     single = arrays(covariances()[:, : len(INSIDE)], jnp.float32)
     double = tuple(value.astype(jnp.float64) for value in single)
@@ -334,6 +335,7 @@ def blocks(kernel, ii, ti, tt):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_gram_matrices_are_positive_semidefinite(case):
     x = np.random.default_rng(3).normal(size=(12, 3))
     x = np.concatenate([x, x[:1], -x[:1], x[:1] + 1e-5])

@@ -119,6 +119,7 @@ def assert_blocks_close(got, expected, **tolerance):
 
 
 @all_kernels
+@pytest.mark.rows(8)
 def test_blocks_are_slices_of_a_symmetric_positive_semidefinite_matrix(kernel):
     x = jnp.concatenate([I, T, points(26, seed=2)])
     gram = kernel(Inputs(i=x))
