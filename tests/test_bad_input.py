@@ -64,6 +64,7 @@ def predicted(posterior, x):
 
 
 @pytest.mark.parametrize("replicas", [1, 3], ids=["once", "three times"])
+@pytest.mark.rows(1)
 def test_a_clean_data_set_for_comparison(replicas):
     posterior = fit(data=dkp.Dataset.from_arrays(np.tile(X, (replicas, 1)), np.tile(Y, replicas)))
     predicted(posterior, X[:2])
@@ -88,6 +89,7 @@ DIFFICULT = {
 
 @pytest.mark.parametrize("dtype", [np.dtype("float32"), np.dtype("float64")], ids=str)
 @pytest.mark.parametrize("name", DIFFICULT)
+@pytest.mark.rows(4)
 def test_difficult_data_condition(name, dtype):
     x, y = DIFFICULT[name]
     data = dkp.Dataset.from_arrays(x, y, dtype=dtype)
@@ -97,6 +99,7 @@ def test_difficult_data_condition(name, dtype):
 @pytest.mark.parametrize(
     "name", sorted(DIFFICULT.keys() - {"one feature as a vector", "targets far from zero"})
 )
+@pytest.mark.rows(3)
 def test_difficult_data_fit_vi(name):
     x, y = DIFFICULT[name]
     posterior = fit(data=dkp.Dataset.from_arrays(x, y))
@@ -126,6 +129,7 @@ def test_kinds_of_arrays(name):
     assert np.all(np.isfinite(p.log_density(y[:2])))
 
 
+@pytest.mark.slow
 def test_more_inducing_points_than_distinct_rows():
     """k-means cannot find more centres than there are different points."""
     x = np.repeat(X[:2], 6, axis=0)

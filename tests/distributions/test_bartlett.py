@@ -58,6 +58,7 @@ def scipy_log_density(df, value):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_density_is_scipys(name):
     law = make(name)
     draws = draw(law, jax.random.key(0), (2, 3)).reshape(6, *law.event_shape)
@@ -66,6 +67,7 @@ def test_density_is_scipys(name):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_draws_have_the_asked_shapes_and_lie_in_the_support(name):
     law, (df, rows) = make(name), LAWS[name]
     assert law.batch_shape == () and law.event_shape == (rows, len(df))
@@ -140,6 +142,7 @@ def test_gradients_match_finite_differences(name):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_float32_stays_float32_and_agrees(name):
     single, double = make(name, jnp.float32), make(name)
     value = draw(single, jax.random.key(2))

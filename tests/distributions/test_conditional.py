@@ -166,6 +166,7 @@ STATISTICS = {
 
 
 @laws
+@pytest.mark.rows(2)
 def test_one_point_follows_the_joint_law(name):
     """Joint draws over 1 data point, and over 3 with two ignored, both agree with the conditional
     at 1 and at 3. At most 36 p-values above 1e-4: a false-alarm rate of 4e-3 over seeds."""
@@ -191,6 +192,7 @@ def test_every_point_of_a_batch_follows_the_joint_law(name):
 
 
 @wisharts
+@pytest.mark.rows(2)
 def test_joint_second_moments(name):
     """Cov(G_ij, G_kl) = (K_ik K_jl + K_il K_jk) / nu for all entries of one data point and the
     inducing points.
@@ -209,6 +211,7 @@ def test_joint_second_moments(name):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_independence_of_batch_size(name):
     """Given one factor, the law of a point is the same alone and among seven."""
     alone, among = draws_given(name, 1, 5, root(name)), draws_given(name, 7, 6, root(name))
@@ -273,6 +276,7 @@ def test_the_mean_is_the_kernel_in_all_blocks(name):
 
 
 @wisharts
+@pytest.mark.rows(2)
 def test_the_conditional_mean_is_the_mean_of_draws(name):
     """|z| < 4.5 over 12 numbers: a false-alarm rate of 1e-4 over seeds."""
     k, law = blocks(kernel(3)), LAWS[name]
@@ -310,6 +314,7 @@ def one_draw(name, gram, factor):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_float32_is_close_to_float64(name):
     double = (blocks(kernel(3)), root(name))
     single = jax.tree.map(lambda a: a.astype(jnp.float32), double)
@@ -320,6 +325,7 @@ def test_float32_is_close_to_float64(name):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_at_a_data_point_that_is_an_inducing_point(name):
     """It gets the row of that point, and gradients are finite."""
     k = kernel(1)[:P, :P]
@@ -338,6 +344,7 @@ def test_at_a_data_point_that_is_an_inducing_point(name):
 
 
 @laws
+@pytest.mark.rows(2)
 def test_gradients_are_finite_where_the_factor_is_drawn_too(name):
     @jax.jit
     @jax.grad

@@ -84,6 +84,7 @@ def draws(q, key, n):
 
 
 @pytest.mark.parametrize(("p", "df"), [(4, 2), (4, 3), (4, 4), (4, 9.3), (1, 2.5)])
+@pytest.mark.rows(2)
 def test_the_wishart_is_a_special_case(p, df):
     prior = WishartFactor(df, scale_tril(p))
     q = GeneralisedWishartFactor(scale_tril(p), wishart_entries(p, prior.event_shape[1], df))
@@ -109,6 +110,7 @@ def test_the_density_of_a_singular_matrix():
 
 
 @cases
+@pytest.mark.rows(2)
 def test_density_is_that_of_the_entries_by_the_jacobian_of_autodiff(shape, mixing):
     """log q(S) = log q(T) - log|dS/dT|, with S = trapezoid(L A T B) as one function."""
     q = law(shape, mixing)
@@ -138,6 +140,7 @@ def test_density_of_entries_is_a_product_of_scipys(shape, mixing):
 @pytest.mark.parametrize(
     ("shape", "mixing"), [("5 x 3", ""), ("4 x 4", "a"), ("4 x 1", "a"), ("5 x 3", "ab")]
 )
+@pytest.mark.rows(2)
 def test_density_is_normalised(shape, mixing):
     """E_q[p / q] = 1 for a narrow p: importance sampling from the law."""
     q = law(shape, mixing)
@@ -151,6 +154,7 @@ def test_density_is_normalised(shape, mixing):
 
 
 @pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.rows(1)
 def test_normalised_against_the_wishart(dense):
     """E_q[p / q] = 1 for a Wishart p and a wider q with rows and columns mixed: laws of two sorts
     on one support."""
@@ -180,6 +184,7 @@ def apply(transform, t):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", ["columns", "rows"])
+@pytest.mark.rows(2)
 def test_transforms_are_bijections_with_autodiffs_jacobian(shape, kind):
     q = law(shape, "ab")
     transform = (
@@ -232,6 +237,7 @@ def test_entries_follow_their_laws():
 
 
 @pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+@pytest.mark.rows(1)
 def test_draws_have_the_asked_shapes_and_lie_in_the_support(shape):
     q = law("5 x 3", "ab")
     s = q.sample(jax.random.key(9), shape)
@@ -244,6 +250,7 @@ def test_draws_have_the_asked_shapes_and_lie_in_the_support(shape):
 
 @pytest.mark.parametrize(("shape", "mixing"), CASES)
 @pytest.mark.parametrize("extra", [0, 3])
+@pytest.mark.rows(4)
 def test_divergence_is_its_monte_carlo_estimate(shape, mixing, extra):
     p, m = SHAPES[shape]
     if extra and m < p:
@@ -260,6 +267,7 @@ def test_divergence_is_its_monte_carlo_estimate(shape, mixing, extra):
 
 
 @pytest.mark.parametrize(("p", "df"), [(4, 2), (4, 4), (4, 9.3), (1, 2.5)])
+@pytest.mark.rows(2)
 def test_divergence_is_zero_where_the_laws_agree(p, df):
     prior = WishartFactor(df, scale_tril(p))
     q = GeneralisedWishartFactor(scale_tril(p), wishart_entries(p, prior.event_shape[1], df))
@@ -287,6 +295,7 @@ def test_divergence_of_wisharts_is_the_formula(df_q, df_p):
     np.testing.assert_allclose(value, truth, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_divergence_of_one_number_by_quadrature():
     q = GeneralisedWishartFactor(jnp.array([[1.3]]), entries(1, 1), columns=jnp.array([[0.7]]))
     prior = WishartFactor(4.5, jnp.array([[0.9]]))
@@ -329,6 +338,7 @@ def test_divergence_has_the_gradient_of_finite_differences():
 
 
 @pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.rows(1)
 def test_float32(dense):
     q, low = (law("5 x 3", "ab", dense=dense, dtype=d) for d in (jnp.float64, jnp.float32))
     s = draws(q, jax.random.key(11), 1)[0]

@@ -23,6 +23,7 @@ def pair(size, df_q, df_p):
 
 
 @pytest.mark.parametrize(("size", "df_q", "df_p"), PAIRS)
+@pytest.mark.rows(2)
 def test_monte_carlo(size, df_q, df_p):
     """|z| < 4 on each of four pairs: a false-alarm rate of 3e-4 over seeds."""
     q, p = pair(size, df_q, df_p)

@@ -51,6 +51,7 @@ def squares(a, values):
 
 
 @pytest.mark.parametrize("a", CONCENTRATIONS)
+@pytest.mark.rows(2)
 def test_the_laplace_transform_of_the_density(a):
     """E[exp(-t S)] = exp(-t^a), by the trapezoidal rule in log s, whose integrand decays doubly
     exponentially."""
@@ -138,6 +139,7 @@ def test_draws_are_differentiable_in_the_concentration(a):
 
 
 @pytest.mark.parametrize("a", CONCENTRATIONS)
+@pytest.mark.rows(2)
 def test_gradients_of_the_density_match_finite_differences(a):
     s, h = jnp.asarray(where_dense(a, -100)), 1e-5
     in_a, in_s = gradients(jnp.asarray(a), s)
@@ -150,6 +152,7 @@ def test_gradients_of_the_density_match_finite_differences(a):
 
 
 @pytest.mark.parametrize("a", CONCENTRATIONS)
+@pytest.mark.rows(2)
 def test_float32_is_close_to_float64(a):
     s = where_dense(a, -100)
     single = log_density(jnp.asarray(a, jnp.float32), jnp.asarray(s, jnp.float32))

@@ -108,6 +108,7 @@ def singular_log_density(g, sigma, df):
 
 
 @pytest.mark.parametrize("name", FULL)
+@pytest.mark.rows(3)
 def test_density_is_scipys_times_the_jacobian(name):
     law, (kind, _, df) = make(name), LAWS[name]
     s = draw(law, jax.random.key(3))
@@ -188,6 +189,7 @@ def test_density_has_the_derivatives_of_finite_differences(name):
 
 @pytest.mark.parametrize("given", [True, False], ids=["inverse given", "inverse computed"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 3), (4, 2), (4, 1), (5, 3)])
+@pytest.mark.rows(3)
 def test_lower_product_is_a_bijection_with_autodiffs_jacobian(rows, columns, given):
     tril, t = scale_tril(rows), (scale_tril(rows) + jnp.eye(rows))[:, :columns]
     transform = LowerProduct(tril, columns, jnp.linalg.inv(tril) if given else None)
@@ -317,6 +319,7 @@ def test_an_integer_wishart_is_the_law_of_products_of_features(df):
 
 @few_laws
 @pytest.mark.parametrize("shape", [(), (2, 3)], ids=str)
+@pytest.mark.rows(3)
 def test_draws_have_the_asked_shapes_and_lie_in_the_support(name, shape):
     law, (_, size, df) = make(name), LAWS[name]
     columns = df if name in SINGULAR else size
@@ -329,6 +332,7 @@ def test_draws_have_the_asked_shapes_and_lie_in_the_support(name, shape):
 
 @pytest.mark.parametrize("kind", [InverseWishartFactor, WishartFactor])
 @pytest.mark.parametrize("several", ["df", "scale", "both"])
+@pytest.mark.rows(2)
 def test_batches_of_laws(kind, several):
     df = jnp.array([5.0, 9.0]) if several != "scale" else 5.0
     tril = jnp.stack([scale_tril(3), 2 * scale_tril(3)]) if several != "df" else scale_tril(3)

@@ -111,6 +111,7 @@ def log_ratio(guide, layer, parameters, keys):
 
 
 @table([*CLOSED, (DENSE, dkp.Wishart(width=2))])
+@pytest.mark.rows(4)
 def test_keeps_the_protocol(guide, layer):
     assert isinstance(guide, BottleneckGuide) and guide.fits(layer)
     parameters = start(guide, layer)
@@ -120,6 +121,7 @@ def test_keeps_the_protocol(guide, layer):
 
 
 @table(CLOSED)
+@pytest.mark.rows(2)
 def test_divergence_is_its_monte_carlo_estimate(guide, layer):
     """|z| < 4 on each row: a false-alarm rate of 6e-5 a row over seeds."""
     parameters = perturbed(start(guide, layer))
@@ -132,6 +134,7 @@ def test_divergence_is_its_monte_carlo_estimate(guide, layer):
 
 
 @table([*CLOSED, (DENSE, dkp.Wishart(width=2))])
+@pytest.mark.rows(2)
 def test_neutral_parameters_give_the_prior(guide, layer):
     parameters = neutral(guide, start(guide, layer))
     if guide != DENSE:
@@ -142,6 +145,7 @@ def test_neutral_parameters_give_the_prior(guide, layer):
 
 
 @table([*CLOSED, (DENSE, dkp.Wishart(width=2))])
+@pytest.mark.rows(2)
 def test_the_prior_in_these_coordinates_is_the_prior_of_the_layer(guide, layer):
     """Trace and leading entry of L^-1 G L^-T at the neutral parameters against draws of the layer's
     own prior, by a Kolmogorov-Smirnov test: p > 1e-4 on two numbers a row."""
@@ -173,6 +177,7 @@ def test_starts_centred_on_the_deterministic_network(guide, layer):
 
 
 @table([row for row in CLOSED if not isinstance(row[0], InverseWishartGuide)])
+@pytest.mark.rows(2)
 def test_starts_near_the_principal_components_of_the_kernel(guide, layer):
     columns = P if layer.integer is None else min(layer.integer, P)
     root = principal_root(kernel(), columns)
@@ -184,6 +189,7 @@ def test_starts_near_the_principal_components_of_the_kernel(guide, layer):
 
 
 @table(CLOSED)
+@pytest.mark.rows(3)
 def test_gradients_of_the_divergence(guide, layer):
     """Against finite differences along a random direction, in the parameters."""
     resolved = jax.tree.map(jnp.asarray, layer)
@@ -201,6 +207,7 @@ def test_gradients_of_the_divergence(guide, layer):
 
 
 @table(CLOSED)
+@pytest.mark.rows(3)
 def test_float32_is_close_to_float64(guide, layer):
     parameters = perturbed(start(guide, layer))
     low = jax.tree.map(lambda a: a.astype(jnp.float32), parameters)
@@ -367,6 +374,7 @@ PRIORS = {
 
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("shape", [(), (2,)])
+@pytest.mark.rows(3)
 def test_hyperparameter_guide_lives_in_the_support_of_its_prior(name, shape):
     prior, domain = PRIORS[name]
     h = Hyperparameter("h", prior, domain, shape, dkp.kernels.ArcCosine(1))

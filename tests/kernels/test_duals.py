@@ -301,6 +301,7 @@ def everywhere(dtype):
 
 @all_cases
 @dtypes
+@pytest.mark.rows(8)
 def test_gradients_are_finite_everywhere(case, dtype):
     slopes, second = gradients(case.kernel, *everywhere(dtype))
     if case.slope is None:  # densities at 0 of minute variances, whose gradients are no numbers
@@ -310,6 +311,7 @@ def test_gradients_are_finite_everywhere(case, dtype):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_gradients_are_finite_differences(case):
     covariance = np.array(everywhere(jnp.float64))
     inside = slice(0, len(INSIDE))
@@ -329,6 +331,7 @@ def test_gradients_are_finite_differences(case):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_float32_is_float64(case):
     single = arrays(covariances()[:, : len(INSIDE)], jnp.float32)
     double = tuple(value.astype(jnp.float64) for value in single)
@@ -346,6 +349,7 @@ def blocks(kernel, ii, ti, tt):
 
 
 @all_cases
+@pytest.mark.rows(8)
 def test_gram_matrices_are_positive_semidefinite(case):
     x = np.random.default_rng(3).normal(size=(12, 3))
     x = np.concatenate([x, x[:1], -x[:1], x[:1] + 1e-5])

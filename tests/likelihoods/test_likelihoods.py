@@ -96,6 +96,7 @@ def test_pytree_round_trip(likelihood, y, values, tolerance):
 
 
 @rows
+@pytest.mark.rows(4)
 def test_conditional_has_one_law_a_row(likelihood, y, values, tolerance):
     f, _ = latent(likelihood, y)
     law = likelihood.conditional(f)
@@ -119,6 +120,7 @@ def test_the_conditional_sums_to_one(likelihood, y, values, tolerance):
 
 
 @rows
+@pytest.mark.rows(4)
 def test_expected_log_density_is_the_quadrature_of_the_conditional(
     likelihood, y, values, tolerance
 ):
@@ -171,6 +173,7 @@ def test_draws_need_a_key(likelihood, y, values, tolerance):
 
 
 @pointwise
+@pytest.mark.rows(3)
 def test_predictive_is_the_integral_of_the_conditional(likelihood, y, values, tolerance):
     mean, variance = latent(likelihood, y)
     law = likelihood.predictive(mean, variance)
@@ -193,6 +196,7 @@ def test_predictive_is_the_integral_of_the_conditional(likelihood, y, values, to
 
 
 @pointwise
+@pytest.mark.rows(3)
 def test_samples_of_the_predictive_have_its_moments(likelihood, y, values, tolerance):
     """20,000 draws, |z| < 4.5 for six means; the largest of many draws of Student's law is too wild
     for more."""
@@ -205,6 +209,7 @@ def test_samples_of_the_predictive_have_its_moments(likelihood, y, values, toler
 
 
 @pointwise
+@pytest.mark.rows(3)
 def test_the_distribution_function_is_the_integral_of_the_density(likelihood, y, values, tolerance):
     law = likelihood.predictive(*latent(likelihood, y))
     if law.support.is_discrete:
@@ -227,6 +232,7 @@ def test_noise_variance_is_what_is_added_to_the_latent_variance(likelihood, y, v
 
 
 @rows
+@pytest.mark.rows(4)
 def test_missing_targets_have_no_part(likelihood, y, values, tolerance):
     """The density of the others, and gradients without NaN."""
     mean, variance = latent(likelihood, y)
@@ -253,6 +259,7 @@ def test_missing_targets_have_no_part(likelihood, y, values, tolerance):
 
 
 @rows
+@pytest.mark.rows(4)
 def test_float32_stays_float32(likelihood, y, values, tolerance):
     single = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), likelihood)
     mean, variance, targets = (jnp.asarray(a, jnp.float32) for a in (*latent(likelihood, y), y))
@@ -265,6 +272,7 @@ def test_float32_stays_float32(likelihood, y, values, tolerance):
 
 
 @rows
+@pytest.mark.rows(4)
 def test_gradients_are_those_of_finite_differences(likelihood, y, values, tolerance):
     targets, (mean, variance) = jnp.asarray(y), latent(likelihood, y)
     resolved = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), likelihood)

@@ -96,6 +96,7 @@ def repeated_rows(seed):
 
 
 @pytest.mark.filterwarnings("ignore:Expected the smallest eigenvalue:RuntimeWarning")
+@pytest.mark.slow
 def test_evidence_without_a_bound_is_left_out():
     """Repeated rows have any density where there is no noise. Of distinct rows the highest evidence
     counts."""
@@ -269,6 +270,7 @@ def test_learned_hyperparameters_of_a_network():
 @pytest.mark.parametrize(
     "top", [[kernels.Flatten()], [kernels.AvgPool(2), kernels.GlobalAvgPool()]]
 )
+@pytest.mark.rows(1)
 def test_images(top):
     images, targets = RNG.normal(size=(10, 4, 4, 2)), RNG.normal(size=10)
     layers = [kernels.Conv(3, weight_var=1.5, bias_var=0.1), kernels.ReLU(), *top, kernels.Affine()]

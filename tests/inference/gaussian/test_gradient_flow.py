@@ -48,6 +48,7 @@ def by_matrix_exponential(time, diag_reg):
 
 @pytest.mark.parametrize("time", [1e-3, 1.0, 30.0, math.inf])
 @pytest.mark.parametrize("diag_reg", [0.0, 0.1])
+@pytest.mark.rows(2)
 def test_moments_are_those_of_the_matrix_exponential(time, diag_reg):
     mean, covariance = by_matrix_exponential(time, diag_reg)
     prediction = dkp.predict(
