@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ class Unknown:
 
 
 class Own(kernels.Kernel):
-    factor: float = 2.0
+    factor: Any = dkp.hyperparameter(default=2.0)
 
     def pairs(self, block):
         return block.everywhere(lambda k, points: self.factor * k)

@@ -9,7 +9,6 @@ from dkp.gram.gram import Inputs
 from dkp.kernels import (
     ArcCosine,
     Chain,
-    InputKernel,
     Linear,
     PointwiseKernel,
     Product,
@@ -75,9 +74,9 @@ def test_a_hundred_repetitions_are_the_program_of_two():
 
 
 @pytest.mark.parametrize("make", [Sum, Product, Chain, Scale])
-def test_composites_of_input_kernels_are_input_kernels(make):
-    assert isinstance(make(Linear()), InputKernel)
-    assert not isinstance(make(A), InputKernel)
+def test_composites_of_kernels_of_features_take_features(make):
+    assert make(Linear()).takes_features
+    assert not make(A).takes_features
     assert repr(make(Linear())).startswith(f"{make.__name__}(")
 
 
@@ -88,7 +87,7 @@ def test_input_kernels_are_added_multiplied_and_scaled():
 
 
 def test_keywords_choose_the_sort_too():
-    assert isinstance(Scale(scale=2.0, kernel=Linear()), InputKernel)
+    assert Scale(scale=2.0, kernel=Linear()).takes_features
 
 
 @pytest.mark.parametrize(

@@ -225,3 +225,12 @@ def test_repr_is_the_call_that_makes_the_kernel(kernel):
         "tanh": jax.lax.tanh,
     }
     assert repr(eval(repr(kernel), names)) == repr(kernel)
+
+
+@pytest.mark.parametrize("base", [kernels.Kernel, kernels.PointwiseKernel, kernels.InputKernel])
+def test_an_incomplete_kernel_cannot_be_made_and_says_what_is_missing(base):
+    class Incomplete(base):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method.* (pairs|evaluate)"):
+        Incomplete()

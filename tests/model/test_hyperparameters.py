@@ -8,7 +8,7 @@ import pytest
 
 import dkp
 from dkp import kernels, likelihoods
-from dkp.model.hyperparameters import hyperparameters, resolve
+from dkp.model.hyperparameters import check_hyperparameters, hyperparameters, resolve
 
 D, C = 3, 2
 
@@ -130,7 +130,7 @@ def test_wrong_shapes(weights):
     with pytest.raises(
         ValueError, match=r"Expected layers.0.weights to be a scalar or of shape \(3,\). Got"
     ):
-        hyperparameters(model(weights=weights), D, C)
+        check_hyperparameters(hyperparameters(model(weights=weights), D, C))
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,19 @@ def test_priors_over_negative_numbers(prior):
     with pytest.raises(
         ValueError, match="Expected a distribution over positive numbers for .*lengthscale. Got"
     ):
-        hyperparameters(model(lengthscale=prior), D, C)
+        check_hyperparameters(hyperparameters(model(lengthscale=prior), D, C))
+
+
+class Undeclared(dist.HalfNormal):
+    """A law that does not tell NumPyro of its parameter."""
+
+    def __init__(self, factor):
+        self.factor = factor
+        super().__init__(1.0)
+
+
+def test_priors_declare_their_parameters():
+    with pytest.raises(
+        ValueError, match="declare its parameters to NumPyro. Got Undeclared.*factor"
+    ):
+        check_hyperparameters(hyperparameters(model(lengthscale=Undeclared(2.0)), D, C))
