@@ -26,8 +26,9 @@ class OutputGuide:
     0.1 nats a point over thousands of steps.
 
     Examples:
+        >>> import numpy as np
         >>> from dkp import guides
-        >>> parameters = guides.OutputGuide().init(2, 1, float, shared=True)
+        >>> parameters = guides.OutputGuide().init(2, 1, np.dtype(float), shared=True)
         >>> print(parameters["linear"].shape, parameters["precision"].shape)
         (2, 1) (2, 2)
     """
