@@ -209,8 +209,9 @@ class DKPClassifier(ClassifierMixin, _Estimator):
         >>> from dkp.estimators import DKPClassifier
         >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
         >>> classifier = DKPClassifier(layers=[kernel], n_inducing=2, steps=2, n_samples=2)
-        >>> classifier = classifier.fit([[0.0], [1.0], [2.0], [3.0]], ["a", "b", "a", "b"])
-        >>> print(classifier.classes_)
+        >>> x, y = [[0.0], [1.0], [2.0], [3.0]], ["a", "b", "a", "b"]
+        >>> classifier = classifier.fit(x, y)  # doctest: +SKIP
+        >>> print(classifier.classes_)  # doctest: +SKIP
         ['a' 'b']
     """
 
