@@ -138,6 +138,16 @@ class DKPRegressor(RegressorMixin, _Estimator):
     Attributes:
         posterior_: of the engine, for :func:`dkp.predict`, :func:`dkp.to_arviz`, :func:`dkp.save`.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+
+    Examples:
+        >>> import dkp
+        >>> from dkp.estimators import DKPRegressor
+        >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
+        >>> noise = dkp.likelihoods.Gaussian(0.1)
+        >>> regressor = DKPRegressor(layers=[kernel], likelihood=noise, inference="exact")
+        >>> x, y = [[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0]
+        >>> print(regressor.fit(x, y).predict(x).round(2))
+        [0.06 0.89 0.11 0.94]
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "DKPRegressor":
@@ -193,6 +203,16 @@ class DKPClassifier(ClassifierMixin, _Estimator):
     Attributes:
         classes_: labels, sorted: the columns of :meth:`predict_proba`.
         posterior_: of the engine.
+
+    Examples:
+        >>> import dkp
+        >>> from dkp.estimators import DKPClassifier
+        >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
+        >>> classifier = DKPClassifier(layers=[kernel], n_inducing=2, steps=2, n_samples=2)
+        >>> x, y = [[0.0], [1.0], [2.0], [3.0]], ["a", "b", "a", "b"]
+        >>> classifier = classifier.fit(x, y)  # doctest: +SKIP
+        >>> print(classifier.classes_)  # doctest: +SKIP
+        ['a' 'b']
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "DKPClassifier":

@@ -32,6 +32,20 @@ def save(posterior: Posterior, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: for what is no posterior, and for parts of it that a file cannot name.
         OSError: when the file cannot be written.
+
+    Examples:
+        >>> import pathlib, tempfile
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "three.dkp"
+        ...     dkp.save(dkp.condition(model, data), path)
+        ...     print(f"{dkp.load(path).log_marginal_likelihood:.3f}")
+        -6.791
     """
     save_with(posterior, path, None)
 
@@ -61,6 +75,14 @@ def load(path: str | os.PathLike[str]) -> Posterior:
         FileNotFoundError: when there is no such file.
         ValueError: when it is no such file or damaged, made by a newer version, or holds float64
             arrays while ``jax_enable_x64`` is not set. Nothing in a file is ever run.
+
+    Examples:
+        >>> import dkp
+        >>> try:
+        ...     dkp.load("nothing.dkp")
+        ... except FileNotFoundError as error:
+        ...     print(type(error).__name__)
+        FileNotFoundError
     """
     return load_with(path)[0]
 

@@ -75,6 +75,11 @@ def learn(init: Any = None) -> Any:
 
     Raises:
         ValueError: when `init` is not finite.
+
+    Examples:
+        >>> import dkp
+        >>> print(dkp.learn(2.0))
+        learn(2.0)
     """
     if init is not None and not np.all(np.isfinite(np.asarray(init, dtype=float))):
         raise ValueError(f"Expected a finite initial value in learn(init). Got {init!r}.")
@@ -90,6 +95,19 @@ def hyperparameter(
         default: what it is where the user says nothing.
         domain: of its values, a key of ``DOMAINS``.
         pace: how fast an optimiser moves it, see :data:`Pace`.
+
+    Examples:
+        >>> import dkp
+        >>> class Scaled(dkp.kernels.PointwiseKernel):
+        ...     factor: float = dkp.hyperparameter(default=dkp.learn(1.0))
+        ...     def evaluate(self, kxy, kxx, kyy):
+        ...         return self.factor * kxy
+        ...     def evaluate_diagonal(self, kxx):
+        ...         return self.factor * kxx
+        >>> print(Scaled())
+        Scaled()
+        >>> print(Scaled(2.0).factor)
+        2.0
     """
     metadata = {"role": "hyperparameter", "domain": domain, "pace": pace}
     return dataclasses.field(default=default, metadata=metadata)

@@ -36,6 +36,12 @@ def choose_guides(
     Raises:
         ValueError: when a name is not known, a guide fits none of the bottlenecks, or not the one
             that it is for.
+
+    Examples:
+        >>> from dkp import InverseWishart, Wishart, guides
+        >>> chosen = guides.choose_guides([Wishart(2), InverseWishart(5.0)])
+        >>> print([guide.name for guide in chosen])
+        ['ab', 'inverse-wishart']
     """
     if isinstance(guide, (str, BottleneckGuide)):
         found = _named(guide)

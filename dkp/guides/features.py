@@ -36,6 +36,12 @@ class FeatureGuide(BottleneckGuide):
 
     Source: Ober & Aitchison 2021 (arXiv 2005.08140), global inducing points for deep Gaussian
     processes.
+
+    Examples:
+        >>> from dkp import Wishart, guides
+        >>> guide = guides.FeatureGuide()
+        >>> print(guide.name, guide.fits(Wishart(2)))
+        features True
     """
 
     @property

@@ -29,6 +29,12 @@ class InverseWishartGuide(BottleneckGuide):
     directions where K is small, and a fit that starts well is thrown out of its optimum. M starts
     at the identity, which centres the guide on the deterministic network (and never at 0, where its
     gradient vanishes).
+
+    Examples:
+        >>> from dkp import InverseWishart, guides
+        >>> guide = guides.InverseWishartGuide()
+        >>> print(guide.name, guide.fits(InverseWishart(5.0)))
+        inverse-wishart True
     """
 
     initial_gamma: ClassVar[float] = 50.0

@@ -60,6 +60,12 @@ class WishartGuide(BottleneckGuide):
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), equation for Q(G_l | G_l-1); mixing of rows
     and columns: Ober, Anson, Milsom & Aitchison 2023 (arXiv 2305.14454). Shrinkage by precisions
     follows Ober & Aitchison 2021 (arXiv 2005.08140), where it is that of features.
+
+    Examples:
+        >>> from dkp import Wishart, guides
+        >>> guide = guides.WishartGuide(rows="dense")
+        >>> print(guide.name, guide.fits(Wishart(2)))
+        a-dense True
     """
 
     rows: str | None = None

@@ -23,6 +23,11 @@ def default_model(kernel: Kernel | None = None) -> DeepKernelProcess:
 
     Args:
         kernel: of the outputs; a squared exponential where it is not given.
+
+    Examples:
+        >>> import dkp
+        >>> print([type(layer).__name__ for layer in dkp.defaults.default_model().layers])
+        ['Linear', 'SquaredExponential', 'InverseWishart', 'SquaredExponential']
     """
     return DeepKernelProcess(
         layers=[
@@ -40,6 +45,11 @@ def ard_gaussian_process(kernel: Kernel | None = None) -> DeepKernelProcess:
 
     Args:
         kernel: a squared exponential where it is not given.
+
+    Examples:
+        >>> import dkp
+        >>> print([type(layer).__name__ for layer in dkp.defaults.ard_gaussian_process().layers])
+        ['Linear', 'SquaredExponential']
     """
     layers = [
         kernels.Linear(ard=True),
@@ -64,6 +74,11 @@ def deep_wishart_process(width: float | int, depth: int = 3) -> DeepKernelProces
         ValueError: for a width that :class:`~dkp.Wishart` does not take, or a depth below 1.
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), section 5.
+
+    Examples:
+        >>> import dkp
+        >>> print(len(dkp.defaults.deep_wishart_process(2, depth=3).layers))
+        6
     """
     kernel = kernels.SquaredExponential(lengthscale=learn(3.0), variance=learn(9.0))
     bottleneck = Wishart(width=width)

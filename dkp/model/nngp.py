@@ -65,6 +65,15 @@ def nngp_kernel(
 
     Source: Lee et al. 2018 (arXiv 1711.00165), equation 5; for images Novak et al. 2019 (arXiv
     1810.05148).
+
+    Examples:
+        >>> import numpy as np
+        >>> import dkp
+        >>> layers = [dkp.kernels.Affine(2.0), dkp.kernels.ReLU(), dkp.kernels.Affine(1.0)]
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(dkp.nngp_kernel(layers, x).round(3))
+        [[2.    1.068]
+         [1.068 1.   ]]
     """
     return _matrices(layers, x1, x2, ("nngp",), tile, out, progress)[0]
 
@@ -87,6 +96,15 @@ def ntk_kernel(
 
     Source: Jacot, Gabriel & Hongler 2018 (arXiv 1806.07572), theorem 1; for images Arora et al.
     2019 (arXiv 1904.11955).
+
+    Examples:
+        >>> import numpy as np
+        >>> import dkp
+        >>> layers = [dkp.kernels.Affine(2.0), dkp.kernels.ReLU(), dkp.kernels.Affine(1.0)]
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> print(dkp.ntk_kernel(layers, x).round(3))
+        [[4.    1.818]
+         [1.818 2.   ]]
     """
     return _matrices(layers, x1, x2, ("ntk",), tile, out, progress)[0]
 
@@ -97,6 +115,15 @@ def nngp_and_ntk_kernels(
     """Both kernels, at little more than the cost of the tangent kernel, which needs the other one.
 
     See :func:`nngp_kernel` and :func:`ntk_kernel`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import dkp
+        >>> layers = [dkp.kernels.Affine(2.0), dkp.kernels.ReLU(), dkp.kernels.Affine(1.0)]
+        >>> x = np.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> nngp, ntk = dkp.nngp_and_ntk_kernels(layers, x)
+        >>> print(nngp.round(3)[0], ntk.round(3)[0])
+        [2.    1.068] [4.    1.818]
     """
     nngp, ntk = _matrices(layers, x1, x2, ("nngp", "ntk"), tile, None, progress)
     return nngp, ntk

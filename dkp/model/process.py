@@ -40,6 +40,16 @@ class DeepKernelProcess(Spec):
     Raises:
         ValueError: when the list is empty, holds something that is no layer, or has an input kernel
             anywhere but first.
+
+    Examples:
+        >>> import dkp
+        >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[kernel, dkp.InverseWishart(5.0), kernel],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> print(len(model.layers))
+        3
     """
 
     layers: tuple[Kernel | Bottleneck, ...] = part()

@@ -51,6 +51,18 @@ def predict(
         ValueError: when x does not have the features of the training data, or holds anything but
             finite numbers; for exposures that are not positive, or that the likelihood does not
             take.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> prediction = dkp.predict(dkp.condition(model, data), [[0.5]], key=jax.random.key(0))
+        >>> print(prediction.mean.round(3))
+        [0.657]
     """
     if not isinstance(posterior, Posterior):
         raise ValueError(
@@ -102,6 +114,17 @@ def prior_predictive(
 
     Raises:
         ValueError: when x is not a matrix of finite numbers.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> draws = dkp.prior_predictive(model, [[0.0], [1.0]], key=jax.random.key(0), n_samples=5)
+        >>> print(draws.shape)
+        (5, 2, 1)
     """
     if not isinstance(model, DeepKernelProcess):
         raise ValueError(

@@ -41,6 +41,18 @@ class Prediction:
         latent_variance: likewise.
         key: for everything random that is drawn later.
         n_samples: posterior draws that were asked for.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> prediction = dkp.predict(dkp.condition(model, data), [[0.5]], key=jax.random.key(0))
+        >>> print(prediction.mean.round(3), prediction.variance.shape)
+        [0.657] (1,)
     """
 
     posterior: Posterior

@@ -24,7 +24,26 @@ __all__ = ["AugmentedPosterior", "fit_augmented"]
 
 @record
 class AugmentedPosterior:
-    """The equal mixture of posteriors that were fitted to augmented copies of one data set."""
+    """The equal mixture of posteriors that were fitted to augmented copies of one data set.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> posterior = dkp.fit_augmented(
+        ...     lambda data: dkp.condition(model, data),
+        ...     data,
+        ...     lambda key, x: -x,
+        ...     key=jax.random.key(0),
+        ...     copies=2,
+        ... )
+        >>> print(posterior.diag_reg)
+        0.0
+    """
 
     members: tuple[GaussianPosterior, ...]
     data: Dataset
@@ -107,6 +126,24 @@ def fit_augmented(
             another posterior.
 
     Source: Lee et al. 2020 (arXiv 2007.15801), ensembles of kernel predictors.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> posterior = dkp.fit_augmented(
+        ...     lambda data: dkp.condition(model, data),
+        ...     data,
+        ...     lambda key, x: -x,
+        ...     key=jax.random.key(0),
+        ...     copies=2,
+        ... )
+        >>> print(len(posterior.members))
+        2
     """
     checks.random_key("key", key)
     copies = checks.positive_int("copies", copies)

@@ -34,6 +34,17 @@ class CalibratedClassifier:
         temperature: that maximises the likelihood of the held-out labels.
         log_density: mean over the held-out labels that chose the temperature.
         accuracy: likewise.
+
+    Examples:
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_labels([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
+        >>> classifier = dkp.calibrate(dkp.condition(model, data))
+        >>> print(classifier.classes, classifier.probabilities([[0.0]]).shape)
+        ('a', 'b') (1, 2)
     """
 
     posterior: LinearPredictor
@@ -103,6 +114,17 @@ def calibrate(
 
     Source: temperatures: Guo et al. 2017 (arXiv 1706.04599), section 4.2; one-hot regression: Lee
     et al. 2020 (arXiv 2007.15801).
+
+    Examples:
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_labels([[0.0], [1.0], [2.0], [3.0]], ["a", "a", "b", "b"])
+        >>> classifier = dkp.calibrate(dkp.condition(model, data))
+        >>> print(classifier.classify([[0.0], [3.0]]))
+        ['a' 'b']
     """
     check_linear_predictor(posterior, diag_reg)
     if not posterior.data.classes:

@@ -69,6 +69,16 @@ def condition(
 
     Source: Rasmussen & Williams 2006, equations 2.23 to 2.25; of networks: Lee et al. 2018 (arXiv
     1711.00165), section 2.4; relative regularisation: Lee et al. 2020 (arXiv 2007.15801).
+
+    Examples:
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> print(f"{dkp.condition(model, data).log_marginal_likelihood:.3f}")
+        -6.791
     """
     problem = check_exact(model, data, max_points)
     diag_reg = checks.nonnegative_number("diag_reg", diag_reg)

@@ -29,6 +29,16 @@ class ExactPosterior(GaussianPosterior):
             learned.
         iterations: of the optimiser, from the best start.
         converged: whether it stopped by itself.
+
+    Examples:
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> print(f"{dkp.condition(model, data).ridge:.3f}")
+        0.010
     """
 
     kernel: Spectrum

@@ -39,6 +39,15 @@ class GradientFlowEnsemble(GaussianPosterior):
         time: of training.
         tangent: spectrum of the tangent kernel of the data.
         kernel: NNGP kernel of the data, (N, N).
+
+    Examples:
+        >>> import dkp
+        >>> layers = [dkp.kernels.Affine(2.0), dkp.kernels.ReLU(), dkp.kernels.Affine(1.0)]
+        >>> model = dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian(0.1))
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> ensemble = dkp.gradient_flow(model, data, time=float("inf"), diag_reg=0.1)
+        >>> print(ensemble.time, ensemble.at(2.0).time)
+        inf 2.0
     """
 
     time: float
@@ -181,6 +190,15 @@ def gradient_flow(
 
     Source: Lee et al. 2019 (arXiv 1902.06720), equations 14 to 16; regularised: Lee et al. 2020
     (arXiv 2007.15801).
+
+    Examples:
+        >>> import dkp
+        >>> layers = [dkp.kernels.Affine(2.0), dkp.kernels.ReLU(), dkp.kernels.Affine(1.0)]
+        >>> model = dkp.DeepKernelProcess(layers=layers, likelihood=dkp.likelihoods.Gaussian(0.1))
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> ensemble = dkp.gradient_flow(model, data, time=float("inf"), diag_reg=0.1)
+        >>> print(ensemble.latent_mean(data.x, 3).round(3).ravel())
+        [-0.541  0.    -0.541]
     """
     problem = check_exact(model, data, max_points)
     time, diag_reg = _check_time(time), checks.nonnegative_number("diag_reg", diag_reg)
@@ -221,6 +239,12 @@ def diag_reg_of_time(time: float, kernel: Any) -> float:
     Raises:
         ValueError: when the time is not positive, or the matrix is not square or has no positive
             trace.
+
+    Examples:
+        >>> import numpy as np
+        >>> import dkp
+        >>> print(f"{dkp.diag_reg_of_time(10.0, np.eye(3)):.3f}")
+        0.100
     """
     return 1 / (_check_time(time) * _mean_variance(kernel))
 
@@ -229,6 +253,12 @@ def time_of_diag_reg(diag_reg: float, kernel: Any) -> float:
     """The time of training that acts like a relative ridge; infinite for 0.
 
     It is the inverse of :func:`diag_reg_of_time`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import dkp
+        >>> print(f"{dkp.time_of_diag_reg(0.1, np.eye(3)):.3f}")
+        10.000
     """
     ridge = checks.nonnegative_number("diag_reg", diag_reg) * _mean_variance(kernel)
     return 1 / ridge if ridge else math.inf

@@ -26,6 +26,16 @@ def tune_diag_reg(posterior: Any, diag_regs: Sequence[float]) -> Any:
         ValueError: for another posterior, an empty list, or negative numbers.
 
     Source: Allen 1974, *Technometrics* 16(1), the PRESS statistic.
+
+    Examples:
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> print(dkp.tune_diag_reg(dkp.condition(model, data), [0.01, 1.0]).diag_reg)
+        1.0
     """
     check_linear_predictor(posterior, diag_regs)
     targets = np.asarray(posterior.data.y, float)

@@ -106,6 +106,22 @@ def sample_hmc(
 
     Source: Ober & Aitchison 2021 (arXiv 2107.10125), Bartlett factors; the methods are cited in
     ``dkp.inference.markov.transitions``.
+
+    Examples:
+        >>> import warnings
+        >>> import jax
+        >>> import dkp
+        >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[kernel, dkp.Wishart(2), kernel], likelihood=dkp.likelihoods.Gaussian(0.1)
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> with warnings.catch_warnings(action="ignore"):  # so few draws are not to be trusted
+        ...     posterior = dkp.sample_hmc(
+        ...         model, data, key=jax.random.key(0), chains=1, warmup=2, draws=2, method="pcn"
+        ...     )
+        >>> print(posterior.stopped, posterior.n_draws)
+        finished 2
     """
     problem = Problem.of(model, data)
     checks.random_key("key", key)

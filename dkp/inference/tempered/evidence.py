@@ -51,6 +51,18 @@ class Evidence:
         acceptance: lowest mean acceptance of a temperature.
         correlation: largest correlation of the log-likelihood of successive states of a chain.
         seconds: of all runs, compilation included.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> evidence = dkp.log_evidence(model, data, key=jax.random.key(0))
+        >>> print(f"{evidence.log_evidence:.3f} +- {evidence.standard_error:.3f}")
+        -28.080 +- 0.000
     """
 
     log_evidence: float
@@ -116,6 +128,18 @@ def log_evidence(
             data, or one whose likelihood is no finite number at any draw from the prior.
 
     Source: Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 (arXiv 2011.02328).
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> evidence = dkp.log_evidence(model, data, key=jax.random.key(0))
+        >>> print(evidence.standard_error)
+        0.0
     """
     checks.random_key("key", key)
     plan = evidence_plan(

@@ -127,6 +127,20 @@ def compare_widths(
             do not fit, and as in :func:`dkp.log_evidence`.
 
     Source: Aitchison 2020 (arXiv 1910.08013), section 2.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[kernel, dkp.Wishart(2), kernel], likelihood=dkp.likelihoods.Gaussian(0.1)
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> comparison = dkp.compare_widths(
+        ...     model, data, widths=[1, 2], key=jax.random.key(0), particles=64, runs=2, move="pcn"
+        ... )
+        >>> print(comparison.widths, comparison.probability.shape)
+        [1. 2.] (2,)
     """
     Problem.of(model, data)
     checks.random_key("key", key)

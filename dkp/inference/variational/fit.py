@@ -108,6 +108,20 @@ def fit_vi(
 
     Source: Aitchison, Yang & Ober 2021 (arXiv 2010.01590); outputs: Titsias 2009 and Ober &
     Aitchison 2021 (arXiv 2005.08140).
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> posterior = dkp.fit_vi(  # doctest: +SKIP
+        ...     model, data, key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
+        ... )
+        >>> print(posterior.stopped)  # doctest: +SKIP
+        finished
     """
     options = FitOptions(
         n_inducing=n_inducing,
@@ -151,6 +165,20 @@ def fit_vi_many(
     Raises:
         ValueError: when shapes, or the numbers of distinct inducing points, differ; and as in
             :func:`fit_vi`.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> posteriors = dkp.fit_vi_many(  # doctest: +SKIP
+        ...     model, [data, data], key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
+        ... )
+        >>> print(len(posteriors))  # doctest: +SKIP
+        2
     """
     if not datasets:
         raise ValueError("Expected at least one data set. Got none.")

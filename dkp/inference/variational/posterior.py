@@ -35,6 +35,20 @@ class VariationalPosterior:
         skipped: steps that were not finite and changed nothing.
         stopped: "finished", "converged", "interrupted", or "failed" where every step was skipped.
         seconds: of optimisation, compilation included.
+
+    Examples:
+        >>> import jax
+        >>> import dkp
+        >>> model = dkp.DeepKernelProcess(
+        ...     layers=[dkp.kernels.SquaredExponential(1.0, 1.0)],
+        ...     likelihood=dkp.likelihoods.Gaussian(0.1),
+        ... )
+        >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
+        >>> posterior = dkp.fit_vi(  # doctest: +SKIP
+        ...     model, data, key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
+        ... )
+        >>> print(posterior.elbo_trace.shape)  # doctest: +SKIP
+        (2,)
     """
 
     family: VariationalFamily
