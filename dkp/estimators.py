@@ -210,8 +210,8 @@ class DKPClassifier(ClassifierMixin, _Estimator):
         >>> kernel = dkp.kernels.SquaredExponential(1.0, 1.0)
         >>> classifier = DKPClassifier(layers=[kernel], n_inducing=2, steps=2, n_samples=2)
         >>> x, y = [[0.0], [1.0], [2.0], [3.0]], ["a", "b", "a", "b"]
-        >>> classifier = classifier.fit(x, y)  # doctest: +SKIP
-        >>> print(classifier.classes_)  # doctest: +SKIP
+        >>> classifier = classifier.fit(x, y)
+        >>> print(classifier.classes_)
         ['a' 'b']
     """
 

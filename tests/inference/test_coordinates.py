@@ -16,7 +16,7 @@ from dkp import kernels, likelihoods
 from dkp.bottlenecks.base import Bottleneck
 from dkp.inference.coordinates import Coordinates
 from dkp.inference.markov.summaries import functionals
-from dkp.likelihoods.base import Likelihood
+from dkp.likelihoods.base import PointwiseLikelihood
 from tests.support import relaxed, run_python
 
 N = 6
@@ -25,7 +25,7 @@ X = RNG.normal(size=(N, 2))
 Y = np.stack([np.sin(X[:, 0]), X[:, 1] ** 2], axis=1)
 
 
-class Counts(Likelihood):
+class Counts(PointwiseLikelihood):
     """Poisson counts of mean exp(f)."""
 
     standardises_targets = False

@@ -17,7 +17,7 @@ from scipy import special, stats
 import dkp
 from dkp import kernels, likelihoods
 from dkp.gram.gram import Gram, Inputs
-from dkp.likelihoods import Likelihood
+from dkp.likelihoods import PointwiseLikelihood
 from dkp.linalg.cholesky import cholesky
 from dkp.model.propagate import propagate
 from tests.support import relaxed
@@ -27,7 +27,7 @@ RNG = np.random.default_rng(3)
 X, Y = jnp.asarray(RNG.normal(size=(8, 2))), jnp.asarray(RNG.normal(size=(8, 2)))
 
 
-class Robust(Likelihood):
+class Robust(PointwiseLikelihood):
     """A likelihood that has no collapsed form."""
 
     def law(self, f):

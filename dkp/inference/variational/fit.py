@@ -117,10 +117,10 @@ def fit_vi(
         ...     likelihood=dkp.likelihoods.Gaussian(0.1),
         ... )
         >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
-        >>> posterior = dkp.fit_vi(  # doctest: +SKIP
+        >>> posterior = dkp.fit_vi(
         ...     model, data, key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
         ... )
-        >>> print(posterior.stopped)  # doctest: +SKIP
+        >>> print(posterior.stopped)
         finished
     """
     options = FitOptions(
@@ -174,10 +174,10 @@ def fit_vi_many(
         ...     likelihood=dkp.likelihoods.Gaussian(0.1),
         ... )
         >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
-        >>> posteriors = dkp.fit_vi_many(  # doctest: +SKIP
+        >>> posteriors = dkp.fit_vi_many(
         ...     model, [data, data], key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
         ... )
-        >>> print(len(posteriors))  # doctest: +SKIP
+        >>> print(len(posteriors))
         2
     """
     if not datasets:

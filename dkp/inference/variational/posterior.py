@@ -44,10 +44,10 @@ class VariationalPosterior:
         ...     likelihood=dkp.likelihoods.Gaussian(0.1),
         ... )
         >>> data = dkp.Dataset.from_arrays([[0.0], [1.0], [2.0], [3.0]], [0.0, 1.0, 0.0, 1.0])
-        >>> posterior = dkp.fit_vi(  # doctest: +SKIP
+        >>> posterior = dkp.fit_vi(
         ...     model, data, key=jax.random.key(0), n_inducing=2, steps=2, start_steps=0
         ... )
-        >>> print(posterior.elbo_trace.shape)  # doctest: +SKIP
+        >>> print(posterior.elbo_trace.shape)
         (2,)
     """
 

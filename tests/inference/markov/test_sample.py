@@ -26,7 +26,7 @@ from dkp.inference.markov.sample import with_priors
 from dkp.inference.markov.transitions import PCN, identity_metric
 from dkp.inference.variational.posterior import VariationalPosterior
 from dkp.inference.variational.prepare import prepare
-from dkp.likelihoods.base import Likelihood
+from dkp.likelihoods.base import PointwiseLikelihood
 from tests.support import relaxed
 
 RNG = np.random.default_rng(10)
@@ -452,7 +452,7 @@ def test_leave_one_out_of_a_draw():
 # --- other likelihoods ----------------------------------------------------------------------------
 
 
-class Counts(Likelihood):
+class Counts(PointwiseLikelihood):
     """Poisson counts of mean exp(f)."""
 
     standardises_targets = False
