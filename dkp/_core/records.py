@@ -184,6 +184,8 @@ def decode(node: Any, arrays: dict[str, np.ndarray]) -> Any:
         case "record":
             fields = {name: decode(value, arrays) for name, value in node["fields"].items()}
             return _record(_member(content), fields)
+    if kind not in _SORTS:
+        raise ValueError(f"an entry of the unknown kind {kind!r}")
     # Files of format 1 wrote a distribution beside its arguments.
     return _SORTS[kind].decode(decode(content, arrays) if len(node) == 1 else _old(node, arrays))
 

@@ -19,7 +19,6 @@ import dkp
 from dkp import kernels, likelihoods
 from dkp.inference.checks import Problem
 from dkp.inference.coordinates import Coordinates
-from dkp.inference.markov import sample as hmc
 from dkp.inference.markov.chains import Chains
 from dkp.inference.markov.initial import initial_points
 from dkp.inference.markov.sample import with_priors
@@ -571,19 +570,13 @@ def short_coordinates():
     return Coordinates.of(model=SHORT, data=dataset(X, Y), features=True)
 
 
-@pytest.fixture
-def compiled_once(monkeypatch):
-    """Programs are compiled for each `Coordinates`: here all runs have the same."""
-    monkeypatch.setattr(hmc, "Coordinates", lambda **_: short_coordinates())
-
-
 def short(seed=3, **options):
     options = {"method": "ess", "chains": 2, "warmup": 30, "draws": 12} | options
     return sample(SHORT, short_coordinates().data, seed, **options)
 
 
 @pytest.fixture
-def every_draw(compiled_once):
+def every_draw():
     return short(draws=36)
 
 
@@ -627,7 +620,7 @@ def test_sampling_that_is_interrupted_keeps_its_draws(monkeypatch, every_draw):
 
 
 @pytest.mark.parametrize("chains", [1, 2, 3])
-def test_an_error_of_a_chain_is_raised_and_ends_the_others(monkeypatch, compiled_once, chains):
+def test_an_error_of_a_chain_is_raised_and_ends_the_others(monkeypatch, chains):
     run, calls = Chains._run, []
 
     def failing(self, chain, n, adapting):
@@ -642,7 +635,7 @@ def test_an_error_of_a_chain_is_raised_and_ends_the_others(monkeypatch, compiled
     assert len(calls) < 10 * chains
 
 
-def test_chains_that_do_not_wait_for_one_another_are_those_that_do(compiled_once):
+def test_chains_that_do_not_wait_for_one_another_are_those_that_do():
     """With one worker, or with several: random numbers belong to a chain and a transition."""
     one, several = (short(chains=3, draws=60, chain_method=m) for m in ("sequential", "parallel"))
     np.testing.assert_array_equal(several.z, one.z)
