@@ -377,7 +377,7 @@ PRIORS = {
 @pytest.mark.rows(3)
 def test_hyperparameter_guide_lives_in_the_support_of_its_prior(name, shape):
     prior, domain = PRIORS[name]
-    h = Hyperparameter("h", prior, domain, shape, dkp.kernels.ArcCosine(1))
+    h = Hyperparameter("h", prior, domain, "kernel", shape, dkp.kernels.ArcCosine(1))
     guide = HyperparameterGuide()
     parameters = guide.init(h, np.dtype("float64"))
     parameters = parameters | {"log_scale": jnp.ones(shape)}
