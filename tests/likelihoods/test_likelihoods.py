@@ -487,3 +487,12 @@ def test_gaussian_noise_starts_below_the_residual_of_a_linear_fit():
     assert np.isfinite(likelihoods.Gaussian().initial_values(x[:1], y[:1])["noise"])
     holes = y.at[::7].set(jnp.nan)
     assert 0.25 < likelihoods.Gaussian().initial_values(x, holes)["noise"] < 0.35
+
+
+@pytest.mark.parametrize("base", [likelihoods.Likelihood, likelihoods.PointwiseLikelihood])
+def test_an_incomplete_likelihood_cannot_be_made_and_says_what_is_missing(base):
+    class Incomplete(base):
+        pass
+
+    with pytest.raises(TypeError, match="abstract method.*law"):
+        Incomplete()
